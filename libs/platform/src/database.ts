@@ -1,0 +1,60 @@
+import { DataSource, type EntityManager, type EntitySchema, type MigrationInterface } from 'typeorm';
+import { ReefError } from './errors.ts';
+
+type Constructor<T = object> = new (...args: never[]) => T;
+
+/** What a library adds to the schema. Each app passes the slices it needs; migrations run in the order of their timestamps. */
+export interface SchemaSlice {
+  entities: (Constructor | EntitySchema)[];
+  migrations: Constructor<MigrationInterface>[];
+}
+
+export interface DatabaseOptions {
+  url: string;
+  slices: SchemaSlice[];
+  /** Connections held at most. */
+  poolSize?: number;
+  applicationName?: string;
+}
+
+/** Any number of processes may start at once: one migrates, the others wait for it on this advisory lock. */
+const migrationLock = 0x7265_6566;
+
+/**
+ * Connects and brings the schema up to date.
+ * @throws ReefError `database.unreachable`
+ */
+export async function openDatabase(options: DatabaseOptions): Promise<DataSource> {
+  const db = new DataSource({
+    type: 'postgres',
+    url: options.url,
+    entities: options.slices.flatMap((slice) => slice.entities) as never[],
+    migrations: options.slices.flatMap((slice) => slice.migrations) as never[],
+    migrationsTransactionMode: 'each',
+    applicationName: options.applicationName ?? 'reefkeeper',
+    poolSize: options.poolSize ?? 10,
+    // A connection that dies idle (database restart) is replaced at its next use; without a listener it would end the process.
+    poolErrorHandler: () => {},
+  });
+  try {
+    await db.initialize();
+  } catch (cause) {
+    throw new ReefError('database.unreachable', 'unavailable', `PostgreSQL at ${withoutPassword(options.url)} does not answer: ${(cause as Error).message}. Check DATABASE_URL and that the server runs.`, { cause });
+  }
+  const runner = db.createQueryRunner();
+  try {
+    await runner.query('SELECT pg_advisory_lock($1)', [migrationLock]);
+    await db.runMigrations();
+  } finally {
+    await runner.query('SELECT pg_advisory_unlock($1)', [migrationLock]);
+    await runner.release();
+  }
+  return db;
+}
+
+/** A TypeORM manager inside a transaction; services take it as `tx` where the caller owns the transaction. */
+export type Tx = EntityManager;
+
+function withoutPassword(url: string): string {
+  return url.replace(/\/\/([^:/@]+):[^@]*@/, '//$1:***@');
+}

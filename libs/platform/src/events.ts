@@ -1,0 +1,81 @@
+import pg from 'pg';
+import type { DataSource } from 'typeorm';
+import type { Tx } from './database.ts';
+import type { Logger } from './logger.ts';
+
+/** A row of this kind changed. A hint only: the reader looks at the row, which is the truth, and polls in case a hint is lost. */
+export interface ChangeHint {
+  kind: 'job' | 'job_log' | 'version' | 'device' | 'desired' | 'rollout' | 'telemetry';
+  id: string;
+}
+
+const channel = 'reef_changes';
+
+/** Sends the hint when `on` commits (inside a transaction), at once otherwise. */
+export async function hint(on: DataSource | Tx, change: ChangeHint): Promise<void> {
+  await on.query('SELECT pg_notify($1, $2)', [channel, JSON.stringify(change)]);
+}
+
+/** Listens for change hints on a connection of its own, which is opened again when it breaks. */
+export class ChangeFeed {
+  private readonly listeners = new Set<(change: ChangeHint) => void>();
+  private client: pg.Client | undefined;
+  private stopped = false;
+
+  constructor(private readonly url: string, private readonly log: Logger) {}
+
+  async start(): Promise<void> {
+    const client = new pg.Client({ connectionString: this.url, application_name: 'reefkeeper-changes' });
+    client.on('notification', ({ payload }) => {
+      if (!payload) return;
+      const change = JSON.parse(payload) as ChangeHint;
+      for (const listener of this.listeners) listener(change);
+    });
+    client.on('error', () => void this.restart());
+    try {
+      await client.connect();
+      await client.query(`LISTEN ${channel}`);
+      this.client = client;
+    } catch (error) {
+      this.log.warn({ err: error }, 'change feed is down, trying again');
+      void this.restart();
+    }
+  }
+
+  private async restart(): Promise<void> {
+    await this.client?.end().catch(() => {});
+    this.client = undefined;
+    if (this.stopped) return;
+    setTimeout(() => { if (!this.stopped) void this.start(); }, 1_000).unref();
+  }
+
+  onChange(listener: (change: ChangeHint) => void): () => void {
+    this.listeners.add(listener);
+    return () => this.listeners.delete(listener);
+  }
+
+  /** The hints that pass `wanted`, as an endless stream; ends when the consumer returns. Slow consumers lose the oldest beyond 1,000. */
+  async *changes(wanted: (change: ChangeHint) => boolean): AsyncGenerator<ChangeHint, void, void> {
+    const queue: ChangeHint[] = [];
+    let wake = () => {};
+    const off = this.onChange((change) => {
+      if (!wanted(change)) return;
+      queue.push(change);
+      if (queue.length > 1_000) queue.shift();
+      wake();
+    });
+    try {
+      for (;;) {
+        while (queue.length > 0) yield queue.shift()!;
+        await new Promise<void>((resolve) => { wake = resolve; });
+      }
+    } finally {
+      off();
+    }
+  }
+
+  async stop(): Promise<void> {
+    this.stopped = true;
+    await this.client?.end().catch(() => {});
+  }
+}

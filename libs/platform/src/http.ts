@@ -1,0 +1,56 @@
+import { Catch, HttpException, type ArgumentsHost, type ExceptionFilter } from '@nestjs/common';
+import type { FastifyReply } from 'fastify';
+import { asReefError, ReefError, type ErrorKind } from './errors.ts';
+import type { Logger } from './logger.ts';
+
+/** RFC 9457 problem details, with our stable `code` and `detail` as extension members. */
+export interface Problem {
+  type: string;
+  title: string;
+  status: number;
+  code: string;
+  detail: string;
+  context: Record<string, unknown>;
+}
+
+export function problemOf(error: ReefError): Problem {
+  return {
+    type: `https://reefkeeper.dev/problems/${error.code}`,
+    title: error.kind.replace('_', ' '),
+    status: error.httpStatus,
+    code: error.code,
+    detail: error.kind === 'bug' ? 'Something broke on our side; the controller log has the cause.' : error.message,
+    context: error.kind === 'bug' ? {} : error.detail,
+  };
+}
+
+const kindOfStatus: Record<number, ErrorKind> = { 400: 'invalid', 401: 'unauthenticated', 403: 'forbidden', 404: 'not_found', 409: 'conflict', 413: 'invalid', 415: 'invalid', 503: 'unavailable' };
+
+/** What Nest and Fastify throw, in our words. Validation messages are kept, one per fault. */
+export function fromHttp(thrown: unknown): ReefError {
+  if (thrown instanceof HttpException) {
+    const response = thrown.getResponse();
+    const message = typeof response === 'string' ? response : (response as { message?: string | string[] }).message ?? thrown.message;
+    const faults = Array.isArray(message) ? message : [message];
+    const kind = kindOfStatus[thrown.getStatus()] ?? (thrown.getStatus() < 500 ? 'invalid' : 'bug');
+    return new ReefError(kind === 'invalid' ? 'request.invalid' : `request.${kind}`, kind, faults.join('; '), { detail: { faults } });
+  }
+  const fastify = thrown as { statusCode?: number; message?: string };
+  if (!(thrown instanceof ReefError) && fastify?.statusCode && fastify.statusCode < 500) {
+    return new ReefError('request.invalid', kindOfStatus[fastify.statusCode] ?? 'invalid', fastify.message ?? 'The request is not usable.', { cause: thrown });
+  }
+  return asReefError(thrown);
+}
+
+@Catch()
+export class ProblemFilter implements ExceptionFilter {
+  constructor(private readonly log: Logger) {}
+
+  catch(thrown: unknown, host: ArgumentsHost): void {
+    // GraphQL formats its own errors; rethrowing keeps the ReefError for its formatError.
+    if (host.getType<'http' | 'graphql'>() !== 'http') throw thrown;
+    const error = fromHttp(thrown);
+    if (error.kind === 'bug') this.log.error({ err: thrown }, 'request failed');
+    void host.switchToHttp().getResponse<FastifyReply>().status(error.httpStatus).type('application/problem+json').send(problemOf(error));
+  }
+}

@@ -1,0 +1,52 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { pathToFileURL } from 'node:url';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { testDatabase, type TestDatabase } from '../../../test/support/database.ts';
+import { ChangeFeed, hint, openLogger, openObjects, openQueues, readWhole, sha256, type ChangeHint } from './index.ts';
+
+let database: TestDatabase;
+beforeAll(async () => { database = await testDatabase(); });
+afterAll(async () => { await database.drop(); });
+
+describe('queue', () => {
+  it('carries a job to a worker and tells its result', async () => {
+    const host = openQueues({ databaseUrl: database.url, ...(process.env.REDIS_URL ? { redisUrl: process.env.REDIS_URL } : {}) });
+    const done = new Promise<number>((resolve) => {
+      host.worker<{ n: number }>('sums', async (job) => { resolve(job.data.n + 1); });
+    });
+    await host.queue<{ n: number }>('sums').add('add', { n: 41 });
+    expect(await done).toBe(42);
+    await host.close(true);
+  });
+});
+
+describe('change feed', () => {
+  it('hears hints from any connection, at commit', async () => {
+    const feed = new ChangeFeed(database.url, openLogger('test', 'silent'));
+    await feed.start();
+    const heard = new Promise<ChangeHint>((resolve) => feed.onChange(resolve));
+    await database.db.transaction(async (tx) => hint(tx, { kind: 'job', id: 'j1' }));
+    expect(await heard).toEqual({ kind: 'job', id: 'j1' });
+    await feed.stop();
+  });
+});
+
+describe('file objects', () => {
+  it('stores by digest, once, and reads ranges', async () => {
+    const dir = await mkdtemp(join(tmpdir(), 'reef-objects-'));
+    const objects = await openObjects(pathToFileURL(dir).href);
+    const content = Buffer.from('the same bytes');
+    const first = await objects.put(content);
+    expect(first).toEqual({ digest: sha256(content), bytes: content.length });
+    expect(await objects.put(content)).toEqual(first);
+    expect(await readWhole(objects, first.digest)).toEqual(content);
+    const part: Buffer[] = [];
+    for await (const chunk of await objects.read(first.digest, { start: 4, end: 7 })) part.push(chunk as Buffer);
+    expect(Buffer.concat(part).toString()).toBe('same');
+    await expect(objects.put(Buffer.alloc(10), { limitBytes: 9 })).rejects.toMatchObject({ code: 'upload.too_large' });
+    await expect(objects.read(sha256('nothing'))).rejects.toMatchObject({ code: 'object.missing' });
+    await rm(dir, { recursive: true });
+  });
+});

@@ -1,0 +1,3 @@
+export * from './message.ts';
+export * from './messages.ts';
+export * from './sketch.ts';

@@ -1,0 +1,174 @@
+import { z } from 'zod';
+import { message } from './message.ts';
+
+export const digest = z.string().regex(/^[0-9a-f]{64}$/, 'a SHA-256 in 64 lower-case hex digits');
+export const workloadName = z.string().regex(/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/, 'a workload name is lower-case letters, digits and -');
+
+/** As AWS IoT Jobs. The last six are terminal, and terminal is sticky. */
+export const executionState = z.enum(['QUEUED', 'IN_PROGRESS', 'SUCCEEDED', 'FAILED', 'TIMED_OUT', 'REJECTED', 'REMOVED', 'CANCELED']);
+export type ExecutionState = z.infer<typeof executionState>;
+export const terminalStates: ReadonlySet<ExecutionState> = new Set<ExecutionState>(['SUCCEEDED', 'FAILED', 'TIMED_OUT', 'REJECTED', 'REMOVED', 'CANCELED']);
+
+export const executionStep = z.enum(['download', 'verify', 'install', 'golden', 'shadow', 'activate', 'observe', 'commit', 'rollback']);
+export type ExecutionStep = z.infer<typeof executionStep>;
+
+export const backend = z.enum(['edgetpu', 'cpu']);
+export type Backend = z.infer<typeof backend>;
+
+/** A stable code (`artifact.checksum_mismatch`) and a sentence for people. */
+export const failure = z.object({ code: z.string().max(80), message: z.string().max(2_000) });
+export type Failure = z.infer<typeof failure>;
+
+export const policy = z.object({
+  /** Serve `cpu-int8` where no Edge TPU answers, instead of waiting for one. */
+  cpuFallback: z.boolean().default(true),
+  /** How long the new model must serve without a crash before it is committed, seconds. */
+  observeS: z.number().min(0).max(86_400).default(10),
+  /** Give up on the whole activation after this long, seconds. */
+  timeoutS: z.number().min(1).max(604_800).default(600),
+});
+export type Policy = z.infer<typeof policy>;
+
+/** What one workload should run. */
+export const wantedWorkload = z.object({
+  /** SHA-256 of the bundle's manifest (the signed payload). */
+  bundle: digest,
+  /** Path below the gateway's origin that answers with the DSSE envelope. */
+  manifestUrl: z.string().startsWith('/'),
+  /** Name of the variant in the manifest (`cpu-int8`, `edgetpu-14`). */
+  variant: z.string().max(40),
+  policy: policy.prefault({}),
+  /** The bundle to go back to; the agent's own last good one when absent. */
+  rollbackTo: digest.nullable().default(null),
+  /** Whether this revision is a rollback: the agent then takes the bundle from its own disk and skips the observation. */
+  rollback: z.boolean().default(false),
+});
+export type WantedWorkload = z.infer<typeof wantedWorkload>;
+
+export const agentConfig = z.object({
+  telemetryWindowS: z.number().min(1).max(3_600).default(60),
+  /** Frames inferred per second and workload at most; null = as the source delivers. */
+  maxFps: z.number().positive().max(1_000).nullable().default(null),
+});
+export type AgentConfig = z.infer<typeof agentConfig>;
+
+/** The whole wanted state of one device. */
+export const desired = message({
+  name: 'desired', from: 'controller', qos: 1, retain: true, path: 'desired',
+  schema: z.object({
+    /** Strictly rising per device. A lower one than seen is ignored. */
+    revision: z.number().int().positive(),
+    workloads: z.record(workloadName, wantedWorkload),
+    config: agentConfig.prefault({}),
+  }),
+});
+export type Desired = z.infer<typeof desired.schema>;
+
+export const capabilities = z.object({
+  agentVersion: z.string(),
+  tfliteVersion: z.string().nullable(),
+  /** RuntimeVersion(N) of libedgetpu; null = none or not known. */
+  edgetpuRuntime: z.number().int().nullable(),
+  edgetpus: z.array(z.object({ type: z.enum(['usb', 'pci']), path: z.string() })),
+  /** Hardware that behaves alike: `dev-board`, `x86-64`, `raspberry-pi-4`, ... */
+  hostClass: z.string().max(64),
+  arch: z.string().max(16),
+  memoryBytes: z.number().int().nonnegative(),
+});
+export type Capabilities = z.infer<typeof capabilities>;
+
+export const execution = z.object({
+  revision: z.number().int().positive(),
+  bundle: digest,
+  state: executionState,
+  step: executionStep.nullable(),
+  /** Of the current step, 0 to 100; null where it cannot be known. */
+  percent: z.number().min(0).max(100).nullable(),
+  failure: failure.nullable().default(null),
+});
+export type Execution = z.infer<typeof execution>;
+
+export const reportedWorkload = z.object({
+  running: digest.nullable(),
+  variant: z.string().nullable(),
+  backend: backend.nullable(),
+  /** The last good bundle kept on disk beside the running one. */
+  previous: digest.nullable(),
+  execution: execution.nullable(),
+});
+export type ReportedWorkload = z.infer<typeof reportedWorkload>;
+
+/** What the device runs. Sent at birth (with capabilities) and at every change. Ordered by (bootId, seq), never by a clock. */
+export const reported = message({
+  name: 'reported', from: 'agent', qos: 1, retain: false, path: 'reported',
+  schema: z.object({
+    bootId: z.string().max(64),
+    seq: z.number().int().nonnegative(),
+    /** The session counter of the connection, as in `presence`. */
+    session: z.number().int().nonnegative(),
+    /** The highest revision taken in; null before the first. */
+    observedRevision: z.number().int().nullable(),
+    health: z.enum(['HEALTHY', 'DEGRADED']),
+    /** Codes of what is wrong now (`NO_ACCELERATOR`). */
+    conditions: z.array(z.string().max(80)).default([]),
+    workloads: z.record(workloadName, reportedWorkload),
+    capabilities: capabilities.optional(),
+  }),
+});
+export type Reported = z.infer<typeof reported.schema>;
+
+/** Will and birth share shape and retain flag. A lower session than seen is ignored. */
+export const presence = message({
+  name: 'presence', from: 'agent', qos: 1, retain: true, path: 'presence',
+  schema: z.object({ online: z.boolean(), session: z.number().int().nonnegative() }),
+});
+export type Presence = z.infer<typeof presence.schema>;
+
+/** Base64 of the sketch encoding in `sketch.ts`; values in microseconds. */
+const sketch = z.string().max(16_384);
+
+/** One closed window of one workload on one bundle. (bootId, seq) names it for ever; a repeat changes nothing. */
+export const telemetry = message({
+  name: 'telemetry', from: 'agent', qos: 1, retain: false, path: 'telemetry',
+  schema: z.object({
+    bootId: z.string().max(64),
+    seq: z.number().int().nonnegative(),
+    workload: workloadName,
+    bundle: digest,
+    variant: z.string(),
+    backend,
+    /** Device clock, data only. */
+    startedAt: z.iso.datetime(),
+    durationMs: z.number().int().nonnegative(),
+    inferences: z.number().int().nonnegative(),
+    /** Failed inferences by code. */
+    errors: z.record(z.string().max(80), z.number().int().positive()).default({}),
+    /** Latency per stage (`preprocess`, `invoke`, `total`). */
+    latency: z.record(z.string().max(32), sketch),
+    /** Frames whose label is known, and how many of those were answered right (top 1). */
+    labelled: z.number().int().nonnegative().default(0),
+    correct: z.number().int().nonnegative().default(0),
+    /** Top-1 scores in thousandths. */
+    scores: sketch.optional(),
+    /** Degrees Celsius; null = not known, never 0. */
+    temperatureC: z.number().nullable().default(null),
+  }),
+});
+export type Telemetry = z.infer<typeof telemetry.schema>;
+
+export const commandKind = z.enum(['ping', 'restart-inference', 'bench']);
+
+/** A one-off request, journalled by id on the device: a repeat is answered from the journal. */
+export const command = message({
+  name: 'command', from: 'controller', qos: 1, retain: false, path: 'cmd/{id}',
+  schema: z.object({ id: z.string().max(64), kind: commandKind, args: z.record(z.string(), z.unknown()).default({}), expiresAt: z.iso.datetime().nullable().default(null) }),
+});
+export type Command = z.infer<typeof command.schema>;
+
+export const commandResult = message({
+  name: 'command-result', from: 'agent', qos: 1, retain: false, path: 'cmd/{id}/result',
+  schema: z.object({ id: z.string().max(64), ok: z.boolean(), result: z.record(z.string(), z.unknown()).default({}), failure: failure.nullable().default(null) }),
+});
+export type CommandResult = z.infer<typeof commandResult.schema>;
+
+export const messages = { desired, reported, presence, telemetry, command, commandResult } as const;

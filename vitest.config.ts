@@ -1,0 +1,17 @@
+import { defaultServerConditions } from 'vite';
+import { defineConfig } from 'vitest/config';
+
+// Tests read the libraries' sources, never their build output. Do not add 'import' to the conditions: TypeORM then cannot find pg.
+const conditions = ['@reefkeeper/source', ...defaultServerConditions];
+
+export default defineConfig({
+  resolve: { conditions },
+  ssr: { resolve: { conditions } },
+  test: {
+    include: ['{apps,libs}/*/src/**/*.spec.ts', 'test/*.spec.ts'],
+    pool: 'forks',
+    testTimeout: 30_000,
+    hookTimeout: 90_000,
+    globalSetup: ['./test/global-setup.ts'],
+  },
+});
