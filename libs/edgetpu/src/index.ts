@@ -1,1 +1,9 @@
-export {};
+export { readModel, elementsOf, constantInts } from './model.ts';
+export type { OperatorOptions, Operator, Quantisation, Signature, Subgraph, Tensor, TfliteModel } from './model.ts';
+export { looksLike, type FileKind } from './file-kind.ts';
+export type { TensorType } from './tflite-schema.ts';
+export { analyze, supportedOps, defaultRuntime, edgeTpuOp, type Analysis, type AnalyzeOptions, type OpForecast, type Unverified, type Verdict } from './analyze.ts';
+export type { Fault, FaultCode, TensorRef } from './faults.ts';
+export { status as opStatus, type OpStatus } from './rules.ts';
+export { partition, type DataFlow, type Subset } from './partition.ts';
+export type { ParameterEstimate } from './parameters.ts';
