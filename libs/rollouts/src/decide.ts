@@ -1,0 +1,136 @@
+import { endedStates, reason, type DeviceSample, type Reason, type Rollout } from './rollout.ts';
+import { judgeInstall, judgeSamples, openCount, type Counts, type Verdict } from './verdict.ts';
+
+/** What the engine knows of the world at one moment. */
+export interface Facts {
+  /** Executions of the current wave by state. */
+  counts: Counts;
+  /** Devices of the current wave that have not been told yet. */
+  unassigned: string[];
+  /** When the next open execution times out; null when none is open. */
+  nextTimeoutAt: Date | null;
+  /** One per updated device of the current wave. */
+  samples: DeviceSample[];
+  /** Executions on their way back, and those that reached an end of it. */
+  rollback: { open: number; done: number; failed: number; unanswered: number; nextTimeoutAt: Date | null };
+  /** Devices that were passed over or did not answer, in all waves. */
+  skipped: number;
+}
+
+/** Every decision says why, as a code; prose comes with it but nothing branches on prose. */
+export type Decision =
+  | { kind: 'begin'; reason: Reason }
+  | { kind: 'openWave'; wave: number; reason: Reason }
+  | { kind: 'assign'; devices: string[]; reason: Reason }
+  | { kind: 'analyse'; until: Date; reason: Reason }
+  | { kind: 'judge'; verdicts: Verdict[]; reason: Reason }
+  | { kind: 'closeWave'; as: 'PASSED' | 'FAILED' | 'INCONCLUSIVE' | 'SKIPPED'; verdicts: Verdict[]; reason: Reason }
+  | { kind: 'pause' | 'rollBack' | 'complete' | 'endRollback'; reason: Reason }
+  | { kind: 'wait'; until: Date; reason: Reason };
+
+/** Reports come as hints too; this is how long a lost hint can delay a move. */
+const pollMs = 1_000;
+/** Reading every window of a wave is the dear part of a look. */
+const looksPerSoak = 15;
+
+const after = (date: Date, seconds: number): Date => new Date(date.getTime() + seconds * 1_000);
+const earliest = (now: Date, ...dates: (Date | null)[]): Date => {
+  const future = dates.filter((date): date is Date => date !== null).map((date) => Math.max(date.getTime(), now.getTime() + 1));
+  return new Date(Math.min(...future));
+};
+
+/** How long until the next look at a wave under analysis. */
+export const lookMs = (soakS: number): number => Math.min(30_000, Math.max(pollMs, (soakS * 1_000) / looksPerSoak));
+
+/**
+ * The whole engine: state + facts + now -> what to do. No effect, no clock. Applying every decision up to a `wait` and calling again
+ * ends; a rollout that has ended or waits for a person gets nothing.
+ */
+export function decide(rollout: Rollout, facts: Facts, now: Date): Decision[] {
+  if (endedStates.has(rollout.state)) return [];
+  switch (rollout.state) {
+    case 'SCHEDULED':
+      return rollout.startAt && rollout.startAt > now
+        ? [{ kind: 'wait', until: rollout.startAt, reason: reason('scheduled', `Starts at ${rollout.startAt.toISOString()}.`) }]
+        : [{ kind: 'begin', reason: reason('start_time_reached', 'The scheduled time has come.') }];
+    case 'RUNNING': return decideWave(rollout, facts, now);
+    case 'ROLLING_BACK': return decideRollback(facts, now);
+    // A person decides. Open executions are still followed, so what they report is not lost.
+    default: return [];
+  }
+}
+
+function decideWave(rollout: Rollout, facts: Facts, now: Date): Decision[] {
+  const { settings } = rollout;
+  const wave = rollout.waves[rollout.wave];
+  if (!wave) return [complete(facts)];
+  if (wave.state === 'PASSED' || wave.state === 'SKIPPED') return next(rollout, facts);
+  if (wave.state === 'PENDING') return [{ kind: 'openWave', wave: wave.index, reason: reason('wave_opened', `Wave ${wave.index + 1} of ${rollout.waves.length} starts with ${wave.size} devices.`, { wave: wave.index, devices: wave.size }) }];
+
+  // Failing comes first, so a late success can never hide a spent budget.
+  const install = judgeInstall(settings, facts.counts);
+  if (install?.verdict === 'FAILED') return fail(rollout, [install], install);
+  if (facts.unassigned.length > 0) return [{ kind: 'assign', devices: facts.unassigned, reason: reason('wave_assigned', `${facts.unassigned.length} devices are told to run the version.`, { wave: wave.index, devices: facts.unassigned.length }) }];
+
+  const open = openCount(facts.counts);
+  const soaked = wave.analysingAt !== null && now >= after(wave.analysingAt, settings.soakS);
+  const verdicts = [...(install ? [install] : []), ...judgeSamples(settings, facts.samples, soaked && open === 0)];
+  const failed = verdicts.find(({ verdict }) => verdict === 'FAILED');
+  if (failed) return fail(rollout, verdicts, failed);
+
+  const look = new Date(now.getTime() + (facts.samples.length > 0 ? lookMs(settings.soakS) : pollMs));
+  if (open > 0) {
+    return [{ kind: 'judge', verdicts, reason: reason('awaiting_reports', `${open} devices have not answered yet.`, { open }) }, { kind: 'wait', until: earliest(now, facts.nextTimeoutAt, look, new Date(now.getTime() + pollMs)), reason: reason('awaiting_reports', `${open} devices have not answered yet.`, { open }) }];
+  }
+  if (!wave.analysingAt || wave.state === 'INCONCLUSIVE' || wave.state === 'FAILED') {
+    return [{ kind: 'analyse', until: after(now, settings.deadlineS), reason: reason('wave_answered', `Every device of wave ${wave.index + 1} has answered or timed out: ${facts.counts.SUCCEEDED} updated.`, { wave: wave.index, counts: facts.counts }) }];
+  }
+  if (!soaked) {
+    const until = after(wave.analysingAt, settings.soakS);
+    return [{ kind: 'judge', verdicts, reason: reason('soaking', `The wave serves until ${until.toISOString()} before it can pass.`) }, { kind: 'wait', until: earliest(now, until, look), reason: reason('soaking', 'The soak time is not over.') }];
+  }
+  // With every gate off, a wave nobody took is still not a wave that passed.
+  const nobody = facts.counts.SUCCEEDED === 0;
+  const undecided = verdicts.find(({ verdict }) => verdict === 'INCONCLUSIVE') ?? verdicts.find(({ verdict }) => verdict === 'PENDING');
+  if (!undecided && !nobody) {
+    return [
+      { kind: 'closeWave', as: 'PASSED', verdicts, reason: reason('wave_passed', `Wave ${wave.index + 1} passed every gate.`, numbersOf(verdicts)) },
+      ...next(rollout, facts),
+    ];
+  }
+  const deadline = wave.deadlineAt ?? after(wave.analysingAt, settings.deadlineS);
+  if (now >= deadline || nobody || undecided?.verdict === 'INCONCLUSIVE') {
+    const final = verdicts.map((one) => (one.verdict === 'PENDING' ? { ...one, verdict: 'INCONCLUSIVE' as const } : one));
+    // Inconclusive is not failed and not good news: a person decides.
+    const why = undecided ? reason('inconclusive', undecided.message, { gate: undecided.gate, sample: undecided.sample, needed: undecided.needed, value: undecided.value, limit: undecided.limit })
+      : reason('no_device_updated', 'No device of the wave runs the version, so nothing can be said about it.', { counts: facts.counts });
+    return [{ kind: 'closeWave', as: 'INCONCLUSIVE', verdicts: final, reason: why }, { kind: 'pause', reason: why }];
+  }
+  return [{ kind: 'judge', verdicts, reason: reason('awaiting_samples', undecided!.message) }, { kind: 'wait', until: earliest(now, deadline, look), reason: reason('awaiting_samples', undecided!.message, { gate: undecided!.gate, needed: undecided!.needed }) }];
+}
+
+function next(rollout: Rollout, facts: Facts): Decision[] {
+  const following = rollout.waves[rollout.wave + 1];
+  if (!following) return [complete(facts)];
+  return [{ kind: 'openWave', wave: following.index, reason: reason('wave_opened', `Wave ${following.index + 1} of ${rollout.waves.length} starts with ${following.size} devices.`, { wave: following.index, devices: following.size }) }];
+}
+
+function complete({ skipped }: Facts): Decision {
+  return { kind: 'complete', reason: skipped > 0 ? reason('completed_with_skipped', `Done; ${skipped} devices were skipped and take the version when they come back.`, { skipped }) : reason('completed', 'Every wave is done.', { skipped }) };
+}
+
+function fail(rollout: Rollout, verdicts: Verdict[], failed: Verdict): Decision[] {
+  const why = reason(`${failed.gate}_failed`, failed.message, { gate: failed.gate, value: failed.value, baseline: failed.baseline, limit: failed.limit, unit: failed.unit, basis: failed.basis, method: failed.method, sample: failed.sample });
+  return [{ kind: 'closeWave', as: 'FAILED', verdicts, reason: why }, { kind: rollout.settings.onFailure === 'pause' ? 'pause' : 'rollBack', reason: why }];
+}
+
+function decideRollback({ rollback }: Facts, now: Date): Decision[] {
+  if (rollback.open > 0) return [{ kind: 'wait', until: earliest(now, rollback.nextTimeoutAt, new Date(now.getTime() + pollMs)), reason: reason('awaiting_rollback', `${rollback.open} devices are on their way back.`, { open: rollback.open }) }];
+  const { done, failed, unanswered } = rollback;
+  const said = `${done} devices are back on the bundle they had.${failed > 0 ? ` ${failed} could not go back.` : ''}${unanswered > 0 ? ` ${unanswered} did not answer and go back when they return.` : ''}`;
+  return [{ kind: 'endRollback', reason: reason(failed + unanswered > 0 ? 'rolled_back_incomplete' : 'rolled_back', said, { done, failed, unanswered }) }];
+}
+
+function numbersOf(verdicts: Verdict[]): Record<string, unknown> {
+  return Object.fromEntries(verdicts.map(({ gate, verdict, value, baseline, limit, unit, method, sample }) => [gate, { verdict, value, baseline, limit, unit, method, sample }]));
+}

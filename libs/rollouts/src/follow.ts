@@ -1,0 +1,85 @@
+import { terminalStates, type Execution } from '@reefkeeper/protocol';
+import { isSettled, type RolloutExecutionState } from './rollout.ts';
+
+/** One device's part of a rollout, as far as following it needs. */
+export interface Followed {
+  device: string;
+  state: RolloutExecutionState;
+  step: string | null;
+  percent: number | null;
+  revision: number | null;
+  bundle: string;
+  assignedAt: Date | null;
+  rollbackState: RollbackState | null;
+  rollbackRevision: number | null;
+  rollbackAssignedAt: Date | null;
+  previousBundle: string | null;
+}
+
+export type RollbackState = 'QUEUED' | 'IN_PROGRESS' | 'SUCCEEDED' | 'FAILED' | 'TIMED_OUT' | 'CANCELED';
+export const rollbackOpen = (state: RollbackState | null): boolean => state === 'QUEUED' || state === 'IN_PROGRESS';
+
+/** What is known of the device: its latest report on the workload and what it is wanted to run now. */
+export interface Seen {
+  retired: boolean;
+  wantedBundle: string | null;
+  observedRevision: number | null;
+  running: string | null;
+  execution: Execution | null;
+}
+
+export interface Followup {
+  state: RolloutExecutionState;
+  step: string | null;
+  percent: number | null;
+  failure: { code: string; message: string } | null;
+  rollbackState: RollbackState | null;
+  rollbackFailure: { code: string; message: string } | null;
+}
+
+/**
+ * Where a report takes an execution; undefined when it stays as it is. Only reports of our revision or a later one that still speak
+ * of our bundle count, so what a device said of an earlier assignment of the same bundle never does. Terminal is sticky.
+ */
+export function follow(execution: Followed, seen: Seen, limits: { installTimeoutS: number; rollbackTimeoutS: number }, now: Date): Followup | undefined {
+  const same: Followup = { state: execution.state, step: execution.step, percent: execution.percent, failure: null, rollbackState: execution.rollbackState, rollbackFailure: null };
+  if (rollbackOpen(execution.rollbackState)) {
+    const moved = followRollback(execution, seen, limits.rollbackTimeoutS, now);
+    return moved && { ...same, ...moved };
+  }
+  if (execution.state === 'PENDING' || isSettled(execution.state)) return undefined;
+  if (seen.retired) return { ...same, state: 'REMOVED', failure: { code: 'device.retired', message: 'The device was retired.' } };
+  if (seen.wantedBundle !== execution.bundle) return { ...same, state: 'CANCELED', failure: { code: 'execution.superseded', message: 'The device is wanted to run something else by now.' } };
+  const said = seen.execution;
+  if (said && said.bundle === execution.bundle && said.revision >= execution.revision!) {
+    // A device that says done but runs something else has not done it.
+    const state = said.state === 'SUCCEEDED' && seen.running !== execution.bundle ? 'IN_PROGRESS' : said.state;
+    const failed = terminalStates.has(state) && state !== 'SUCCEEDED';
+    if (terminalStates.has(state)) return { ...same, state, step: said.step, percent: state === 'SUCCEEDED' ? 100 : said.percent, failure: failed ? said.failure ?? { code: 'execution.unexplained', message: `The device reported ${state} without a reason.` } : null };
+    if (!overdue(execution.assignedAt, limits.installTimeoutS, now)) {
+      return state === execution.state && said.step === execution.step && said.percent === execution.percent ? undefined : { ...same, state, step: said.step, percent: said.percent };
+    }
+  }
+  if (overdue(execution.assignedAt, limits.installTimeoutS, now)) {
+    return { ...same, state: 'TIMED_OUT', failure: { code: 'execution.timed_out', message: `No final answer in ${limits.installTimeoutS} s. The device takes the wanted version when it comes back.` } };
+  }
+  return undefined;
+}
+
+function followRollback(execution: Followed, seen: Seen, timeoutS: number, now: Date): Pick<Followup, 'rollbackState' | 'rollbackFailure'> | undefined {
+  const to = (rollbackState: RollbackState, code?: string, message?: string) => ({ rollbackState, rollbackFailure: code ? { code, message: message! } : null });
+  if (seen.retired) return to('CANCELED', 'device.retired', 'The device was retired.');
+  if (seen.wantedBundle !== execution.previousBundle) return to('CANCELED', 'execution.superseded', 'The device is wanted to run something else by now.');
+  if (seen.observedRevision !== null && seen.observedRevision >= execution.rollbackRevision!) {
+    const said = seen.execution;
+    const spoken = said && said.revision >= execution.rollbackRevision! ? said : null;
+    // Back is back, whichever way it came: the device may have gone back by itself and have nothing left to do.
+    if (seen.running === execution.previousBundle && (!spoken || terminalStates.has(spoken.state))) return to('SUCCEEDED');
+    if (spoken && terminalStates.has(spoken.state) && spoken.state !== 'SUCCEEDED') return to('FAILED', spoken.failure?.code ?? 'execution.unexplained', spoken.failure?.message ?? 'The device could not go back and gave no reason.');
+    if (!overdue(execution.rollbackAssignedAt, timeoutS, now)) return execution.rollbackState === 'IN_PROGRESS' ? undefined : to('IN_PROGRESS');
+  }
+  if (overdue(execution.rollbackAssignedAt, timeoutS, now)) return to('TIMED_OUT', 'execution.timed_out', `No answer in ${timeoutS} s. The device goes back when it returns.`);
+  return undefined;
+}
+
+const overdue = (since: Date | null, limitS: number, now: Date): boolean => since !== null && now.getTime() >= since.getTime() + limitS * 1_000;

@@ -1,0 +1,193 @@
+import { policy, terminalStates, workloadName, type ExecutionState } from '@reefkeeper/protocol';
+import { z } from 'zod';
+
+/** The words of a rollout: states, the moves between them, settings with their defaults. Nothing here knows a database or a clock. */
+
+export const rolloutStates = ['DRAFT', 'AWAITING_APPROVAL', 'SCHEDULED', 'RUNNING', 'PAUSED', 'ROLLING_BACK', 'SUCCEEDED', 'ROLLED_BACK', 'ABORTED'] as const;
+export type RolloutState = (typeof rolloutStates)[number];
+
+/** Every legal move. A state without a way out is an end, except that a success can still be taken back. */
+export const moves: Readonly<Record<RolloutState, readonly RolloutState[]>> = {
+  DRAFT: ['AWAITING_APPROVAL', 'SCHEDULED', 'RUNNING', 'ABORTED'],
+  AWAITING_APPROVAL: ['SCHEDULED', 'RUNNING', 'ABORTED'],
+  SCHEDULED: ['RUNNING', 'ABORTED'],
+  RUNNING: ['PAUSED', 'SUCCEEDED', 'ROLLING_BACK', 'ABORTED'],
+  PAUSED: ['RUNNING', 'SUCCEEDED', 'ROLLING_BACK', 'ABORTED'],
+  SUCCEEDED: ['ROLLING_BACK'],
+  ROLLING_BACK: ['ROLLED_BACK'],
+  ROLLED_BACK: [],
+  ABORTED: ['ROLLING_BACK'],
+};
+
+export const mayMove = (from: RolloutState, to: RolloutState): boolean => moves[from].includes(to);
+
+/** No more devices are given the version, whatever happens, unless a person starts something new. */
+export const endedStates: ReadonlySet<RolloutState> = new Set<RolloutState>(['SUCCEEDED', 'ROLLED_BACK', 'ABORTED']);
+/** Holds its devices: another rollout of the same workload must not touch them. */
+export const holdingStates: readonly RolloutState[] = ['AWAITING_APPROVAL', 'SCHEDULED', 'RUNNING', 'PAUSED', 'ROLLING_BACK'];
+
+export const waveStates = ['PENDING', 'RUNNING', 'ANALYSING', 'PASSED', 'FAILED', 'INCONCLUSIVE', 'SKIPPED'] as const;
+export type WaveState = (typeof waveStates)[number];
+
+export const waveMoves: Readonly<Record<WaveState, readonly WaveState[]>> = {
+  PENDING: ['RUNNING', 'SKIPPED'],
+  RUNNING: ['ANALYSING', 'FAILED', 'SKIPPED'],
+  ANALYSING: ['PASSED', 'FAILED', 'INCONCLUSIVE', 'SKIPPED'],
+  // `resume` judges the same wave again, with the samples that came late.
+  INCONCLUSIVE: ['ANALYSING', 'FAILED', 'SKIPPED'],
+  FAILED: ['ANALYSING', 'SKIPPED'],
+  PASSED: [],
+  SKIPPED: [],
+};
+
+/** Not assigned yet, or the protocol's states. Terminal is sticky: a late or repeated report changes nothing. */
+export type RolloutExecutionState = 'PENDING' | ExecutionState;
+export const isSettled = (state: RolloutExecutionState): boolean => state !== 'PENDING' && terminalStates.has(state);
+
+/** Why something happened: a stable code, a sentence for people, the numbers behind it. */
+export interface Reason { code: string; message: string; numbers: Record<string, unknown> }
+export const reason = (code: string, message: string, numbers: Record<string, unknown> = {}): Reason => ({ code, message, numbers });
+
+const percentOf = z.number().min(0).max(100);
+
+export const gates = z.object({
+  installFailures: z.object({
+    /** More failed installations than this share of the basis and the wave has failed, at once. */
+    maxPercent: percentOf.default(5),
+    /** `group`: of all devices of the wave. `executed`: of those that gave an answer. */
+    basis: z.enum(['group', 'executed']).default('group'),
+    /** Devices that never answer are not failures; more of them than this share of the wave leave it inconclusive. */
+    maxUnansweredPercent: percentOf.default(10),
+  }).nullable().prefault({}),
+  errorRate: z.object({
+    /** Percentage points above the same device's own baseline. */
+    maxIncreasePoints: z.number().min(0).max(100).default(1),
+    /** Failed inferences of all, where a device has no baseline. */
+    maxPercent: percentOf.default(5),
+  }).nullable().prefault({}),
+  latencyP95: z.object({
+    /** p95 above the same device's own baseline. */
+    maxIncreasePercent: z.number().positive().max(10_000).default(50),
+    /** A rise below this is not a regression, whatever its percentage: sub-millisecond models jitter by more. */
+    minIncreaseMs: z.number().min(0).default(2),
+    /** p95 where a device has no baseline; null = not judged there. */
+    maxMs: z.number().positive().nullable().default(null),
+  }).nullable().prefault({}),
+  accuracy: z.object({
+    /** Percentage points below the same device's own baseline. */
+    maxDropPoints: z.number().min(0).max(100).default(5),
+    /** Right answers of all labelled frames at least, whatever the baseline; null = no floor. */
+    minPercent: percentOf.nullable().default(null),
+    /** Labelled frames per device before it is judged. */
+    minLabelled: z.number().int().min(1).default(20),
+    /** Without any labelled frame the gate is inconclusive instead of not applicable. */
+    required: z.boolean().default(false),
+  }).nullable().prefault({}),
+}).meta({ id: 'RolloutGates' });
+export type Gates = z.output<typeof gates>;
+
+/** How devices are chosen: `percent` is cumulative over the eligible devices, `count` and `selector` are this wave's own. */
+export const waveSpec = z.object({
+  percent: z.number().positive().max(100).optional(),
+  count: z.number().int().positive().optional(),
+  selector: z.string().max(1_000).optional(),
+}).refine((wave) => [wave.percent, wave.count, wave.selector].filter((part) => part !== undefined).length === 1, 'a wave has exactly one of percent, count, selector').meta({ id: 'RolloutWaveSpec' });
+export type WaveSpec = z.output<typeof waveSpec>;
+
+export const abortMode = z.enum(['stop-new', 'recall']);
+export type AbortMode = z.output<typeof abortMode>;
+
+export const createRollout = z.object({
+  version: z.string().max(100).describe('model@number; the newest ready version when only a model is named'),
+  workload: workloadName,
+  selector: z.string().max(1_000).default('').describe('Kubernetes label selector; empty = every device'),
+  name: z.string().min(1).max(120).optional(),
+  waves: z.array(waveSpec).min(1).max(100).optional(),
+  gates: gates.prefault({}),
+  soakS: z.number().min(0).max(2_592_000).optional().describe('a wave serves at least this long, seconds, before it can pass'),
+  deadlineS: z.number().min(1).max(2_592_000).optional().describe('seconds from the last installation until an undecided wave is inconclusive'),
+  minSamples: z.number().int().min(1).default(50).describe('inferences per device before it is judged'),
+  minReportingPercent: percentOf.default(80).describe('share of the updated devices that must have that sample'),
+  installTimeoutS: z.number().min(1).max(2_592_000).optional().describe('a device that has not answered after this is TIMED_OUT; policy.timeoutS + 30 when absent'),
+  rollbackTimeoutS: z.number().min(1).max(2_592_000).default(300),
+  baselineWindowS: z.number().min(1).max(2_592_000).default(1_800).describe('telemetry of the previous bundle before the assignment that makes the baseline'),
+  alpha: z.number().positive().max(0.5).default(0.05).describe('chance of a wrong verdict per gate and wave, over all looks together'),
+  policy: policy.prefault({}),
+  onFailure: z.enum(['rollback', 'pause']).default('rollback'),
+  abortMode: abortMode.default('stop-new').describe('what abort means when it does not say'),
+  start: z.boolean().default(true),
+  startAt: z.iso.datetime().optional(),
+  requireApproval: z.boolean().default(false),
+  supersede: z.boolean().default(false).describe('abort (stop-new) the rollouts of the same workload that hold these devices'),
+}).refine((body) => body.soakS === undefined || body.deadlineS === undefined || body.deadlineS >= body.soakS, { path: ['deadlineS'], message: 'deadlineS must not be below soakS' }).meta({ id: 'CreateRollout' });
+export type CreateRollout = z.output<typeof createRollout>;
+
+/** What a rollout goes by; fixed at creation and shown with it, so that later defaults never change a running one. */
+export interface Settings {
+  gates: Gates;
+  soakS: number;
+  deadlineS: number;
+  minSamples: number;
+  minReportingPercent: number;
+  installTimeoutS: number;
+  rollbackTimeoutS: number;
+  baselineWindowS: number;
+  alpha: number;
+  policy: z.output<typeof policy>;
+  onFailure: 'rollback' | 'pause';
+  abortMode: AbortMode;
+}
+
+/** Up to this many devices somebody is usually watching, and minutes matter more than a long look. */
+const smallFleet = 20;
+
+export function settingsFor(body: CreateRollout, eligible: number): Settings {
+  const soakS = body.soakS ?? Math.min(eligible <= smallFleet ? 15 : 300, body.deadlineS ?? Infinity);
+  return {
+    gates: body.gates,
+    soakS,
+    deadlineS: body.deadlineS ?? Math.max(eligible <= smallFleet ? 180 : 3_600, soakS * 2),
+    minSamples: body.minSamples,
+    minReportingPercent: body.minReportingPercent,
+    installTimeoutS: body.installTimeoutS ?? body.policy.timeoutS + 30,
+    rollbackTimeoutS: body.rollbackTimeoutS,
+    baselineWindowS: body.baselineWindowS,
+    alpha: body.alpha,
+    policy: body.policy,
+    onFailure: body.onFailure,
+    abortMode: body.abortMode,
+  };
+}
+
+export interface Wave {
+  index: number;
+  state: WaveState;
+  size: number;
+  startedAt: Date | null;
+  /** Since when every device of the wave has answered or timed out: the soak and the deadline run from here. */
+  analysingAt: Date | null;
+  deadlineAt: Date | null;
+  endedAt: Date | null;
+}
+
+/** As much of a rollout as the engine needs. */
+export interface Rollout {
+  id: string;
+  state: RolloutState;
+  wave: number;
+  settings: Settings;
+  waves: Wave[];
+  startAt: Date | null;
+}
+
+/** Health of one device over a stretch of time, as numbers that can be stored. */
+export interface Sample { inferences: number; errors: number; p50Us: number | null; p95Us: number | null; labelled: number; correct: number }
+
+export interface DeviceSample {
+  device: string;
+  /** The previous bundle of this device, before the assignment. `first`: there was none. */
+  baseline: Sample | null;
+  first: boolean;
+  current: Sample;
+}
+
