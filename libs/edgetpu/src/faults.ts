@@ -17,7 +17,7 @@ export interface Fault {
   code: FaultCode;
   /** An error keeps the model from the compiler; a warning goes into the lineage. */
   severity: 'error' | 'warning';
-  /** Whether the compiler itself would give up, or the result be garbage; otherwise only our own rules say no. */
+  /** Whether the compiler itself would give up; otherwise only our own rules say no. */
   fatal: boolean;
   message: string;
   tensor?: TensorRef;
@@ -119,36 +119,37 @@ const weighted: Readonly<Record<string, { data: number; weights: number; bias: n
 
 function weightFaults({ operator, inputs, outputs }: OperatorView): Fault[] {
   const faults: Fault[] = [];
-  const fault = (code: FaultCode, tensor: Tensor, fatal: boolean, message: string): void => {
-    faults.push({ code, severity: fatal ? 'error' : 'warning', fatal, tensor: ref(tensor), op: operator.index, message: `${message} (operator ${operator.index}, ${operator.op})` });
+  const fault = (code: FaultCode, tensor: Tensor, weight: 'fatal' | 'refuse' | 'warn', message: string): void => {
+    faults.push({ code, severity: weight === 'warn' ? 'warning' : 'error', fatal: weight === 'fatal', tensor: ref(tensor), op: operator.index, message: `${message} (operator ${operator.index}, ${operator.op})` });
   };
   for (const tensor of [...inputs, ...outputs]) {
     if (tensor?.quantisation?.scale.some((scale) => !(scale > 0) || !Number.isFinite(scale))) {
-      fault('quant.zero_scale', tensor, true, `${named(tensor)} has a scale that is zero, negative or not a number: calibrate with data in which it varies`);
+      fault('quant.zero_scale', tensor, 'fatal', `${named(tensor)} has a scale that is zero, negative or not a number: calibrate with data in which it varies`);
     }
   }
   const where = weighted[operator.op];
   const [data, weights, bias] = where ? [inputs[where.data], inputs[where.weights], inputs[where.bias]] : [];
   if (!where || !data || !weights) return faults;
   if (data.type !== 'INT8' && data.type !== 'UINT8') return faults;
-  if (isFloat(weights)) fault('quant.float_weights', weights, true, `Weights ${named(weights)} are float while the activations are 8 bits`);
+  if (isFloat(weights)) fault('quant.float_weights', weights, 'fatal', `Weights ${named(weights)} are float while the activations are 8 bits`);
   if (!data.quantisation || !weights.quantisation) {
-    fault('quant.missing_scale', data.quantisation ? weights : data, true, `${named(data.quantisation ? weights : data)} has no scale: quantise the model again`);
+    fault('quant.missing_scale', data.quantisation ? weights : data, 'fatal', `${named(data.quantisation ? weights : data)} has no scale: quantise the model again`);
     return faults;
   }
   const scales = weights.quantisation.scale;
   if (where.axis === null && scales.length > 1) {
-    fault('quant.per_channel_fully_connected', weights, true,
+    // Compilers take it (public pairs show so): it is the CPU variant that goes wrong.
+    fault('quant.per_channel_fully_connected', weights, 'refuse',
       `Dense weights ${named(weights)} have ${scales.length} scales: older runtimes load this without an error and answer garbage. Convert with _experimental_disable_per_channel_quantization_for_dense_layers = True`);
     return faults;
   }
   if (where.axis !== null && scales.length > 1 && (weights.quantisation.axis !== where.axis || scales.length !== weights.shape[where.axis])) {
-    fault('quant.per_channel_axis', weights, true, `Weights ${named(weights)} have ${scales.length} scales along axis ${weights.quantisation.axis}, expected one per slice of axis ${where.axis}`);
+    fault('quant.per_channel_axis', weights, 'fatal', `Weights ${named(weights)} have ${scales.length} scales along axis ${weights.quantisation.axis}, expected one per slice of axis ${where.axis}`);
     return faults;
   }
   if (!bias) return faults;
   if (bias.type !== 'INT32') {
-    fault('quant.bias_type', bias, true, `Bias ${named(bias)} must be INT32`);
+    fault('quant.bias_type', bias, 'fatal', `Bias ${named(bias)} must be INT32`);
     return faults;
   }
   const inputScale = data.quantisation.scale[0] ?? 0;
@@ -159,7 +160,7 @@ function weightFaults({ operator, inputs, outputs }: OperatorView): Fault[] {
   });
   if (wrong >= 0) {
     const expected = inputScale * (scales[scales.length > 1 ? wrong : 0] ?? 0);
-    fault('quant.bias_scale', bias, false, `Bias ${named(bias)} has scale ${biasScales[wrong]} at ${wrong}, input times weights is ${expected}: results will be off`);
+    fault('quant.bias_scale', bias, 'warn', `Bias ${named(bias)} has scale ${biasScales[wrong]} at ${wrong}, input times weights is ${expected}: results will be off`);
   }
   return faults;
 }

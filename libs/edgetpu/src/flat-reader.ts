@@ -78,6 +78,11 @@ export class FlatTable {
     return at === 0 ? absent : this.#view.getUint8(at);
   }
 
+  ushort(id: number, absent = 0): number {
+    const at = this.#field(id, 2);
+    return at === 0 ? absent : this.#view.getUint16(at, true);
+  }
+
   int(id: number, absent = 0): number {
     const at = this.#field(id, 4);
     return at === 0 ? absent : this.#view.getInt32(at, true);
