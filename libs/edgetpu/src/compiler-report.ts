@@ -232,7 +232,7 @@ function complete(model: CompiledModelReport): void {
 
 function judge(lines: string[], stderr: string, exit: CompilerExit, version: string | null, attempts: CompileAttempt[], models: CompiledModelReport[]): CompileFailure | null {
   const say = (code: CompileFailureCode, evidence: (string | null | undefined)[]): CompileFailure =>
-    ({ code, ...explained[code], evidence: [...new Set(evidence.map((line) => line?.trim().replace(/^ERROR: /, '')).filter((line) => line !== undefined && line !== ''))] });
+    ({ code, ...explained[code], evidence: [...new Set(evidence.map((line) => line?.trim().replace(/^ERROR: /, '')).filter((line): line is string => line !== undefined && line !== ''))] });
   const last = attempts.at(-1);
   const crash = failureIn(stderr.split(/\r?\n/));
   const lastLine = lines.findLast((line) => line.trim() !== '');

@@ -1,4 +1,4 @@
-import type { Operator, Subgraph } from './model.ts';
+import { elementsOf, type Operator, type Subgraph } from './model.ts';
 
 export interface ParameterEstimate {
   /** Estimated bytes of parameters in the chip's own layout. */
@@ -15,33 +15,81 @@ export interface ParameterEstimate {
 /** Below this everything was seen to stay on the chip, above the other it never did: the 8 MB also hold activations. */
 export const surelyFitsBytes = Math.round(5.5 * (1 << 20));
 export const surelyStreamsBytes = Math.round(7.9 * (1 << 20));
+/** What a model that streams was seen to keep on the chip. */
+const typicalCacheBytes = Math.round(6.5 * (1 << 20));
 
-/** Parameters of the operators that map. The formulas are measured: 8 bytes of bias and scale per output channel, channels in groups. */
+/** Parameters of the operators that map. */
 export function estimateParameters(graph: Subgraph, mapped: readonly Operator[]): ParameterEstimate {
   const bytes = mapped.reduce((sum, operator) => sum + parameterBytes(operator, graph), 0);
   const fit = bytes < surelyFitsBytes ? 'fits' : bytes > surelyStreamsBytes ? 'streams' : 'maybe';
-  const streamedBytes = fit === 'streams' ? bytes - surelyStreamsBytes : 0;
+  const streamedBytes = fit === 'streams' ? bytes - typicalCacheBytes : 0;
   return { bytes, onChipBytes: bytes - streamedBytes, streamedBytes, fit, complete: !mapped.some(({ op }) => op.endsWith('LSTM')) };
 }
 
+/**
+ * Bytes of one operator's parameters as the compiler lays them out, read off the parameter blobs of public compiled models: inputs in
+ * groups of 4, outputs padded to 16 (to 64 above 64), a few bytes of bias and scale per
+ * output, blocks of 64.
+ */
 export function parameterBytes(operator: Operator, graph: Subgraph): number {
-  const shape = graph.tensors[operator.inputs[1] ?? -1]?.shape ?? [];
+  const input = graph.tensors[operator.inputs[0] ?? -1];
+  const weights = graph.tensors[operator.inputs[1] ?? -1];
+  const output = graph.tensors[operator.outputs[0] ?? -1];
+  const shape = weights?.shape ?? [];
+  // Per output: one offset; with scales of their own, the scale too and a bias that is not zero separately.
+  const perChannel = (weights?.quantisation?.scale.length ?? 1) > 1;
+  const bias = graph.tensors[operator.inputs[2] ?? -1]?.data;
+  const biasBytes = perChannel ? (bias?.some((byte) => byte !== 0) ? 12 : 8) : 4;
   switch (operator.op) {
     case 'CONV_2D': {
       const [cout = 0, kernelH = 0, kernelW = 0, cin = 0] = shape;
-      return pad(cin, 16) * kernelH * kernelW * pad(cout, 32) + 8 * pad(cout, 32);
+      return cin === 1 && cout === 1 ? depthwise(kernelH * kernelW, 1, biasBytes) : dense(kernelH * kernelW * pad(cin, 4), cout, biasBytes);
     }
     case 'DEPTHWISE_CONV_2D': {
       const [, kernelH = 0, kernelW = 0, channels = 0] = shape;
-      return kernelH * kernelW * 4 * pad(channels, 64) + 8 * pad(channels, 64);
+      // One input channel for many outputs is an ordinary convolution to the compiler.
+      if (input?.shape.at(-1) === 1 && channels > 1) return dense(kernelH * kernelW * 4, channels, biasBytes);
+      return depthwise(kernelH * kernelW, channels, biasBytes);
+    }
+    case 'TRANSPOSE_CONV': {
+      const [cout = 0, kernelH = 0, kernelW = 0, cin = 0] = shape;
+      return dense(kernelH * kernelW * pad(cin, 4), cout, biasBytes);
     }
     case 'FULLY_CONNECTED': {
       const [out = 0, into = 0] = shape;
-      const rows = out <= 16 ? 16 : pad(out, 64);
-      return into * rows + 8 * rows;
+      return dense(pad(into, 4), out, biasBytes);
     }
+    // Moves of channels that do not lie on the 4-byte groups are small identity matrices.
+    case 'CONCATENATION':
+      return operator.inputs.some((index) => (graph.tensors[index]?.shape.at(-1) ?? 0) % 4 !== 0) ? 64 : 0;
+    case 'SPLIT':
+      return operator.outputs.some((index) => (graph.tensors[index]?.shape.at(-1) ?? 0) % 4 !== 0) ? 64 : 0;
+    case 'RESHAPE': {
+      const [height = 1, width = 1, channels = 0] = input?.shape.slice(-3) ?? [];
+      const spread = channels === 1 && height * width > 1 && output !== undefined && output.shape.length < (input?.shape.length ?? 0);
+      const fromInput = graph.inputs.includes(sourceOf(operator.inputs[0] ?? -1, graph));
+      return spread && !fromInput ? 64 * Math.min(16, elementsOf(input!.shape)) : 0;
+    }
+    // Seen for uint8 only: three sums over the row.
+    case 'SOFTMAX':
+      return input?.type === 'UINT8' ? 3 * 16 * pad(input.shape.at(-1) ?? 0, 4) + 64 : 0;
     default: return 0;
   }
+}
+
+/** A tensor, or what was requantised into it. */
+function sourceOf(tensor: number, graph: Subgraph): number {
+  const maker = graph.operators.find(({ op, outputs }) => op === 'QUANTIZE' && outputs.includes(tensor));
+  return maker?.inputs[0] ?? tensor;
+}
+
+function dense(into: number, out: number, biasBytes: number): number {
+  const rows = out <= 64 ? pad(out, 16) : pad(out, 64);
+  return pad(into * rows + biasBytes * (out <= 8 ? 8 : rows), 64);
+}
+
+function depthwise(taps: number, channels: number, biasBytes: number): number {
+  return pad((taps * 4 + biasBytes) * pad(channels, 4), 64);
 }
 
 function pad(count: number, multiple: number): number {
