@@ -182,7 +182,7 @@ function readAttempt(lines: string[]): CompileAttempt {
     models: compiled ? readModels(lines) : [],
     errors: lines.filter((line) => line.startsWith('ERROR: ')).map((line) => line.slice(7).trim()),
     failure: compiled ? null : failure,
-    succeeded: compiled && !lines.some((line) => /^Compilation failed/.test(line)),
+    succeeded: compiled && !lines.some((line) => line.startsWith('Compilation failed')),
   };
 }
 

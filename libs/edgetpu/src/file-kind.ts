@@ -27,7 +27,7 @@ const kinds: { kind: FileKind['kind']; test: (bytes: Uint8Array, head: string) =
   { kind: 'onnx', test: (_, head) => head.startsWith('\u0008') && /^[^]{2,64}(pytorch|onnx|tf2onnx)/.test(head), description: 'an ONNX model', advice: 'Convert it to TensorFlow first, for instance with onnx2tf.' },
   // SavedModel: field 1 = schema version 1, field 2 = a MetaGraphDef. GraphDef: field 1 = nodes, each starting with its name.
   { kind: 'saved-model', test: (_, head) => head.startsWith('\u0008\u0001\u0012'), description: 'a saved_model.pb', advice: 'Send the whole SavedModel directory as a .tar.gz or .zip: this file alone has no weights.' },
-  { kind: 'frozen-graph', test: (bytes, head) => head.startsWith('\n') && /^\n[^]{1,5}\n[^][\w/.-]+\u0012/.test(head) && bytes.byteLength > 16, description: 'a TensorFlow graph (.pb)', advice: convertIt },
+  { kind: 'frozen-graph', test: (bytes, head) => bytes.byteLength > 16 && /^\n[^]{1,5}\n[^][\w/.-]/.test(head), description: 'a TensorFlow graph (.pb)', advice: convertIt },
 ];
 
 /** What a file is, by its first bytes. A TensorFlow Lite file says `TFL3` after its root offset. */
