@@ -1,1 +1,4 @@
-export {};
+export * from './manifest.ts';
+export * from './envelope.ts';
+export * from './signing-key.ts';
+export * from './golden.ts';

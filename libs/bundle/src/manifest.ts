@@ -1,0 +1,128 @@
+import { createHash } from 'node:crypto';
+import canonicalize from 'canonicalize';
+import { z } from 'zod';
+import { ReefError } from '@reefkeeper/platform/errors';
+
+// Every object is loose: a field that a newer controller added must survive parsing, or the digest would change.
+const digest = z.string().regex(/^[0-9a-f]{64}$/, 'a SHA-256 in 64 lower-case hex digits');
+const file = z.looseObject({ digest, bytes: z.number().int().nonnegative() });
+
+export const modelName = z.string().regex(/^[a-z0-9][a-z0-9-]{0,62}$/, 'a model name is 1 to 63 of a-z 0-9 -, not starting with -');
+
+export const dtype = z.enum(['int8', 'uint8', 'int16', 'int32', 'int64', 'float16', 'float32', 'float64', 'bool']);
+export type Dtype = z.infer<typeof dtype>;
+
+export const tensorSpec = z.looseObject({
+  name: z.string().max(512),
+  shape: z.array(z.number().int().nonnegative()).max(8),
+  dtype,
+  /** real = (quantised - zeroPoint) * scale; null for a tensor that is not quantised per tensor. */
+  scale: z.number().nullable(),
+  zeroPoint: z.number().int().nullable(),
+});
+export type TensorSpec = z.infer<typeof tensorSpec>;
+
+export const preprocessing = z.discriminatedUnion('kind', [
+  z.looseObject({
+    kind: z.literal('image'),
+    width: z.number().int().positive().max(8_192),
+    height: z.number().int().positive().max(8_192),
+    channels: z.union([z.literal(3), z.literal(1)]),
+    resize: z.enum(['stretch', 'center-crop']),
+    /** real = (pixel - mean) / std with pixels 0 to 255, then quantised by the input's scale and zero point. One per channel. */
+    mean: z.array(z.number()).min(1).max(3),
+    std: z.array(z.number().positive()).min(1).max(3),
+  }),
+  /** The caller supplies the tensor's bytes. */
+  z.looseObject({ kind: z.literal('raw') }),
+]);
+export type Preprocessing = z.infer<typeof preprocessing>;
+
+export const task = z.enum(['classification', 'detection', 'segmentation', 'embedding', 'other']);
+export type Task = z.infer<typeof task>;
+
+export const variantKind = z.enum(['cpu-int8', 'edgetpu']);
+export type VariantKind = z.infer<typeof variantKind>;
+
+export const manifestVariant = z.looseObject({
+  name: z.string().regex(/^[a-z0-9][a-z0-9-]{0,39}$/),
+  kind: variantKind,
+  /** Lowest RuntimeVersion of libedgetpu that runs it; null for `cpu-int8`. */
+  minRuntime: z.number().int().nullable(),
+  file,
+});
+export type ManifestVariant = z.infer<typeof manifestVariant>;
+
+const sourceFile = z.looseObject({ digest, filename: z.string().max(255) });
+
+/** Where a version came from: enough to make it again. */
+export const lineage = z.looseObject({
+  source: sourceFile,
+  calibration: sourceFile.nullable(),
+  evaluation: sourceFile.nullable(),
+  job: z.string().nullable(),
+  /** `name@2`: the version this one was made from or follows. */
+  parent: z.string().nullable(),
+  /** Tool name to version (`tensorflow`, `reef-convert`, `edgetpu_compiler`). */
+  tools: z.record(z.string(), z.string()),
+});
+export type Lineage = z.infer<typeof lineage>;
+
+/** The float original against the quantised model on held-out inputs. Fractions are 0 to 1. */
+export const parity = z.looseObject({
+  cases: z.number().int().nonnegative(),
+  /** Share of cases where both give the same top-1; null where the output has no classes. */
+  agreement: z.number().nullable(),
+  labelled: z.number().int().nonnegative(),
+  accuracyFloat: z.number().nullable(),
+  accuracyInt8: z.number().nullable(),
+  /** One entry per output. */
+  outputs: z.array(z.looseObject({ name: z.string(), cosine: z.number().nullable(), maxError: z.number().nullable(), meanError: z.number().nullable() })),
+});
+export type Parity = z.infer<typeof parity>;
+
+export const manifest = z.looseObject({
+  schema: z.literal(1),
+  model: modelName,
+  version: z.number().int().positive(),
+  task,
+  /** In output order; null where the output has no classes. */
+  labels: z.array(z.string().max(256)).max(100_000).nullable(),
+  inputs: z.array(z.looseObject({ ...tensorSpec.shape, preprocessing })).min(1).max(16),
+  outputs: z.array(tensorSpec).min(1).max(64),
+  variants: z.array(manifestVariant).min(1).max(16),
+  golden: z.looseObject({ ...file.shape, cases: z.number().int().positive() }).nullable(),
+  lineage,
+  parity: parity.nullable(),
+  createdAt: z.iso.datetime(),
+});
+export type Manifest = z.infer<typeof manifest>;
+
+/**
+ * The manifest's bytes as RFC 8785 canonical JSON: the same manifest gives the same bytes everywhere.
+ * @throws ReefError `bundle.malformed`
+ */
+export function canonicalManifest(value: Manifest): Buffer {
+  return canonicalBytes(parseManifest(value));
+}
+
+/** The bundle's name: SHA-256 of the canonical manifest. @throws ReefError `bundle.malformed` */
+export function bundleDigest(value: Manifest): string {
+  return createHash('sha256').update(canonicalManifest(value)).digest('hex');
+}
+
+/** @throws ReefError `bundle.malformed` */
+export function parseManifest(value: unknown): Manifest {
+  const parsed = manifest.safeParse(value);
+  if (parsed.success) return parsed.data;
+  throw new ReefError('bundle.malformed', 'invalid', `The bundle manifest is not usable: ${z.prettifyError(parsed.error)}`, { cause: parsed.error });
+}
+
+/** RFC 8785. @throws ReefError `bundle.malformed` for what JSON cannot hold (NaN, cycles) */
+export function canonicalBytes(value: unknown): Buffer {
+  try {
+    return Buffer.from(canonicalize(value)!, 'utf8');
+  } catch (cause) {
+    throw new ReefError('bundle.malformed', 'invalid', `This cannot be written as canonical JSON: ${(cause as Error).message}`, { cause });
+  }
+}
