@@ -140,6 +140,7 @@ export const telemetry = message({
     /** Device clock, data only. */
     startedAt: z.iso.datetime(),
     durationMs: z.number().int().nonnegative(),
+    /** Tried in the window, the failed ones included. */
     inferences: z.number().int().nonnegative(),
     /** Failed inferences by code. */
     errors: z.record(z.string().max(80), z.number().int().positive()).default({}),

@@ -1,1 +1,9 @@
-export {};
+import type { SchemaSlice } from '@reefkeeper/platform';
+import { TelemetryWindows1764000004001 } from './migrations.ts';
+import { TelemetryWindow } from './telemetry.entity.ts';
+
+export * from './telemetry.entity.ts';
+export * from './telemetry.module.ts';
+export * from './telemetry.service.ts';
+
+export const telemetrySchema: SchemaSlice = { entities: [TelemetryWindow], migrations: [TelemetryWindows1764000004001] };

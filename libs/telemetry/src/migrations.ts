@@ -1,0 +1,38 @@
+import type { MigrationInterface, QueryRunner } from 'typeorm';
+
+export class TelemetryWindows1764000004001 implements MigrationInterface {
+  name = 'TelemetryWindows1764000004001';
+
+  async up(runner: QueryRunner): Promise<void> {
+    await runner.query(`
+      CREATE TABLE telemetry_windows (
+        device_id text NOT NULL,
+        boot_id text NOT NULL,
+        seq bigint NOT NULL,
+        workload text NOT NULL,
+        bundle text NOT NULL,
+        variant text NOT NULL,
+        backend text NOT NULL,
+        started_at timestamptz NOT NULL,
+        received_at timestamptz NOT NULL,
+        duration_ms integer NOT NULL,
+        inferences integer NOT NULL,
+        errors jsonb NOT NULL DEFAULT '{}',
+        error_count integer NOT NULL DEFAULT 0,
+        latency jsonb NOT NULL DEFAULT '{}',
+        labelled integer NOT NULL DEFAULT 0,
+        correct integer NOT NULL DEFAULT 0,
+        scores text,
+        temperature_c real,
+        PRIMARY KEY (device_id, boot_id, seq)
+      )`);
+    // Health asks for one bundle of one device over a stretch of time; plots and the sweep go by time alone.
+    await runner.query('CREATE INDEX telemetry_windows_health ON telemetry_windows (device_id, workload, bundle, received_at)');
+    // Rows arrive in the order of received_at, so a block range index finds a stretch of time at a thousandth of the size.
+    await runner.query('CREATE INDEX telemetry_windows_received ON telemetry_windows USING brin (received_at) WITH (pages_per_range = 16, autosummarize = on)');
+  }
+
+  async down(runner: QueryRunner): Promise<void> {
+    await runner.query('DROP TABLE telemetry_windows');
+  }
+}

@@ -1,0 +1,181 @@
+import { Inject, Injectable } from '@nestjs/common';
+import { hint, type Clock, type Tx } from '@reefkeeper/platform';
+import { Sketch, type Telemetry as Window } from '@reefkeeper/protocol';
+import { DataSource } from 'typeorm';
+import { TelemetryWindow } from './telemetry.entity.ts';
+
+export interface Ingested {
+  /** Rows that are new. */
+  stored: number;
+  /** Windows that were there already: MQTT delivers at least once. */
+  repeated: number;
+  unknown: string[];
+  refused: { device: string; seq: number; reason: string }[];
+}
+
+/** What a device did over a stretch of time. `inferences` counts the failed ones too. */
+export interface Health { inferences: number; errors: number; latency: Sketch; labelled: number; correct: number }
+
+export interface HealthQuestion {
+  device: string;
+  /** Every bundle when absent. */
+  bundle?: string | undefined;
+  from?: Date | undefined;
+  to?: Date | undefined;
+  /** Only this long before the last window that fits: a device that was away is judged by what it did when it was there. */
+  lastS?: number | undefined;
+}
+
+export interface SeriesQuestion {
+  /** One line per bundle over these devices; every device when absent. */
+  devices?: readonly string[] | undefined;
+  workload?: string | undefined;
+  from: Date;
+  to: Date;
+  stepS: number;
+  /** One line per device, or per bundle over all of them. */
+  by: 'device' | 'bundle';
+}
+
+export interface SeriesPoint {
+  at: Date;
+  group: string;
+  bundle: string;
+  inferences: number;
+  errors: number;
+  p50Ms: number | null;
+  p95Ms: number | null;
+  p99Ms: number | null;
+  labelled: number;
+  accuracy: number | null;
+}
+
+@Injectable()
+export class Telemetry {
+  constructor(@Inject(DataSource) private readonly db: DataSource, @Inject('CLOCK') private readonly clock: Clock) {}
+
+  /**
+   * Stores a batch in one statement. The caller acknowledges the messages after this returns; sending the same again
+   * changes nothing. Unknown devices and unreadable sketches are left out and named, so one device cannot hold up the rest.
+   */
+  async ingest(batch: readonly { device: string; window: Window }[]): Promise<Ingested> {
+    const refused: Ingested['refused'] = [];
+    const rows = new Map<string, { device: string; window: Window }>();
+    for (const one of batch) {
+      const fault = faultOf(one.window);
+      if (fault) refused.push({ device: one.device, seq: one.window.seq, reason: fault });
+      else rows.set(`${one.device}\n${one.window.bootId}\n${one.window.seq}`, one);
+    }
+    const usable = [...rows.values()];
+    if (usable.length === 0) return { stored: 0, repeated: 0, unknown: [], refused };
+    const column = <T>(pick: (window: Window) => T): T[] => usable.map(({ window }) => pick(window));
+    const [answer] = await this.db.query<{ stored: Record<string, string[]> | null; known: string[] | null; total: string }[]>(`
+      WITH sent AS (
+        SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::timestamptz[], $9::int[], $10::int[],
+          $11::jsonb[], $12::int[], $13::jsonb[], $14::int[], $15::int[], $16::text[], $17::real[])
+          AS s(device_id, boot_id, seq, workload, bundle, variant, backend, started_at, duration_ms, inferences, errors, error_count, latency, labelled, correct, scores, temperature_c)
+      ), known AS (
+        SELECT id FROM devices WHERE id = ANY($1::text[])
+      ), stored AS (
+        INSERT INTO telemetry_windows (device_id, boot_id, seq, workload, bundle, variant, backend, started_at, received_at, duration_ms, inferences, errors, error_count, latency, labelled, correct, scores, temperature_c)
+        SELECT s.device_id, s.boot_id, s.seq, s.workload, s.bundle, s.variant, s.backend, s.started_at, $18, s.duration_ms, s.inferences, s.errors, s.error_count, s.latency, s.labelled, s.correct, s.scores, s.temperature_c
+        FROM sent s JOIN known k ON k.id = s.device_id
+        ORDER BY s.device_id, s.boot_id, s.seq
+        ON CONFLICT DO NOTHING RETURNING device_id, workload
+      )
+      SELECT (SELECT jsonb_object_agg(device_id, workloads) FROM (SELECT device_id, jsonb_agg(DISTINCT workload) AS workloads FROM stored GROUP BY device_id) w) AS stored,
+        (SELECT array_agg(id) FROM known) AS known, (SELECT count(*) FROM stored) AS total`,
+      [usable.map(({ device }) => device), column((w) => w.bootId), column((w) => w.seq), column((w) => w.workload), column((w) => w.bundle), column((w) => w.variant), column((w) => w.backend), column((w) => w.startedAt),
+        column((w) => w.durationMs), column((w) => w.inferences), column((w) => JSON.stringify(w.errors)), column((w) => Object.values(w.errors).reduce((sum, n) => sum + n, 0)), column((w) => JSON.stringify(w.latency)),
+        column((w) => w.labelled), column((w) => w.correct), column((w) => w.scores ?? null), column((w) => w.temperatureC), this.clock.now()]);
+    const known = new Set(answer!.known ?? []);
+    const stored = Number(answer!.total);
+    const fromKnown = usable.filter(({ device }) => known.has(device)).length;
+    // One hint for a batch: a fleet's worth of notifications a second would drown those who listen.
+    if (stored > 0) await hint(this.db, { kind: 'telemetry', id: Object.keys(answer!.stored ?? {}).slice(0, 100).join(',') });
+    return { stored, repeated: batch.length - refused.length - stored - (usable.length - fromKnown), unknown: [...new Set(usable.map(({ device }) => device).filter((device) => !known.has(device)))], refused };
+  }
+
+  /** Health of each device over the same stretch; a device without a window is not in the map. */
+  async healthOf(ids: readonly string[], window: { workload: string } & Omit<HealthQuestion, 'device'>): Promise<Map<string, Health>> {
+    return this.healthOfEach(this.db, window.workload, ids.map((device) => ({ device, ...window })));
+  }
+
+  /** Health where every device has its own bundle and stretch; one statement for any number. */
+  async healthOfEach(on: DataSource | Tx, workload: string, questions: readonly HealthQuestion[]): Promise<Map<string, Health>> {
+    if (questions.length === 0) return new Map();
+    const rows = await on.query<{ device: string; inferences: string; errors: string; labelled: string; correct: string; sketches: (string | null)[] }[]>(`
+      SELECT q.device, sum(w.inferences) AS inferences, sum(w.error_count) AS errors, sum(w.labelled) AS labelled, sum(w.correct) AS correct,
+        array_agg(coalesce(w.latency ->> 'total', w.latency ->> 'invoke')) AS sketches
+      FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::float8[]) AS q(device, bundle, "from", "to", last_s)
+      LEFT JOIN LATERAL (
+        SELECT max(l.received_at) - make_interval(secs => q.last_s) AS since FROM telemetry_windows l
+        WHERE q.last_s IS NOT NULL AND l.device_id = q.device AND l.workload = $6 AND (q.bundle IS NULL OR l.bundle = q.bundle) AND l.received_at < coalesce(q."to", 'infinity')
+      ) last ON true
+      JOIN telemetry_windows w ON w.device_id = q.device AND w.workload = $6 AND (q.bundle IS NULL OR w.bundle = q.bundle)
+        AND w.received_at >= greatest(coalesce(q."from", '-infinity'), coalesce(last.since, '-infinity')) AND w.received_at < coalesce(q."to", 'infinity')
+      GROUP BY q.device`,
+      [questions.map((q) => q.device), questions.map((q) => q.bundle ?? null), questions.map((q) => q.from ?? null), questions.map((q) => q.to ?? null), questions.map((q) => q.lastS ?? null), workload]);
+    return new Map(rows.map((row) => [row.device, {
+      inferences: Number(row.inferences), errors: Number(row.errors), labelled: Number(row.labelled), correct: Number(row.correct), latency: merged(row.sketches),
+    }]));
+  }
+
+  /** Points for plots, oldest first. Sketches are merged, so a p95 over many devices is the p95 of all their inferences. */
+  async series(question: SeriesQuestion): Promise<SeriesPoint[]> {
+    const rows = await this.db.query<{ at: Date; group: string; bundle: string; inferences: string; errors: string; labelled: string; correct: string; sketches: (string | null)[] }[]>(`
+      SELECT to_timestamp(floor(extract(epoch FROM received_at) / $5) * $5) AS at, CASE WHEN $6 THEN device_id ELSE bundle END AS "group", bundle,
+        sum(inferences) AS inferences, sum(error_count) AS errors, sum(labelled) AS labelled, sum(correct) AS correct,
+        array_agg(coalesce(latency ->> 'total', latency ->> 'invoke')) AS sketches
+      FROM telemetry_windows
+      WHERE received_at >= $1 AND received_at < $2 AND ($3::text IS NULL OR workload = $3) AND ($4::text[] IS NULL OR device_id = ANY($4))
+      GROUP BY 1, 2, 3 ORDER BY 1, 2, 3`,
+      [question.from, question.to, question.workload ?? null, question.devices ?? null, question.stepS, question.by === 'device']);
+    return rows.map((row) => {
+      const latency = merged(row.sketches);
+      const labelled = Number(row.labelled);
+      return {
+        at: row.at, group: row.group, bundle: row.bundle, inferences: Number(row.inferences), errors: Number(row.errors),
+        p50Ms: inMs(latency, 0.5), p95Ms: inMs(latency, 0.95), p99Ms: inMs(latency, 0.99), labelled, accuracy: labelled > 0 ? Number(row.correct) / labelled : null,
+      };
+    });
+  }
+
+  /** The newest windows of a device, newest first. */
+  async latest(device: string, limit = 50, workload?: string): Promise<TelemetryWindow[]> {
+    return this.db.getRepository(TelemetryWindow).find({ where: { deviceId: device, ...(workload ? { workload } : {}) }, order: { receivedAt: 'DESC', seq: 'DESC' }, take: limit });
+  }
+
+  /** Deletes windows received more than `keepS` ago, in bites that never hold many locks. Returns how many. */
+  async sweep(keepS: number, biteRows = 10_000): Promise<number> {
+    const before = new Date(this.clock.now().getTime() - keepS * 1_000);
+    for (let total = 0; ;) {
+      const [, deleted] = await this.db.query<[unknown, number]>(`
+        DELETE FROM telemetry_windows WHERE ctid = ANY(ARRAY(SELECT ctid FROM telemetry_windows WHERE received_at < $1 LIMIT $2))`, [before, biteRows]);
+      total += deleted;
+      if (deleted < biteRows) return total;
+    }
+  }
+}
+
+function faultOf(window: Window): string | undefined {
+  if (window.correct > window.labelled) return `${window.correct} right answers of ${window.labelled} labelled frames`;
+  try {
+    for (const encoded of Object.values(window.latency)) Sketch.fromBase64(encoded);
+    if (window.scores) Sketch.fromBase64(window.scores);
+  } catch (error) {
+    return (error as Error).message;
+  }
+  return undefined;
+}
+
+function merged(sketches: readonly (string | null)[]): Sketch {
+  const whole = new Sketch();
+  for (const encoded of sketches) if (encoded) whole.merge(Sketch.fromBase64(encoded));
+  return whole;
+}
+
+function inMs(latency: Sketch, q: number): number | null {
+  const us = latency.quantile(q);
+  return us === undefined ? null : Number((us / 1_000).toFixed(3));
+}
