@@ -1,0 +1,85 @@
+/** The controller's REST API as the console sees it: only the fields that are shown. */
+
+export interface Page<T> { items: T[]; nextCursor: string | null }
+
+export interface Device {
+  id: string;
+  labels: Record<string, string>;
+  online: boolean;
+  lastSeenAt: string | null;
+  retiredAt: string | null;
+  capabilities: { hostClass: string; edgetpus: unknown[]; edgetpuRuntime: number | null; agentVersion: string; tfliteVersion: string | null; memoryBytes: number } | null;
+  desired: { revision: number; workloads: Record<string, { bundle: string; variant: string }> } | null;
+  reported: {
+    observedRevision: number | null; health: string; conditions: string[];
+    workloads: Record<string, { running: string | null; variant: string | null; backend: string | null; previous: string | null; execution: Execution | null }>;
+  } | null;
+}
+
+export interface Execution { revision: number; bundle: string; state: string; step: string | null; percent: number | null; failure: { code: string; message: string } | null }
+
+export interface Model { name: string; description: string | null; createdAt: string; latestVersion: number | null; versions?: number }
+
+export interface Version {
+  id: string; model: string; version: number; ref: string; state: string; createdAt: string; bundleDigest: string | null; error: { code: string; message: string } | null;
+  variants: { name: string; kind: string; minRuntime: number | null; bytes: number; digest: string }[];
+  labels: string[] | null; parity: Parity | null; lineage: Record<string, unknown> | null; analysis: Analysis | null;
+}
+
+export interface Parity {
+  samples?: number; agreement?: number | null; accuracy?: { float: number | null; int8: number | null } | null;
+  outputs?: { name: string; cosine: number; maxError: number }[]; perClass?: { label: string; count: number; float?: number; int8?: number; agreement?: number }[]; warnings?: string[];
+}
+
+export interface Analysis { verdict: string; faults?: { code: string; message: string }[]; ops?: { op: string; status: string }[] }
+
+export interface Job {
+  id: string; version?: string; ref?: string; state: string; createdAt: string; error: { code: string; message: string } | null;
+  steps: { name: string; state: string; percent: number | null; etaS: number | null; message: string | null; startedAt: string | null; endedAt: string | null; error: { code: string; message: string } | null }[];
+}
+
+export interface Verdict {
+  gate: string; verdict: string; value: number | null; baseline: number | null; limit: number | null; unit: string; basis: string; method: string;
+  interval: [number, number] | null; sample: { devices: number; inferences: number }; message: string;
+}
+
+export interface Wave { index: number; state: string; size: number; counts: Record<string, number>; verdicts: Verdict[]; startedAt: string | null; endedAt: string | null }
+
+export interface Rollout {
+  id: string; name: string; version: string; workload: string; selector: string; state: string; stateReason: { code: string; message: string } | null; wave: number;
+  waves: Wave[]; createdAt: string; createdBy: string; startedAt: string | null; endedAt: string | null;
+  plan: { eligible: number | string[]; excluded: { device: string; reason: string }[]; blastRadius: Record<string, unknown> } | null;
+}
+
+export interface RolloutEvent { id: string | number; at: string; code: string; message: string; actor: string; wave: number | null }
+
+export interface RolloutExecution { device: string; wave: number; state: string; step: string | null; percent: number | null; failure: { code: string; message: string } | null }
+
+export interface SeriesPoint { at: string; bundle: string; group?: string; inferences: number; errors: number; p50Ms: number | null; p95Ms: number | null; p99Ms: number | null; accuracy: number | null }
+
+/** An RFC 9457 problem, thrown. */
+export class Problem extends Error {
+  constructor(readonly status: number, readonly code: string, message: string) {
+    super(message);
+  }
+}
+
+const storageKey = 'reef-token';
+
+export const token = {
+  get: () => localStorage.getItem(storageKey) ?? '',
+  set: (value: string) => localStorage.setItem(storageKey, value),
+  forget: () => localStorage.removeItem(storageKey),
+};
+
+export async function api<T>(path: string, init: { method?: string; body?: unknown } = {}): Promise<T> {
+  const response = await fetch(`/api/v1${path}`, {
+    method: init.method ?? 'GET',
+    headers: { authorization: `Bearer ${token.get()}`, ...(init.body === undefined ? {} : { 'content-type': 'application/json' }) },
+    ...(init.body === undefined ? {} : { body: JSON.stringify(init.body) }),
+  });
+  if (response.status === 204) return undefined as T;
+  const body = (await response.json().catch(() => ({}))) as { code?: string; detail?: string };
+  if (!response.ok) throw new Problem(response.status, body.code ?? 'http', body.detail ?? `The controller answered ${response.status}.`);
+  return body as T;
+}

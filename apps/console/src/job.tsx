@@ -1,0 +1,37 @@
+import { api, type Job } from './api.ts';
+import { useLive } from './live.ts';
+import { Ago, Bar, Loaded, Problems, State } from './parts.tsx';
+
+export function JobPage({ id }: { id: string }) {
+  const live = useLive<Job>(`/jobs/${id}`, `subscription { jobChanged(id: ${JSON.stringify(id)}) { id } }`);
+  const log = useLive<{ lines: { n: number; at: string; step: string; stream: string; text: string }[] }>(`/jobs/${id}/log`, `subscription { jobLog(id: ${JSON.stringify(id)}) { n } }`);
+  return (
+    <>
+      <Loaded live={live}>
+        {(job) => (
+          <>
+            <h1>{job.version ?? job.ref ?? 'Job'} <State of={job.state} /></h1>
+            <p className="faint">Job {job.id}, started <Ago at={job.createdAt} /></p>
+            <Problems of={job.error} />
+            {['QUEUED', 'RUNNING'].includes(job.state) && <button type="button" onClick={() => void api(`/jobs/${id}/cancel`, { method: 'POST' }).then(live.reload)}>Cancel</button>}
+            {['FAILED', 'TIMED_OUT', 'CANCELED'].includes(job.state) && <button type="button" onClick={() => void api(`/jobs/${id}/retry`, { method: 'POST' }).then(live.reload)}>Try again</button>}
+            <table>
+              <thead><tr><th>Step</th><th>State</th><th>Progress</th><th>What</th></tr></thead>
+              <tbody>
+                {job.steps.map((step) => (
+                  <tr key={step.name}>
+                    <td>{step.name}</td><td><State of={step.state} /></td>
+                    <td>{step.state === 'RUNNING' && <Bar percent={step.percent} />}{step.etaS !== null && step.state === 'RUNNING' && <span className="faint">about {Math.round(step.etaS)} s left</span>}</td>
+                    <td>{step.error ? `${step.error.message} (${step.error.code})` : step.message}</td>
+                  </tr>
+                ))}
+              </tbody>
+            </table>
+          </>
+        )}
+      </Loaded>
+      <h2>Log</h2>
+      <Loaded live={log}>{({ lines }) => <pre className="log">{lines.map((line) => `${line.at.slice(11, 19)} ${line.step.padEnd(8)} ${line.text}`).join('\n') || 'Nothing yet.'}</pre>}</Loaded>
+    </>
+  );
+}

@@ -1,0 +1,38 @@
+import { useEffect, useRef } from 'react';
+import uPlot from 'uplot';
+import 'uplot/dist/uPlot.min.css';
+
+export interface Line { label: string; points: { at: number; value: number | null }[]; dash?: boolean }
+
+const colours = ['#2f7fd8', '#ff6f59', '#2aa775', '#b07bd9', '#d99a2b', '#5b6b7b'];
+
+/** Lines over time. Points of different lines need not share their times; gaps stay gaps. */
+export function TimePlot({ lines, unit, height = 220 }: { lines: Line[]; unit: string; height?: number }) {
+  const host = useRef<HTMLDivElement>(null);
+  useEffect(() => {
+    const element = host.current;
+    if (!element) return undefined;
+    const times = [...new Set(lines.flatMap((line) => line.points.map((point) => point.at)))].sort((a, b) => a - b);
+    const column = (line: Line) => {
+      const byTime = new Map(line.points.map((point) => [point.at, point.value]));
+      return times.map((at) => byTime.get(at) ?? null);
+    };
+    const ink = getComputedStyle(document.documentElement).getPropertyValue('--ink-soft').trim() || '#667';
+    const grid = getComputedStyle(document.documentElement).getPropertyValue('--line').trim() || '#ddd';
+    const axis = { stroke: ink, grid: { stroke: grid, width: 1 }, ticks: { stroke: grid } };
+    const plot = new uPlot(
+      {
+        width: element.clientWidth || 600, height,
+        scales: { y: { range: (_u, low, high) => [Math.min(0, low ?? 0), (high ?? 1) * 1.1 || 1] } },
+        axes: [axis, { ...axis, values: (_u, ticks) => ticks.map((tick) => `${tick} ${unit}`), size: 70 }],
+        series: [{}, ...lines.map((line, index) => ({ label: line.label, stroke: colours[index % colours.length]!, width: 2, spanGaps: true, points: { show: times.length < 60 }, ...(line.dash ? { dash: [6, 4] } : {}) }))],
+      },
+      [times.map((at) => at / 1_000), ...lines.map(column)] as uPlot.AlignedData,
+      element,
+    );
+    const resize = new ResizeObserver(() => plot.setSize({ width: element.clientWidth, height }));
+    resize.observe(element);
+    return () => { resize.disconnect(); plot.destroy(); };
+  }, [lines, unit, height]);
+  return <div className="plot" ref={host} />;
+}

@@ -1,0 +1,107 @@
+import { useMemo, useState } from 'react';
+import { Link } from 'wouter';
+import { api, Problem, type Page, type Rollout, type RolloutEvent, type RolloutExecution, type SeriesPoint, type Verdict, type Wave } from './api.ts';
+import { useLive } from './live.ts';
+import { Ago, Loaded, percent, State } from './parts.tsx';
+import { AccuracyPlot, LatencyPlot } from './series.tsx';
+
+const verbs: Record<string, { verb: string; text: string; body?: unknown; ask?: string }[]> = {
+  DRAFT: [{ verb: 'start', text: 'Start' }],
+  RUNNING: [{ verb: 'pause', text: 'Pause' }, { verb: 'abort', text: 'Stop new', body: { mode: 'stop-new' }, ask: 'Open no further wave, and leave updated devices as they are?' }, { verb: 'rollback', text: 'Roll back', ask: 'Send every updated device back to its previous version?' }],
+  PAUSED: [{ verb: 'resume', text: 'Resume' }, { verb: 'advance', text: 'Open the next wave', ask: 'Go on without a verdict on this wave?' }, { verb: 'rollback', text: 'Roll back', ask: 'Send every updated device back to its previous version?' }],
+};
+
+export function RolloutPage({ id }: { id: string }) {
+  const changed = `subscription { rolloutChanged(id: ${JSON.stringify(id)}) { id } }`;
+  const live = useLive<Rollout>(`/rollouts/${id}`, changed);
+  const events = useLive<Page<RolloutEvent>>(`/rollouts/${id}/events?limit=200`, changed);
+  const executions = useLive<Page<RolloutExecution>>(`/rollouts/${id}/executions?limit=500`, changed);
+  return (
+    <>
+      <Loaded live={live}>{(rollout) => <Head rollout={rollout} reload={live.reload} />}</Loaded>
+      {live.data && <Telemetry rollout={live.data} />}
+      <h2>Devices</h2>
+      <Loaded live={executions}>
+        {({ items }) => (
+          <table>
+            <thead><tr><th>Wave</th><th>Device</th><th>State</th><th>Step</th><th>Failure</th></tr></thead>
+            <tbody>{items.map((one) => <tr key={one.device}><td>{one.wave + 1}</td><td><Link href={`/devices/${one.device}`}>{one.device}</Link></td><td><State of={one.state} /></td><td>{one.step}</td><td>{one.failure && <>{one.failure.message} <code>{one.failure.code}</code></>}</td></tr>)}</tbody>
+          </table>
+        )}
+      </Loaded>
+      <h2>Decisions</h2>
+      <Loaded live={events}>
+        {({ items }) => <ol className="events">{items.map((event) => <li key={event.id}><span className="faint"><Ago at={event.at} /></span> {event.message} <code>{event.code}</code> <span className="faint">{event.actor}</span></li>)}</ol>}
+      </Loaded>
+    </>
+  );
+}
+
+function Head({ rollout, reload }: { rollout: Rollout; reload: () => void }) {
+  const [problem, setProblem] = useState<string>();
+  const act = async (verb: string, body: unknown, ask?: string) => {
+    if (ask && !confirm(ask)) return;
+    try {
+      await api(`/rollouts/${rollout.id}/${verb}`, { method: 'POST', body: body ?? {} });
+      setProblem(undefined);
+      reload();
+    } catch (error) {
+      setProblem(error instanceof Problem ? error.message : 'The controller does not answer.');
+    }
+  };
+  return (
+    <>
+      <h1>{rollout.name} <State of={rollout.state} /></h1>
+      <p>{rollout.version} to workload <strong>{rollout.workload}</strong> on {rollout.selector ? <code>{rollout.selector}</code> : 'every device'}, by {rollout.createdBy} <Ago at={rollout.createdAt} /></p>
+      {rollout.stateReason && <p className={`notice ${['ROLLED_BACK', 'ROLLING_BACK', 'ABORTED'].includes(rollout.state) ? 'bad' : rollout.state === 'PAUSED' ? 'warn' : ''}`}>{rollout.stateReason.message} <code>{rollout.stateReason.code}</code></p>}
+      <p>{verbs[rollout.state]?.map(({ verb, text, body, ask }) => <button type="button" key={text} onClick={() => void act(verb, body, ask)}>{text}</button>)}</p>
+      {problem && <p className="notice bad" role="alert">{problem}</p>}
+      <div className="waves">{rollout.waves.map((wave) => <WaveCard key={wave.index} wave={wave} current={wave.index === rollout.wave} />)}</div>
+    </>
+  );
+}
+
+const segments: [string, string][] = [['SUCCEEDED', 'good'], ['IN_PROGRESS', 'busy'], ['QUEUED', 'idle'], ['TIMED_OUT', 'warn'], ['CANCELED', 'warn'], ['REMOVED', 'warn'], ['REJECTED', 'bad'], ['FAILED', 'bad']];
+
+function WaveCard({ wave, current }: { wave: Wave; current: boolean }) {
+  return (
+    <section className={`card wave ${current ? 'current' : ''}`}>
+      <h3>Wave {wave.index + 1} <State of={wave.state} /></h3>
+      <div className="stack" title={Object.entries(wave.counts).map(([state, count]) => `${count} ${state.toLowerCase()}`).join(', ')}>
+        {segments.map(([state, tone]) => (wave.counts[state] ?? 0) > 0 && <div key={state} className={tone} style={{ flexGrow: wave.counts[state] }}>{wave.counts[state]}</div>)}
+      </div>
+      <p className="faint">{wave.size} {wave.size === 1 ? 'device' : 'devices'}{Object.entries(wave.counts).filter(([, count]) => count > 0).map(([state, count]) => `, ${count} ${state.toLowerCase().replace('_', ' ')}`)}</p>
+      {wave.verdicts?.length > 0 && (
+        <table>
+          <thead><tr><th>Gate</th><th>Verdict</th><th>Now</th><th>Before</th><th>Limit</th><th>Judged on</th></tr></thead>
+          <tbody>{wave.verdicts.map((verdict) => <VerdictRow key={verdict.gate} verdict={verdict} />)}</tbody>
+        </table>
+      )}
+    </section>
+  );
+}
+
+function VerdictRow({ verdict }: { verdict: Verdict }) {
+  const show = (value: number | null) => value === null ? '-' : verdict.unit === 'ms' ? `${value.toFixed(1)} ms` : ['share', 'ratio', 'proportion'].includes(verdict.unit) ? percent(value) : `${Number(value.toPrecision(3))} ${verdict.unit ?? ''}`;
+  return (
+    <tr title={verdict.message}>
+      <td>{verdict.gate.replaceAll('_', ' ')}</td><td><State of={verdict.verdict} /></td><td>{show(verdict.value)}{verdict.interval && <span className="faint"> ({show(verdict.interval[0])} to {show(verdict.interval[1])})</span>}</td>
+      <td>{show(verdict.baseline)}</td><td>{show(verdict.limit)}</td><td className="faint">{verdict.sample.devices} devices, {verdict.sample.inferences} inferences, {verdict.method}</td>
+    </tr>
+  );
+}
+
+function Telemetry({ rollout }: { rollout: Rollout }) {
+  const from = useMemo(() => new Date(Date.parse(rollout.startedAt ?? rollout.createdAt) - 120_000).toISOString(), [rollout.startedAt, rollout.createdAt]);
+  const live = useLive<{ points: SeriesPoint[] }>(`/telemetry/series?rollout=${rollout.id}&workload=${rollout.workload}&from=${from}&stepS=5`, 'subscription { telemetryReceived { deviceId } }');
+  return (
+    <Loaded live={live}>
+      {({ points }) => points.length === 0 ? <p className="faint">No telemetry yet.</p> : (
+        <div className="pair">
+          <section><h2>Latency</h2><LatencyPlot points={points} /></section>
+          <section><h2>Accuracy on labelled frames</h2><AccuracyPlot points={points} /></section>
+        </div>
+      )}
+    </Loaded>
+  );
+}
