@@ -14,7 +14,7 @@ function random(seed: number): () => number {
 }
 
 describe('log gamma', () => {
-  it.each([[1, 0], [2, 0], [0.5, Math.log(Math.sqrt(Math.PI))], [5, Math.log(24)], [11, Math.log(3_628_800)], [101, 363.73937555556349]])('of %d', (x, expected) => {
+  it.each([[1, 0], [2, 0], [0.5, Math.log(Math.sqrt(Math.PI))], [5, Math.log(24)], [11, Math.log(3_628_800)], [101, 363.7393755555635]])('of %d', (x, expected) => {
     expect(logGamma(x)).toBeCloseTo(expected, 10);
   });
 });
