@@ -1,6 +1,5 @@
 import { findFaults, type Fault, type FaultOptions } from './faults.ts';
 import type { Operator, Subgraph, TfliteModel } from './model.ts';
-import { opRules } from './op-rules.ts';
 import { estimateParameters, type ParameterEstimate } from './parameters.ts';
 import { partition } from './partition.ts';
 import { judge, status, type Judgement, type OpStatus } from './rules.ts';
@@ -145,9 +144,4 @@ function summarise({ forecast, verdict, mappedOps, ops, faults, unverified }: Pi
       return `${mappedOps} of ${ops.length} operators map to the Edge TPU. The first that does not: operator ${first.index}, ${first.op}. ${first.reason}${doubt}${also}`;
     }
   }
-}
-
-/** Operators with a rule, for tables and help texts. */
-export function supportedOps(): string[] {
-  return Object.keys(opRules).sort();
 }

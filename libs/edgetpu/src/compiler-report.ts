@@ -174,6 +174,7 @@ function readAttempt(lines: string[]): CompileAttempt {
   const number = (pattern: RegExp): number | null => { const found = find(pattern); return found === null ? null : Number(found); };
   const failure = failureIn(lines);
   const compiled = lines.some((line) => /^Models? compiled successfully/.test(line));
+  const succeeded = compiled && !lines.some((line) => line.startsWith('Compilation failed'));
   return {
     segmentOps: number(/^Try to compile segment with (\d+) ops/),
     intermediateTensors: find(/^Intermediate tensors: (.*)$/)?.split(',').map((name) => name.trim()).filter(Boolean) ?? [],
@@ -181,8 +182,8 @@ function readAttempt(lines: string[]): CompileAttempt {
     compileMs: number(/^Models? compiled successfully in (\d+) ms/),
     models: compiled ? readModels(lines) : [],
     errors: lines.filter((line) => line.startsWith('ERROR: ')).map((line) => line.slice(7).trim()),
-    failure: compiled ? null : failure,
-    succeeded: compiled && !lines.some((line) => line.startsWith('Compilation failed')),
+    failure: succeeded ? null : failure,
+    succeeded,
   };
 }
 

@@ -1,8 +1,8 @@
 export { readModel, elementsOf, constantInts } from './model.ts';
-export type { OperatorOptions, Operator, Quantisation, Signature, Subgraph, Tensor, TfliteModel } from './model.ts';
+export type { KnownOptions, OperatorOptions, Operator, Quantisation, Signature, Subgraph, Tensor, TfliteModel } from './model.ts';
 export { looksLike, type FileKind } from './file-kind.ts';
 export type { TensorType } from './tflite-schema.ts';
-export { analyze, supportedOps, defaultRuntime, edgeTpuOp, type Analysis, type AnalyzeOptions, type OpForecast, type Unverified, type Verdict } from './analyze.ts';
+export { analyze, defaultRuntime, edgeTpuOp, type Analysis, type AnalyzeOptions, type OpForecast, type Unverified, type Verdict } from './analyze.ts';
 export type { Fault, FaultCode, TensorRef } from './faults.ts';
 export { status as opStatus, type OpStatus } from './rules.ts';
 export { partition, type DataFlow, type Subset } from './partition.ts';
@@ -19,3 +19,4 @@ export {
 } from './latency.ts';
 export { writeModel, type WritableModel } from './write-model.ts';
 export { closeOpenShapes, cutModel, type CutOptions } from './cut-model.ts';
+export { opTable, type OpTableRow } from './op-table.ts';

@@ -115,7 +115,7 @@ export function predictLatency(features: LatencyFeatures, host: HostClass | Cali
     ...(features.cpuOps > 0 ? [`${features.cpuOps} operator(s) run on the CPU; their time is not included.`] : []),
     ...(features.from === 'source' ? ['Instruction bytes are guessed until the model is compiled.'] : []),
   ];
-  return { ms, lowMs: ms * (1 - spread), highMs: ms * (1 + spread), calibrated: typeof host !== 'string', notes };
+  return { ms, lowMs: ms * Math.max(0, 1 - spread), highMs: ms * (1 + spread), calibrated: typeof host !== 'string', notes };
 }
 
 function chipMs({ convMcycles, depthwiseMmac, streamedMb }: LatencyFeatures): number {

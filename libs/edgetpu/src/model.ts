@@ -32,8 +32,8 @@ export interface Tensor {
 
 export type OptionValue = number | boolean | string | number[];
 
-/** Decoded options under the schema's names in camelCase; absent ones carry the schema's default. */
-export interface OperatorOptions {
+/** The options that rules ask for. */
+export interface KnownOptions {
   /** Member of the options union, `Conv2D`; null where the operator has none. */
   kind: string | null;
   padding?: 'SAME' | 'VALID';
@@ -52,6 +52,11 @@ export interface OperatorOptions {
   alignCorners?: boolean;
   halfPixelCenters?: boolean;
   beta?: number;
+  newShape?: number[];
+}
+
+/** Decoded options under the schema's names in camelCase; absent ones carry the schema's default. */
+export interface OperatorOptions extends KnownOptions {
   [other: string]: OptionValue | null | undefined;
 }
 
@@ -252,7 +257,7 @@ export function elementsOf(shape: readonly number[]): number {
 
 /** Values of an integer constant (axes, paddings, sizes); null for a tensor that is not one. */
 export function constantInts(tensor: Tensor | undefined): number[] | null {
-  if (!tensor?.data) return null;
+  if (!tensor?.data || tensor.isSparse) return null;
   const view = new DataView(tensor.data.buffer, tensor.data.byteOffset, tensor.data.byteLength);
   const count = elementsOf(tensor.shape);
   switch (tensor.type) {

@@ -68,7 +68,9 @@ function refuse(view: OpView, version: Judgement['version'], unverified: string[
   const { op } = operator;
   const rule = opRules[op];
   const activations = activationsOf(view);
-  const wrongType = activations.find((tensor) => !isEightBit(tensor) && !(rule?.wide && tensor.type === 'INT16'));
+  // Of several outputs the compiler looks at the first: TOPK_V2 with its INT32 positions is reported as unsupported, not as of a wrong type.
+  const decisive = activations.filter((tensor) => tensor === view.outputs[0] || !view.outputs.includes(tensor));
+  const wrongType = decisive.find((tensor) => !isEightBit(tensor) && !(rule?.wide && tensor.type === 'INT16'));
   if (wrongType && op === 'QUANTIZE' && wrongType.type === 'FLOAT32') {
     return {
       status: status.unspecified, reason: `It turns the float tensor "${wrongType.name}" into 8 bits, which only the CPU does.`,
