@@ -124,7 +124,8 @@ function weightFaults({ operator, inputs, outputs }: OperatorView): Fault[] {
   };
   for (const tensor of [...inputs, ...outputs]) {
     if (tensor?.quantisation?.scale.some((scale) => !(scale > 0) || !Number.isFinite(scale))) {
-      fault('quant.zero_scale', tensor, 'fatal', `${named(tensor)} has a scale that is zero, negative or not a number: calibrate with data in which it varies`);
+      // One dead channel of weights is harmless; an activation without a range is not.
+      fault('quant.zero_scale', tensor, tensor.isConstant ? 'warn' : 'refuse', `${named(tensor)} has a scale that is zero, negative or not a number: calibrate with data in which it varies`);
     }
   }
   const where = weighted[operator.op];

@@ -15,7 +15,7 @@ export {
   type CompilerReport, type OpCount, type RetryClass,
 } from './compiler-report.ts';
 export {
-  calibrateHost, hostTerms, latencyFeatures, predictLatency, type CalibratedHost, type HostClass, type HostTerms, type LatencyFeatures, type LatencyPrediction, type MeasuredRun,
+  busOf, calibrateHost, hostTerms, latencyFeatures, predictLatency, type CalibratedHost, type HostClass, type HostTerms, type LatencyFeatures, type LatencyPrediction, type MeasuredRun,
 } from './latency.ts';
 export { writeModel, type WritableModel } from './write-model.ts';
 export { closeOpenShapes, cutModel, type CutOptions } from './cut-model.ts';

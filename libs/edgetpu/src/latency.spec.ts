@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { analyze } from './analyze.ts';
-import { calibrateHost, hostTerms, latencyFeatures, predictLatency, type LatencyFeatures, type MeasuredRun } from './latency.ts';
+import { busOf, calibrateHost, hostTerms, latencyFeatures, predictLatency, type LatencyFeatures, type MeasuredRun } from './latency.ts';
 import { readModel } from './model.ts';
 import { TfliteBuilder } from './tflite-builder.fixture.ts';
 
@@ -32,6 +32,8 @@ describe('predictLatency', () => {
     });
   });
 });
+
+it.each([['dev-board', 'usb3'], ['x86-64', 'usb3'], ['raspberry-pi-4', 'usb3'], ['raspberry-pi-3', 'usb2'], ['x86-64-usb2', 'usb2'], ['raspberry-pi-zero', 'usb2']])('%s is on %s', (host, bus) => expect(busOf(host)).toBe(bus));
 
 describe('calibrateHost', () => {
   const measured = (terms: typeof hostTerms.usb3, noise = 0): MeasuredRun[] => runs.map((features, index) => ({ features, ms: predictLatency(features, { terms, spread: 0, runs: 0 }).ms * (1 + noise * (index % 2 === 0 ? 1 : -1)) }));

@@ -31,6 +31,11 @@ export const hostTerms: Readonly<Record<HostClass, HostTerms>> = {
   usb2: { t0Ms: 0.172, inputMsPerMb: 27.3, outputMsPerMb: 85.7, instructionMsPerMb: 39.4 },
 };
 
+/** The bus a device's class of host (`dev-board`, `raspberry-pi-3`) most likely has; PCIe counts as USB 3, which it equals in published times. */
+export function busOf(hostClass: string): HostClass {
+  return /usb-?2|raspberry-pi-(?:zero|[123](?!\d))|pi-?[123]\b/i.test(hostClass) ? 'usb2' : 'usb3';
+}
+
 /** The chip is the same everywhere: fitted once on public timings, never refitted on a few models. */
 const chip = { msPerConvMcycle: 2.018, msPerDepthwiseMmac: 0.0576, msPerStreamedMb: 3 } as const;
 const uncalibratedSpread = 0.25;

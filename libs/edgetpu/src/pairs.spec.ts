@@ -32,6 +32,14 @@ describe.skipIf(!sharedPresent)('public pairs of source and compiled model', () 
     expect(errors.filter(({ complete }) => !complete)).toHaveLength(1);
   });
 
+  it('what is streamed and what stays on the chip, where the model was compiled alone', () => {
+    for (const pair of pairs.filter(({ compiled }) => !compiled.includes('cocompiled'))) {
+      const { parameters } = analyze(readModel(sharedModel(pair.source)));
+      expect(Math.abs(parameters.streamedBytes - pair.offChipParameterBytes), pair.source).toBeLessThan(4096);
+      expect(parameters.fit).toBe('fits');
+    }
+  });
+
   it.each(pairs)('$compiled: memory, runtime, token and CPU operators are read back', (pair) => {
     const compiled = inspectCompiled(sharedModel(pair.compiled));
     expect(compiled).toMatchObject({

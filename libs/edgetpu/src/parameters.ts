@@ -22,7 +22,8 @@ const typicalCacheBytes = Math.round(6.5 * (1 << 20));
 export function estimateParameters(graph: Subgraph, mapped: readonly Operator[]): ParameterEstimate {
   const bytes = mapped.reduce((sum, operator) => sum + parameterBytes(operator, graph), 0);
   const fit = bytes < surelyFitsBytes ? 'fits' : bytes > surelyStreamsBytes ? 'streams' : 'maybe';
-  const streamedBytes = fit === 'streams' ? bytes - typicalCacheBytes : 0;
+  const longRows = mapped.reduce((sum, operator) => sum + alwaysStreamed(operator, graph), 0);
+  const streamedBytes = Math.max(longRows, fit === 'streams' ? bytes - typicalCacheBytes : 0);
   return { bytes, onChipBytes: bytes - streamedBytes, streamedBytes, fit, complete: !mapped.some(({ op }) => op.endsWith('LSTM')) };
 }
 
@@ -77,6 +78,12 @@ export function parameterBytes(operator: Operator, graph: Subgraph): number {
   }
 }
 
+/** Dense weights over 16,384 inputs were streamed in every public pair although they would have fitted, those over 4,096 never. */
+function alwaysStreamed({ op, inputs }: Operator, graph: Subgraph): number {
+  const [out = 0, into = 0] = graph.tensors[inputs[1] ?? -1]?.shape ?? [];
+  return op === 'FULLY_CONNECTED' && into > 8192 ? pad(into, 4) * rowsOf(out) : 0;
+}
+
 /** A tensor, or what was requantised into it. */
 function sourceOf(tensor: number, graph: Subgraph): number {
   const maker = graph.operators.find(({ op, outputs }) => op === 'QUANTIZE' && outputs.includes(tensor));
@@ -84,8 +91,12 @@ function sourceOf(tensor: number, graph: Subgraph): number {
 }
 
 function dense(into: number, out: number, biasBytes: number): number {
-  const rows = out <= 64 ? pad(out, 16) : pad(out, 64);
+  const rows = rowsOf(out);
   return pad(into * rows + biasBytes * (out <= 8 ? 8 : rows), 64);
+}
+
+function rowsOf(out: number): number {
+  return out <= 64 ? pad(out, 16) : pad(out, 64);
 }
 
 function depthwise(taps: number, channels: number, biasBytes: number): number {
