@@ -70,14 +70,14 @@ export type Lineage = z.infer<typeof lineage>;
 
 /** The float original against the quantised model on held-out inputs. Fractions are 0 to 1. */
 export const parity = z.looseObject({
-  cases: z.number().int().nonnegative(),
-  /** Share of cases where both give the same top-1; null where the output has no classes. */
+  samples: z.number().int().nonnegative(),
+  /** Share of samples where both give the same top-1; null where the output has no classes. */
   agreement: z.number().nullable(),
-  labelled: z.number().int().nonnegative(),
-  accuracyFloat: z.number().nullable(),
-  accuracyInt8: z.number().nullable(),
-  /** One entry per output. */
+  /** Share of labelled samples answered right; null without labels. */
+  accuracy: z.looseObject({ labelled: z.number().int().nonnegative(), float: z.number(), int8: z.number() }).nullable(),
   outputs: z.array(z.looseObject({ name: z.string(), cosine: z.number().nullable(), maxError: z.number().nullable(), meanError: z.number().nullable() })),
+  perClass: z.array(z.looseObject({ label: z.string(), count: z.number().int(), float: z.number(), int8: z.number() })),
+  warnings: z.array(z.string()),
 });
 export type Parity = z.infer<typeof parity>;
 

@@ -1,1 +1,10 @@
-export {};
+import type { SchemaSlice } from '@reefkeeper/platform';
+import { Registry1764000002001 } from './migrations.ts';
+import { Artifact, Model, Variant, Version } from './registry.entity.ts';
+
+export * from './registry.entity.ts';
+export * from './registry.module.ts';
+export * from './registry.service.ts';
+export * from './version.ts';
+
+export const registrySchema: SchemaSlice = { entities: [Model, Version, Variant, Artifact], migrations: [Registry1764000002001] };

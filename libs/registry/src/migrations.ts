@@ -1,0 +1,60 @@
+import type { MigrationInterface, QueryRunner } from 'typeorm';
+
+export class Registry1764000002001 implements MigrationInterface {
+  name = 'Registry1764000002001';
+
+  async up(runner: QueryRunner): Promise<void> {
+    await runner.query(`
+      CREATE TABLE models (
+        name text PRIMARY KEY,
+        description text,
+        created_at timestamptz NOT NULL,
+        created_by text NOT NULL
+      )`);
+    await runner.query(`
+      CREATE TABLE versions (
+        id uuid PRIMARY KEY,
+        model text NOT NULL REFERENCES models (name),
+        version integer NOT NULL CHECK (version > 0),
+        state text NOT NULL CHECK (state IN ('DRAFT', 'BUILDING', 'READY', 'FAILED', 'CANCELED')),
+        task text NOT NULL,
+        labels jsonb,
+        notes text,
+        lineage jsonb,
+        parity jsonb,
+        analysis jsonb,
+        error jsonb,
+        bundle_digest text,
+        envelope_digest text,
+        created_at timestamptz NOT NULL,
+        created_by text NOT NULL,
+        ready_at timestamptz,
+        UNIQUE (model, version),
+        CHECK (state <> 'READY' OR (bundle_digest IS NOT NULL AND envelope_digest IS NOT NULL))
+      )`);
+    await runner.query('CREATE INDEX versions_bundle ON versions (bundle_digest) WHERE bundle_digest IS NOT NULL');
+    await runner.query(`
+      CREATE TABLE variants (
+        version_id uuid NOT NULL REFERENCES versions (id) ON DELETE CASCADE,
+        name text NOT NULL,
+        kind text NOT NULL CHECK (kind IN ('cpu-int8', 'edgetpu')),
+        min_runtime integer,
+        digest text NOT NULL,
+        bytes bigint NOT NULL,
+        details jsonb,
+        PRIMARY KEY (version_id, name)
+      )`);
+    await runner.query(`
+      CREATE TABLE artifacts (
+        digest text PRIMARY KEY,
+        bytes bigint NOT NULL,
+        media_type text NOT NULL,
+        role text NOT NULL,
+        created_at timestamptz NOT NULL
+      )`);
+  }
+
+  async down(runner: QueryRunner): Promise<void> {
+    await runner.query('DROP TABLE variants, versions, models, artifacts');
+  }
+}

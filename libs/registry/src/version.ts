@@ -1,0 +1,64 @@
+import type { VariantKind } from '@reefkeeper/bundle';
+
+export const versionStates = ['DRAFT', 'BUILDING', 'READY', 'FAILED', 'CANCELED'] as const;
+export type VersionState = (typeof versionStates)[number];
+
+/** READY is final: what devices run under this name never changes. A failed build may be tried again. */
+export const versionMoves: Readonly<Record<VersionState, readonly VersionState[]>> = {
+  DRAFT: ['BUILDING', 'CANCELED'],
+  BUILDING: ['READY', 'FAILED', 'CANCELED'],
+  READY: [],
+  FAILED: ['BUILDING'],
+  CANCELED: ['BUILDING'],
+};
+
+/** `name@3`, or `name` for the newest READY version. */
+export function parseRef(ref: string): { model: string; version: number | null } | undefined {
+  const match = /^([a-z0-9][a-z0-9-]{0,62})(?:@([1-9]\d{0,8}))?$/.exec(ref);
+  return match ? { model: match[1]!, version: match[2] ? Number(match[2]) : null } : undefined;
+}
+
+export function refOf(version: { model: string; version: number }): string {
+  return `${version.model}@${version.version}`;
+}
+
+export interface VariantChoiceInput {
+  state: VersionState;
+  variants: readonly { name: string; kind: VariantKind; minRuntime: number | null }[];
+}
+
+/** The part of a device's capabilities that decides; `Capabilities` of the device protocol fits. */
+export interface DeviceRuntime {
+  /** RuntimeVersion(N) of libedgetpu; null = none or not known. */
+  edgetpuRuntime: number | null;
+  edgetpus: readonly unknown[];
+}
+
+export type VariantRefusal = 'version_not_ready' | 'no_accelerator' | 'runtime_unknown' | 'runtime_too_old' | 'not_compiled' | 'no_cpu_variant';
+
+export type VariantChoice<V> = { ok: true; variant: V } | { ok: false; reason: VariantRefusal; message: string };
+
+/**
+ * Which variant a device gets: the Edge TPU one for the highest runtime it has, else `cpu-int8` where the policy lets it.
+ * A device that never told its capabilities (null) is taken for one without an Edge TPU.
+ */
+export function variantFor<V extends VariantChoiceInput['variants'][number]>(version: { state: VersionState; variants: readonly V[] }, device: DeviceRuntime | null, policy: { cpuFallback: boolean }): VariantChoice<V> {
+  if (version.state !== 'READY') return { ok: false, reason: 'version_not_ready', message: `The version is ${version.state}; only a READY one can run.` };
+  const compiled = version.variants.filter((variant) => variant.kind === 'edgetpu').sort((a, b) => (b.minRuntime ?? 0) - (a.minRuntime ?? 0));
+  const runtime = device?.edgetpuRuntime ?? null;
+  const refusal = refusalOf();
+  if (!refusal) return { ok: true, variant: compiled.find((variant) => (variant.minRuntime ?? 0) <= runtime!)! };
+  if (!policy.cpuFallback) return { ok: false, ...refusal };
+  const onCpu = version.variants.find((variant) => variant.kind === 'cpu-int8');
+  if (onCpu) return { ok: true, variant: onCpu };
+  return { ok: false, reason: 'no_cpu_variant', message: `${refusal.message} The version has no cpu-int8 variant to fall back to.` };
+
+  function refusalOf(): { reason: VariantRefusal; message: string } | undefined {
+    if (!device || device.edgetpus.length === 0) return { reason: 'no_accelerator', message: 'The device has no Edge TPU.' };
+    if (compiled.length === 0) return { reason: 'not_compiled', message: 'The version is not compiled for the Edge TPU.' };
+    if (runtime === null) return { reason: 'runtime_unknown', message: 'The device does not say which Edge TPU runtime it has.' };
+    const lowest = Math.min(...compiled.map((variant) => variant.minRuntime ?? 0));
+    if (lowest > runtime) return { reason: 'runtime_too_old', message: `The device has Edge TPU runtime ${runtime}; the version needs ${lowest}. Update libedgetpu on the device, or build the version for runtime ${runtime}.` };
+    return undefined;
+  }
+}
