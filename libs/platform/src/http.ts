@@ -54,3 +54,6 @@ export class ProblemFilter implements ExceptionFilter {
     void host.switchToHttp().getResponse<FastifyReply>().status(error.httpStatus).type('application/problem+json').send(problemOf(error));
   }
 }
+
+export * from './auth.ts';
+export * from './json-scalar.ts';

@@ -5,4 +5,5 @@ export * from './errors.ts';
 export * from './events.ts';
 export * from './logger.ts';
 export * from './objects.ts';
+export * from './platform.module.ts';
 export * from './queue.ts';
