@@ -1,1 +1,6 @@
-export {};
+export { probeEdgeTpus, type EdgeTpuDevice, type EdgeTpuInfo } from './edgetpu.ts';
+export { InferenceHost, openInferenceHost, type HostOptions, type LoadedModel } from './host.ts';
+export { Interpreter, type InterpreterOptions } from './interpreter.ts';
+export { tfliteLibraryPath } from './native.ts';
+export { quantisePixels, readImage, type ImagePreprocessing } from './preprocess.ts';
+export { dequantise, topK, type TensorInfo, type TensorType } from './tensor.ts';

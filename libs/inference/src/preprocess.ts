@@ -1,0 +1,71 @@
+import { ReefError } from '@reefkeeper/platform/errors';
+import type { TensorInfo } from './tensor.ts';
+
+/** How an image becomes the model's input. Has the shape of the bundle manifest's `preprocessing`. */
+export interface ImagePreprocessing {
+  kind: 'image';
+  width: number;
+  height: number;
+  channels: 1 | 3;
+  /** `stretch` to the size; `center-crop`: the largest centred square (of the target's ratio), then scaled. */
+  resize: 'stretch' | 'center-crop';
+  /** real = (pixel - mean) / std, pixels 0 to 255; one value for all channels or one per channel. */
+  mean: number[];
+  std: number[];
+}
+
+/**
+ * Decodes an image file (JPEG, PNG, WebP, GIF, TIFF) and scales it bilinearly.
+ * @param file a path or the file's bytes
+ * @returns height x width x channels bytes, row by row
+ * @throws ReefError `image.unreadable`
+ */
+export async function readImage(file: string | Buffer, wanted: ImagePreprocessing): Promise<Buffer> {
+  const { default: sharp } = await import('sharp');
+  try {
+    const upright = sharp(file, { failOn: 'error' }).rotate().flatten({ background: '#000' });
+    const colours = wanted.channels === 1 ? upright.greyscale() : upright.toColourspace('srgb');
+    const { data, info } = await colours.resize(wanted.width, wanted.height, { fit: wanted.resize === 'stretch' ? 'fill' : 'cover', position: 'centre', kernel: 'linear', fastShrinkOnLoad: false }).raw().toBuffer({ resolveWithObject: true });
+    if (info.channels === wanted.channels) return data;
+    throw new Error(`${info.channels} channels instead of ${wanted.channels}`);
+  } catch (cause) {
+    const name = typeof file === 'string' ? file : 'The image';
+    throw new ReefError('image.unreadable', 'invalid', `${name} cannot be read as an image: ${(cause as Error).message}`, { cause });
+  }
+}
+
+/**
+ * Turns pixels into the input tensor's bytes: q = round((pixel - mean) / std / scale) + zeroPoint, clamped to the type.
+ * There are only 256 pixel values, so each channel is a table.
+ * @param pixels height x width x channels bytes
+ * @throws ReefError `inference.input_size`, `inference.input_type`
+ */
+export function quantisePixels(pixels: Uint8Array, wanted: ImagePreprocessing, input: Pick<TensorInfo, 'dtype' | 'scale' | 'zeroPoint'>): Buffer {
+  const { channels, width, height } = wanted;
+  if (pixels.length !== width * height * channels) throw new ReefError('inference.input_size', 'invalid', `An image of ${width} x ${height} x ${channels} has ${width * height * channels} bytes, not ${pixels.length}.`);
+  if (input.dtype === 'float32') {
+    const out = new Float32Array(pixels.length);
+    for (let at = 0; at < pixels.length; at += 1) out[at] = real(pixels[at]!, at % channels, wanted);
+    return Buffer.from(out.buffer);
+  }
+  if ((input.dtype !== 'int8' && input.dtype !== 'uint8') || input.scale === null) throw new ReefError('inference.input_type', 'invalid', `Images can be given to int8, uint8 and float32 inputs, not to ${input.dtype}.`);
+  const [low, high] = input.dtype === 'int8' ? [-128, 127] : [0, 255];
+  const tables = Array.from({ length: channels }, (_, channel) => Uint8Array.from({ length: 256 }, (_pixel, value) =>
+    Math.min(high, Math.max(low, Math.round(real(value, channel, wanted) / input.scale!) + (input.zeroPoint ?? 0))) & 0xff));
+  const out = Buffer.allocUnsafe(pixels.length);
+  if (channels === 3) {
+    const [r, g, b] = tables as [Uint8Array, Uint8Array, Uint8Array];
+    for (let at = 0; at < pixels.length; at += 3) {
+      out[at] = r[pixels[at]!]!;
+      out[at + 1] = g[pixels[at + 1]!]!;
+      out[at + 2] = b[pixels[at + 2]!]!;
+    }
+  } else {
+    for (let at = 0; at < pixels.length; at += 1) out[at] = tables[0]![pixels[at]!]!;
+  }
+  return out;
+}
+
+function real(pixel: number, channel: number, { mean, std }: ImagePreprocessing): number {
+  return (pixel - (mean[channel] ?? mean[0]!)) / (std[channel] ?? std[0]!);
+}

@@ -1,0 +1,50 @@
+/** TfLiteType (tensorflow/lite/c/c_api_types.h, 2.9) by number. */
+const typeNames = ['none', 'float32', 'int32', 'uint8', 'int64', 'string', 'bool', 'int16', 'complex64', 'int8', 'float16', 'float64'] as const;
+
+export type TensorType = (typeof typeNames)[number];
+
+export interface TensorInfo {
+  name: string;
+  shape: number[];
+  dtype: TensorType;
+  /** real = (quantised - zeroPoint) * scale; null for tensors that are not quantised per tensor. */
+  scale: number | null;
+  zeroPoint: number | null;
+  bytes: number;
+}
+
+export function typeName(code: number): TensorType {
+  return typeNames[code] ?? 'none';
+}
+
+/** The tensor's bytes (little-endian, as TFLite holds them) as real numbers. Shape is flattened. */
+export function dequantise(bytes: Uint8Array, info: Pick<TensorInfo, 'dtype' | 'scale' | 'zeroPoint'>): Float32Array {
+  const raw = numbersOf(bytes, info.dtype);
+  const out = new Float32Array(raw.length);
+  const scale = info.scale ?? 1;
+  const zeroPoint = info.scale === null ? 0 : (info.zeroPoint ?? 0);
+  for (let at = 0; at < raw.length; at += 1) out[at] = (raw[at]! - zeroPoint) * scale;
+  return out;
+}
+
+function numbersOf(bytes: Uint8Array, dtype: TensorType): ArrayLike<number> {
+  switch (dtype) {
+    case 'int8': return new Int8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    case 'uint8': case 'bool': return bytes;
+    default: {
+      // A copy, since a view of wider numbers must begin at an aligned offset.
+      const copy = bytes.slice().buffer;
+      if (dtype === 'float32') return new Float32Array(copy);
+      if (dtype === 'int32') return new Int32Array(copy);
+      if (dtype === 'int16') return new Int16Array(copy);
+      if (dtype === 'float64') return new Float64Array(copy);
+      if (dtype === 'int64') return Array.from(new BigInt64Array(copy), Number);
+      throw new RangeError(`tensors of type ${dtype} have no numbers`);
+    }
+  }
+}
+
+/** The `k` highest values with their indexes, highest first; equal values in index order. */
+export function topK(values: ArrayLike<number>, k: number): { index: number; score: number }[] {
+  return Array.from(values, (score, index) => ({ index, score })).sort((a, b) => b.score - a.score || a.index - b.index).slice(0, k);
+}
