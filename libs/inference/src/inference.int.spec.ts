@@ -163,7 +163,7 @@ describe('inference host', () => {
         const answer = await model.infer(model.inputs.map((input) => Buffer.alloc(input.bytes))).catch((error: { code: string }) => error);
         await model.unload();
         return answer;
-      }, (error: { code: string }) => error);
+      }).catch((error: { code: string }) => error);
       if ('outputs' in outcome) {
         ran += 1;
       } else if (outcome.code === 'inference.crashed') {
