@@ -1,1 +1,3 @@
-export {};
+export * from './rollouts.graphql.ts';
+export * from './rollouts.http.ts';
+export * from './series.http.ts';

@@ -1,1 +1,19 @@
-export {};
+import type { SchemaSlice } from '@reefkeeper/platform';
+import { Rollouts1764000005001 } from './migrations.ts';
+import { ExecutionRow, RolloutEvent, RolloutRow, WaveRow } from './rollout.entity.ts';
+
+export * from './decide.ts';
+export * from './engine.ts';
+export * from './fleet.ts';
+export * from './follow.ts';
+export * from './loop.ts';
+export * from './plan.ts';
+export * from './rollout.entity.ts';
+export * from './rollout.ts';
+export * from './rollouts.module.ts';
+export * from './rollouts.service.ts';
+export * from './statistics.ts';
+export * from './verdict.ts';
+export * from './views.ts';
+
+export const rolloutsSchema: SchemaSlice = { entities: [RolloutRow, WaveRow, ExecutionRow, RolloutEvent], migrations: [Rollouts1764000005001] };

@@ -103,6 +103,6 @@ function spread<T extends Candidate>(candidates: readonly T[], seed: string): T[
   }
   const order = [...strata.values()].map((stratum) => stratum.sort((a, b) => (a.key < b.key ? -1 : 1))).sort((a, b) => b.length - a.length || (a[0]!.key < b[0]!.key ? -1 : 1));
   const result: T[] = [];
-  for (let rank = 0; result.length < candidates.length; rank++) for (const stratum of order) if (stratum[rank]) result.push(stratum[rank].one);
+  for (let rank = 0; result.length < candidates.length; rank++) for (const stratum of order) result.push(...stratum.slice(rank, rank + 1).map(({ one }) => one));
   return result;
 }

@@ -115,7 +115,7 @@ function judgeLatency(settings: Settings, samples: readonly DeviceSample[], soak
     sample: { devices: 0, inferences: inferencesOf(samples) }, needed: null, message: '',
   };
   if (samples.length > 0 && expected.length === 0) return { ...blank, verdict: 'NOT_APPLICABLE', basis: 'own baseline', message: 'First installation on these devices: there is no earlier latency to compare with.' };
-  const judged = expected.flatMap(({ baseline, current, first }) => {
+  const judged = expected.flatMap(({ baseline, current, first }): { p95: number; base: number | null; limit: number; middle: number }[] => {
     if (current.p95Us === null || current.inferences < settings.minSamples) return [];
     if (first) return [{ p95: current.p95Us, base: null, limit: gate.maxMs! * 1_000, middle: 0 }];
     if (!baseline || baseline.p95Us === null || baseline.inferences < settings.minSamples) return [];

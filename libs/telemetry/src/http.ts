@@ -1,1 +1,2 @@
-export {};
+export * from './telemetry.graphql.ts';
+export * from './telemetry.http.ts';

@@ -5,5 +5,6 @@ import { TelemetryWindow } from './telemetry.entity.ts';
 export * from './telemetry.entity.ts';
 export * from './telemetry.module.ts';
 export * from './telemetry.service.ts';
+export * from './telemetry.views.ts';
 
 export const telemetrySchema: SchemaSlice = { entities: [TelemetryWindow], migrations: [TelemetryWindows1764000004001] };

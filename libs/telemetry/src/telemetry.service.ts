@@ -3,6 +3,7 @@ import { hint, type Clock, type Tx } from '@reefkeeper/platform';
 import { Sketch, type Telemetry as Window } from '@reefkeeper/protocol';
 import { DataSource } from 'typeorm';
 import { TelemetryWindow } from './telemetry.entity.ts';
+import { inMs } from './telemetry.views.ts';
 
 export interface Ingested {
   /** Rows that are new. */
@@ -173,9 +174,4 @@ function merged(sketches: readonly (string | null)[]): Sketch {
   const whole = new Sketch();
   for (const encoded of sketches) if (encoded) whole.merge(Sketch.fromBase64(encoded));
   return whole;
-}
-
-function inMs(latency: Sketch, q: number): number | null {
-  const us = latency.quantile(q);
-  return us === undefined ? null : Number((us / 1_000).toFixed(3));
 }

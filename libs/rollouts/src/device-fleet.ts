@@ -1,0 +1,68 @@
+import { Inject, Injectable } from '@nestjs/common';
+import { Desired, Devices } from '@reefkeeper/devices';
+import type { Tx } from '@reefkeeper/platform';
+import type { Capabilities, Execution, ReportedWorkload } from '@reefkeeper/protocol';
+import { Version } from '@reefkeeper/registry';
+import { In } from 'typeorm';
+import type { Fleet, FleetDevice, Order, Placed } from './fleet.ts';
+import type { Seen } from './follow.ts';
+
+interface Row { id: string; labels: Record<string, string>; online: boolean; health: 'HEALTHY' | 'DEGRADED' | null; capabilities: Capabilities | null; retired: boolean; observedRevision: number | null; reported: ReportedWorkload | null; wanted: string | null; wantedVersion: string | null; wantedVariant: string | null }
+
+/** The fleet as the devices slice keeps it. Reads are one statement for any number of devices. */
+@Injectable()
+export class DeviceFleet implements Fleet {
+  constructor(@Inject(Devices) private readonly devices: Devices, @Inject(Desired) private readonly desired: Desired) {}
+
+  async select(tx: Tx, selector: string, workload: string): Promise<FleetDevice[]> {
+    const rows = await this.rows(tx, await this.devices.select(selector), workload);
+    return rows.filter(({ retired }) => !retired).map(({ id, labels, online, health, capabilities, reported, wanted }) => ({ id, labels, online, health: health ?? 'UNKNOWN', capabilities, running: reported?.running ?? null, wanted }));
+  }
+
+  async seen(tx: Tx, ids: readonly string[], workload: string): Promise<Map<string, Seen>> {
+    const rows = await this.rows(tx, ids, workload);
+    return new Map(rows.map(({ id, retired, wanted, observedRevision, reported }) => [id, { retired, wantedBundle: wanted, observedRevision, running: reported?.running ?? null, execution: (reported?.execution ?? null) as Execution | null }]));
+  }
+
+  async placed(tx: Tx, ids: readonly string[], workload: string): Promise<Map<string, Placed | null>> {
+    const rows = (await this.rows(tx, ids, workload)).filter(({ retired }) => !retired);
+    // What runs is what is known to be good; it differs from what is wanted where an earlier version failed on this device.
+    const strays = [...new Set(rows.flatMap(({ reported, wanted }) => (reported?.running && reported.running !== wanted ? [reported.running] : [])))];
+    const known = new Map(strays.length === 0 ? [] : (await tx.find(Version, { select: { id: true, bundleDigest: true }, where: { bundleDigest: In(strays) } })).map(({ id, bundleDigest }) => [bundleDigest!, id]));
+    return new Map(rows.map(({ id, reported, wanted, wantedVersion, wantedVariant }) => {
+      const running = reported?.running;
+      if (running && running !== wanted && known.has(running)) return [id, { bundle: running, versionId: known.get(running)!, variant: reported.variant ?? wantedVariant ?? 'cpu-int8' }];
+      return [id, wanted ? { bundle: wanted, versionId: wantedVersion, variant: wantedVariant! } : null];
+    }));
+  }
+
+  async assign(tx: Tx, { workload, policy, rollback, devices }: Order): Promise<Map<string, number>> {
+    const groups = new Map<string, { placed: Placed; ids: string[] }>();
+    for (const [id, placed] of devices) {
+      const key = `${placed.bundle} ${placed.versionId}`;
+      const group = groups.get(key) ?? { placed, ids: [] };
+      group.ids.push(id);
+      groups.set(key, group);
+    }
+    const revisions = new Map<string, number>();
+    // As many statements as there are bundles to go back to, not as there are devices.
+    for (const { placed, ids } of groups.values()) {
+      const told = await this.desired.assign(tx, { deviceIds: ids, workload, target: { bundle: placed.bundle, versionId: placed.versionId!, variantOf: (id: string) => devices.get(id)!.variant, policy, rollback } });
+      for (const [id, revision] of told) revisions.set(id, revision);
+    }
+    return revisions;
+  }
+
+  async unassign(tx: Tx, ids: readonly string[], workload: string): Promise<Map<string, number>> {
+    return ids.length === 0 ? new Map() : this.desired.unassign(tx, { deviceIds: [...ids], workload });
+  }
+
+  private async rows(tx: Tx, ids: readonly string[], workload: string): Promise<Row[]> {
+    if (ids.length === 0) return [];
+    return tx.query<Row[]>(`
+      SELECT d.id, d.labels, d.online, r.health, d.capabilities, d.retired_at IS NOT NULL AS retired, r.observed_revision::float8 AS "observedRevision", r.workloads -> $2 AS reported,
+        w.bundle AS wanted, w.version_id AS "wantedVersion", w.variant AS "wantedVariant"
+      FROM devices d LEFT JOIN reported r ON r.device_id = d.id LEFT JOIN desired_workloads w ON w.device_id = d.id AND w.workload = $2
+      WHERE d.id = ANY($1)`, [ids, workload]);
+  }
+}

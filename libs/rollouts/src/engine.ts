@@ -1,0 +1,276 @@
+import { Inject, Injectable } from '@nestjs/common';
+import { hint, type Clock, type Logger, type Tx } from '@reefkeeper/platform';
+import type { Health } from '@reefkeeper/telemetry';
+import { Telemetry } from '@reefkeeper/telemetry';
+import { DataSource } from 'typeorm';
+import { decide, lookMs, type Decision, type Facts } from './decide.ts';
+import type { Fleet } from './fleet.ts';
+import { follow, rollbackOpen, type Followup } from './follow.ts';
+import { ExecutionRow, RolloutRow, WaveRow } from './rollout.entity.ts';
+import { mayMove, reason, type DeviceSample, type Reason, type Rollout, type RolloutExecutionState, type RolloutState, type Sample, type WaveState } from './rollout.ts';
+import { noCounts } from './verdict.ts';
+
+/** One locked rollout during a pass. */
+interface Held { row: RolloutRow; waves: WaveRow[]; changed: boolean }
+
+const executionColumns = `device_id AS "deviceId", wave, variant, state, step, percent, revision::float8 AS revision, previous_bundle AS "previousBundle", previous_version_id AS "previousVersionId", previous_variant AS "previousVariant",
+  baseline, assigned_at AS "assignedAt", rollback_state AS "rollbackState", rollback_revision::float8 AS "rollbackRevision", rollback_assigned_at AS "rollbackAssignedAt"`;
+
+/**
+ * The shell around `decide`: lock, observe, decide, apply, all in one transaction per rollout. Invariants: only the holder of the row's lock
+ * writes a rollout's waves and executions; a device is assigned at most once per rollout; nothing is remembered between passes but rows.
+ */
+@Injectable()
+export class RolloutEngine {
+  /** When a wave that is still installing was last read whole. A cache: losing it costs one look. */
+  private readonly lookedAt = new Map<string, number>();
+
+  constructor(
+    @Inject(DataSource) private readonly db: DataSource, @Inject('CLOCK') private readonly clock: Clock, @Inject('LOG') private readonly log: Logger,
+    @Inject('FLEET') private readonly fleet: Fleet, @Inject(Telemetry) private readonly telemetry: Telemetry,
+  ) {}
+
+  /**
+   * One pass over every rollout that is due, and over those that wait for one of `heardOf`. Any number of replicas may do this at once.
+   * Returns how many rollouts were advanced.
+   */
+  async advanceDue(heardOf: readonly string[] = []): Promise<number> {
+    const done: string[] = [];
+    for (;;) {
+      let taken: string | undefined;
+      await this.db.transaction(async (tx) => {
+        const [due] = await tx.query<{ id: string }[]>(`
+          SELECT id FROM rollouts r WHERE wait_until IS NOT NULL AND state IN ('SCHEDULED', 'RUNNING', 'PAUSED', 'ROLLING_BACK') AND id <> ALL($3::uuid[])
+            AND (wait_until <= $1 OR ($2::text[] <> '{}' AND EXISTS (SELECT 1 FROM rollout_executions e WHERE e.rollout_id = r.id AND e.device_id = ANY($2)
+              AND (e.state IN ('QUEUED', 'IN_PROGRESS') OR e.rollback_state IN ('QUEUED', 'IN_PROGRESS')))))
+          ORDER BY wait_until LIMIT 1 FOR UPDATE SKIP LOCKED`, [this.clock.now(), heardOf, done]);
+        taken = due?.id;
+        if (taken) await this.pass(tx, taken);
+      }).catch((error: unknown) => {
+        // One rollout that cannot be advanced must not hold up the others; it is tried again at the next pass.
+        if (!taken) throw error;
+        this.log.error({ err: error, rollout: taken }, 'rollout could not be advanced');
+      });
+      if (!taken) return done.length;
+      done.push(taken);
+    }
+  }
+
+  /** Advances one rollout whose row the caller has locked. */
+  async pass(tx: Tx, id: string): Promise<void> {
+    const held = await this.hold(tx, id);
+    const before = JSON.stringify([held.row, held.waves]);
+    const now = this.clock.now();
+    held.row.waitUntil = null;
+    // Each round either ends in a wait or moves a wave or the rollout on; a wave takes three rounds at most.
+    for (let round = 0; round < 4 * held.waves.length + 8; round++) {
+      const { facts, looked, open } = await this.observe(tx, held, now);
+      const decisions = decide(domainOf(held), facts, now);
+      for (const decision of decisions) await this.apply(tx, held, decision, looked, now);
+      if (decisions.length === 0 || held.row.waitUntil) {
+        // Paused by a person or a verdict: nothing moves, but what devices report is still taken in.
+        if (held.row.state === 'PAUSED' && open) held.row.waitUntil = new Date(now.getTime() + 1_000);
+        break;
+      }
+    }
+    if (!held.row.waitUntil && ['SCHEDULED', 'RUNNING', 'ROLLING_BACK'].includes(held.row.state)) held.row.waitUntil = new Date(now.getTime() + 1_000);
+    if (JSON.stringify([held.row, held.waves]) !== before) {
+      await tx.save(RolloutRow, held.row, { reload: false });
+      await tx.save(WaveRow, held.waves, { reload: false });
+    }
+    if (held.changed) await hint(tx, { kind: 'rollout', id });
+  }
+
+  async hold(tx: Tx, id: string): Promise<Held> {
+    return {
+      row: await tx.findOneOrFail(RolloutRow, { where: { id }, lock: { mode: 'pessimistic_write' } }),
+      waves: await tx.find(WaveRow, { where: { rolloutId: id }, order: { index: 'ASC' } }),
+      changed: false,
+    };
+  }
+
+  /** Takes in what devices say, then counts. Terminal states are sticky, so a count never goes down. */
+  private async observe(tx: Tx, held: Held, now: Date): Promise<{ facts: Facts; looked: boolean; open: boolean }> {
+    const { row } = held;
+    await this.followOpen(tx, held, now);
+    const groups = await tx.query<{ wave: number; state: RolloutExecutionState; rollback: string | null; n: string; oldest: Date | null; oldestRollback: Date | null }[]>(`
+      SELECT wave, state, rollback_state AS rollback, count(*) AS n, min(assigned_at) AS oldest, min(rollback_assigned_at) AS "oldestRollback"
+      FROM rollout_executions WHERE rollout_id = $1 GROUP BY 1, 2, 3`, [row.id]);
+    const counts = noCounts();
+    const rollback = { open: 0, done: 0, failed: 0, unanswered: 0, nextTimeoutAt: null as Date | null };
+    let nextTimeoutAt: Date | null = null;
+    let skipped = 0;
+    let open = false;
+    const first = (a: Date | null, since: Date | null, seconds: number): Date | null => {
+      if (!since) return a;
+      const at = new Date(since.getTime() + seconds * 1_000);
+      return !a || at < a ? at : a;
+    };
+    for (const group of groups) {
+      const n = Number(group.n);
+      if (group.wave === row.wave) counts[group.state] += n;
+      if (group.state === 'QUEUED' || group.state === 'IN_PROGRESS') {
+        open = true;
+        nextTimeoutAt = first(nextTimeoutAt, group.oldest, row.settings.installTimeoutS);
+      }
+      if (group.state === 'TIMED_OUT' || group.state === 'CANCELED') skipped += n;
+      if (group.rollback === 'SUCCEEDED') rollback.done += n;
+      if (group.rollback === 'FAILED') rollback.failed += n;
+      if (group.rollback === 'TIMED_OUT') rollback.unanswered += n;
+      if (rollbackOpen(group.rollback as never)) {
+        rollback.open += n;
+        rollback.nextTimeoutAt = first(rollback.nextTimeoutAt, group.oldestRollback, row.settings.rollbackTimeoutS);
+      }
+    }
+    const unassigned = row.state === 'RUNNING' && counts.PENDING > 0 && held.waves[row.wave]?.state === 'RUNNING'
+      ? (await tx.query<{ id: string }[]>("SELECT device_id AS id FROM rollout_executions WHERE rollout_id = $1 AND wave = $2 AND state = 'PENDING' ORDER BY device_id", [row.id, row.wave])).map(({ id }) => id)
+      : [];
+    const settled = counts.PENDING + counts.QUEUED + counts.IN_PROGRESS === 0;
+    const lookDue = settled || now.getTime() - (this.lookedAt.get(row.id) ?? 0) >= lookMs(row.settings.soakS);
+    const looked = row.state === 'RUNNING' && counts.SUCCEEDED > 0 && lookDue && ['RUNNING', 'ANALYSING', 'INCONCLUSIVE', 'FAILED'].includes(held.waves[row.wave]?.state ?? '');
+    if (looked) this.lookedAt.set(row.id, now.getTime());
+    return { facts: { counts, unassigned, nextTimeoutAt, skipped, rollback, samples: looked ? await this.samples(tx, row) : [] }, looked, open };
+  }
+
+  private async followOpen(tx: Tx, held: Held, now: Date): Promise<void> {
+    const { row } = held;
+    const executions = await tx.query<ExecutionRow[]>(`SELECT ${executionColumns} FROM rollout_executions WHERE rollout_id = $1 AND (state IN ('QUEUED', 'IN_PROGRESS') OR rollback_state IN ('QUEUED', 'IN_PROGRESS'))`, [row.id]);
+    if (executions.length === 0) return;
+    const seen = await this.fleet.seen(tx, executions.map(({ deviceId }) => deviceId), row.workload);
+    const gone = { retired: true, wantedBundle: null, observedRevision: null, running: null, execution: null };
+    const moved = executions.flatMap((execution) => {
+      const to = follow({ ...execution, device: execution.deviceId, bundle: row.bundle }, seen.get(execution.deviceId) ?? gone, row.settings, now);
+      return to ? [{ execution, to }] : [];
+    });
+    if (moved.length === 0) return;
+    await this.write(tx, row.id, moved.map(({ execution, to }) => ({ device: execution.deviceId, to })), now);
+    held.changed = true;
+    const settled = moved.filter(({ execution, to }) => to.state !== execution.state && to.failure);
+    await this.event(tx, row, settled.map(({ execution, to }) => ({ kind: 'device', wave: execution.wave, actor: 'engine', reason: reason(to.failure!.code.replaceAll('.', '_'), `${execution.deviceId}: ${to.failure!.message}`, { device: execution.deviceId, state: to.state }) })));
+  }
+
+  private async write(tx: Tx, id: string, moved: { device: string; to: Followup }[], now: Date): Promise<void> {
+    await tx.query(`
+      UPDATE rollout_executions e SET state = m.state, step = m.step, percent = m.percent, failure = coalesce(m.failure, e.failure), rollback_state = m.rollback_state, rollback_failure = coalesce(m.rollback_failure, e.rollback_failure),
+        settled_at = CASE WHEN e.settled_at IS NULL AND m.state NOT IN ('PENDING', 'QUEUED', 'IN_PROGRESS') THEN $9::timestamptz ELSE e.settled_at END,
+        rollback_settled_at = CASE WHEN m.rollback_state NOT IN ('QUEUED', 'IN_PROGRESS') THEN $9::timestamptz ELSE e.rollback_settled_at END
+      FROM unnest($2::text[], $3::text[], $4::text[], $5::real[], $6::jsonb[], $7::text[], $8::jsonb[]) AS m(device_id, state, step, percent, failure, rollback_state, rollback_failure)
+      WHERE e.rollout_id = $1 AND e.device_id = m.device_id`,
+      [id, moved.map(({ device }) => device), moved.map(({ to }) => to.state), moved.map(({ to }) => to.step), moved.map(({ to }) => to.percent), moved.map(({ to }) => to.failure && JSON.stringify(to.failure)),
+        moved.map(({ to }) => to.rollbackState), moved.map(({ to }) => to.rollbackFailure && JSON.stringify(to.rollbackFailure)), now]);
+  }
+
+  private async samples(tx: Tx, row: RolloutRow): Promise<DeviceSample[]> {
+    const updated = await tx.query<ExecutionRow[]>(`SELECT ${executionColumns} FROM rollout_executions WHERE rollout_id = $1 AND wave = $2 AND state = 'SUCCEEDED'`, [row.id, row.wave]);
+    const health = await this.telemetry.healthOfEach(tx, row.workload, updated.map(({ deviceId, assignedAt }) => ({ device: deviceId, bundle: row.bundle, from: assignedAt! })));
+    return updated.map(({ deviceId, baseline, previousBundle }) => ({ device: deviceId, baseline, first: previousBundle === null, current: sampleOf(health.get(deviceId)) }));
+  }
+
+  private async apply(tx: Tx, held: Held, decision: Decision, looked: boolean, now: Date): Promise<void> {
+    const { row } = held;
+    const wave = held.waves[row.wave];
+    const say = (kind: string, at: number | null = row.wave) => this.event(tx, row, [{ kind, wave: at, reason: decision.reason, actor: 'engine' }]);
+    switch (decision.kind) {
+      case 'wait': row.waitUntil = decision.until; return;
+      case 'judge': if (looked && wave) { held.changed ||= JSON.stringify(wave.verdicts) !== JSON.stringify(decision.verdicts); wave.verdicts = decision.verdicts; } return;
+      case 'begin': this.move(held, 'RUNNING', decision.reason, now); await say('started', null); break;
+      case 'openWave': row.wave = decision.wave; moveWave(held, decision.wave, 'RUNNING', now); await say('wave_opened'); break;
+      case 'assign': await this.assign(tx, row, decision.devices, now); await say('assigned'); break;
+      case 'analyse': moveWave(held, row.wave, 'ANALYSING', now); wave!.deadlineAt = decision.until; wave!.endedAt = null; await say('wave_analysing'); break;
+      case 'closeWave': wave!.verdicts = decision.verdicts; moveWave(held, row.wave, decision.as, now); await say(`wave_${decision.as.toLowerCase()}`); break;
+      case 'pause': this.move(held, 'PAUSED', decision.reason, now); await say('paused'); break;
+      case 'rollBack': await this.startRollback(tx, held, decision.reason, 'engine'); break;
+      case 'complete': this.move(held, 'SUCCEEDED', decision.reason, now); await say('succeeded', null); break;
+      case 'endRollback': {
+        // Why it went back stays the reason of the state; how the way back went is added to it.
+        const why = { ...row.stateReason, numbers: { ...row.stateReason.numbers, rollback: decision.reason.numbers } };
+        this.move(held, 'ROLLED_BACK', why, now);
+        await say('rolled_back', null);
+        break;
+      }
+    }
+    held.changed = true;
+    if (decision.kind !== 'assign') this.log.info({ rollout: row.id, decision: decision.kind, code: decision.reason.code, state: row.state }, decision.reason.message);
+  }
+
+  /** @throws never for a legal move; an illegal one is a bug in decide(), caught here before it is stored */
+  move(held: Held, to: RolloutState, why: Reason, now: Date): void {
+    const { row } = held;
+    if (!mayMove(row.state, to)) throw new Error(`a rollout does not move from ${row.state} to ${to}`);
+    row.state = to;
+    row.stateReason = why;
+    if (to === 'RUNNING') row.startedAt ??= now;
+    row.endedAt = ['SUCCEEDED', 'ROLLED_BACK', 'ABORTED'].includes(to) ? now : null;
+    held.changed = true;
+  }
+
+  private async assign(tx: Tx, row: RolloutRow, ids: readonly string[], now: Date): Promise<void> {
+    const executions = await tx.query<ExecutionRow[]>(`SELECT ${executionColumns} FROM rollout_executions WHERE rollout_id = $1 AND device_id = ANY($2) AND state = 'PENDING'`, [row.id, ids]);
+    const previous = await this.fleet.placed(tx, executions.map(({ deviceId }) => deviceId), row.workload);
+    const questions = [...previous].flatMap(([device, before]) => (before ? [{ device, bundle: before.bundle, to: now, lastS: row.settings.baselineWindowS }] : []));
+    const baseline = await this.telemetry.healthOfEach(tx, row.workload, questions);
+    const revisions = await this.fleet.assign(tx, {
+      workload: row.workload, policy: row.settings.policy, rollback: false,
+      devices: new Map(executions.filter(({ deviceId }) => previous.has(deviceId)).map(({ deviceId, variant }) => [deviceId, { bundle: row.bundle, versionId: row.versionId, variant }])),
+    });
+    const column = <T>(pick: (execution: ExecutionRow) => T): T[] => executions.map(pick);
+    await tx.query(`
+      UPDATE rollout_executions e SET state = CASE WHEN a.revision IS NULL THEN 'REMOVED' ELSE 'QUEUED' END, revision = a.revision, assigned_at = $8::timestamptz, settled_at = CASE WHEN a.revision IS NULL THEN $8::timestamptz END,
+        failure = CASE WHEN a.revision IS NULL THEN '{"code":"device.retired","message":"The device was retired."}'::jsonb END,
+        previous_bundle = a.bundle, previous_version_id = a.version_id, previous_variant = a.variant, baseline = a.baseline
+      FROM unnest($2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::jsonb[]) AS a(device_id, revision, bundle, version_id, variant, baseline)
+      WHERE e.rollout_id = $1 AND e.device_id = a.device_id`,
+      [row.id, column(({ deviceId }) => deviceId), column(({ deviceId }) => revisions.get(deviceId) ?? null), column(({ deviceId }) => previous.get(deviceId)?.bundle ?? null), column(({ deviceId }) => previous.get(deviceId)?.versionId ?? null),
+        column(({ deviceId }) => previous.get(deviceId)?.variant ?? null), column(({ deviceId }) => (baseline.has(deviceId) ? JSON.stringify(sampleOf(baseline.get(deviceId))) : null)), now]);
+  }
+
+  /** Every device that was told goes back to its own previous bundle, from its own disk; those not told yet never are. */
+  async startRollback(tx: Tx, held: Held, why: Reason, actor: string): Promise<void> {
+    const { row } = held;
+    const now = this.clock.now();
+    await tx.query(`
+      UPDATE rollout_executions SET state = 'CANCELED', settled_at = $2, failure = '{"code":"rollout.rolled_back","message":"The rollout went back before the device had answered."}'
+      WHERE rollout_id = $1 AND state IN ('PENDING', 'QUEUED', 'IN_PROGRESS')`, [row.id, now]);
+    const told = await tx.query<ExecutionRow[]>(`SELECT ${executionColumns} FROM rollout_executions WHERE rollout_id = $1 AND assigned_at IS NOT NULL AND revision IS NOT NULL AND rollback_state IS NULL`, [row.id]);
+    const seen = await this.fleet.seen(tx, told.map(({ deviceId }) => deviceId), row.workload);
+    // A device that a newer rollout has taken over is no longer ours to move.
+    const ours = told.filter(({ deviceId }) => { const one = seen.get(deviceId); return one && !one.retired && one.wantedBundle === row.bundle; });
+    const back = ours.filter(({ previousBundle }) => previousBundle !== null);
+    const revisions = new Map([
+      ...await this.fleet.assign(tx, { workload: row.workload, policy: row.settings.policy, rollback: true, devices: new Map(back.map((one) => [one.deviceId, { bundle: one.previousBundle!, versionId: one.previousVersionId, variant: one.previousVariant! }])) }),
+      ...await this.fleet.unassign(tx, ours.filter(({ previousBundle }) => previousBundle === null).map(({ deviceId }) => deviceId), row.workload),
+    ]);
+    await tx.query(`
+      UPDATE rollout_executions e SET rollback_state = 'QUEUED', rollback_revision = b.revision, rollback_assigned_at = $4
+      FROM unnest($2::text[], $3::bigint[]) AS b(device_id, revision) WHERE e.rollout_id = $1 AND e.device_id = b.device_id`,
+      [row.id, [...revisions.keys()], [...revisions.values()], now]);
+    for (const wave of held.waves) if (wave.state === 'PENDING' || wave.state === 'RUNNING' || wave.state === 'ANALYSING') moveWave(held, wave.index, 'SKIPPED', now);
+    this.move(held, 'ROLLING_BACK', why, now);
+    await this.event(tx, row, [{ kind: 'rolling_back', wave: row.wave, reason: { ...why, numbers: { ...why.numbers, devices: revisions.size } }, actor }]);
+  }
+
+  async event(tx: Tx, row: RolloutRow, events: readonly { kind: string; wave: number | null; reason: Reason; actor: string }[]): Promise<void> {
+    if (events.length === 0) return;
+    await tx.query(`
+      INSERT INTO rollout_events (rollout_id, at, kind, wave, code, message, numbers, actor)
+      SELECT $1, $2, * FROM unnest($3::text[], $4::int[], $5::text[], $6::text[], $7::jsonb[], $8::text[])`,
+      [row.id, this.clock.now(), events.map(({ kind }) => kind), events.map(({ wave }) => wave), events.map(({ reason }) => reason.code), events.map(({ reason }) => reason.message), events.map(({ reason }) => JSON.stringify(reason.numbers)), events.map(({ actor }) => actor)]);
+  }
+}
+
+export function moveWave(held: { waves: WaveRow[] }, index: number, to: WaveState, now: Date): void {
+  const wave = held.waves[index]!;
+  wave.state = to;
+  if (to === 'RUNNING') wave.startedAt = now;
+  if (to === 'ANALYSING') wave.analysingAt ??= now;
+  if (to === 'PASSED' || to === 'FAILED' || to === 'INCONCLUSIVE' || to === 'SKIPPED') wave.endedAt = now;
+}
+
+function domainOf({ row, waves }: Held): Rollout {
+  return { id: row.id, state: row.state, wave: row.wave, settings: row.settings, waves, startAt: row.startAt };
+}
+
+export function sampleOf(health: Health | undefined): Sample {
+  const quantile = (q: number): number | null => health?.latency.quantile(q) ?? null;
+  return { inferences: health?.inferences ?? 0, errors: health?.errors ?? 0, p50Us: quantile(0.5), p95Us: quantile(0.95), labelled: health?.labelled ?? 0, correct: health?.correct ?? 0 };
+}

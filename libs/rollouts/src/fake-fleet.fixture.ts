@@ -1,0 +1,124 @@
+import { randomUUID } from 'node:crypto';
+import type { Capabilities, Reported, ReportedWorkload, Telemetry as Window } from '@reefkeeper/protocol';
+import { Sketch } from '@reefkeeper/protocol';
+import type { Telemetry } from '@reefkeeper/telemetry';
+
+/** What a device is told, and where its reports go: real services behind it. */
+export interface FleetWorld {
+  telemetry: Telemetry;
+  enrol(id: string, labels: Record<string, string>): Promise<void>;
+  online(id: string, online: boolean): Promise<void>;
+  desiredOf(id: string): Promise<{ revision: number; workloads: Record<string, { bundle: string; variant: string; rollback: boolean }> }>;
+  report(id: string, reported: Reported): Promise<void>;
+}
+
+/** How a model does on a device. */
+export interface Behaviour { inferences: number; errors: number; p50Us: number; labelled: number; correct: number; /** Fails at this step instead of running. */ failsWith?: { code: string; message: string } }
+export const steady: Behaviour = { inferences: 100, errors: 0, p50Us: 8_000, labelled: 50, correct: 45 };
+
+export const capabilities = (some: Partial<Capabilities> = {}): Capabilities => ({ agentVersion: '0.1.0', tfliteVersion: '2.9.0', edgetpuRuntime: 14, edgetpus: [{ type: 'usb', path: '/dev/bus/usb/1' }], hostClass: 'dev-board', arch: 'arm64', memoryBytes: 1e9, ...some });
+
+/**
+ * Devices in memory that do what an agent does: take in the wanted state by revision, install once, report, serve, send windows.
+ * Nothing moves by itself: `tick()` is one round of all of them.
+ */
+export class FakeFleet {
+  readonly devices = new Map<string, FakeDevice>();
+  /** By bundle; anything else is steady. */
+  readonly behaviours = new Map<string, Partial<Behaviour>>();
+
+  constructor(readonly world: FleetWorld, readonly workload: string) {}
+
+  async add(count: number, options: { prefix?: string; labels?: Record<string, string>; capabilities?: Partial<Capabilities> | null } = {}): Promise<FakeDevice[]> {
+    const made: FakeDevice[] = [];
+    for (let i = 0; i < count; i++) {
+      const id = `${options.prefix ?? 'coral'}-${String(this.devices.size + 1).padStart(2, '0')}`;
+      await this.world.enrol(id, options.labels ?? {});
+      const device = new FakeDevice(id, this, options.capabilities === null ? null : capabilities(options.capabilities));
+      this.devices.set(id, device);
+      await device.birth();
+      made.push(device);
+    }
+    return made;
+  }
+
+  async tick(): Promise<void> {
+    for (const device of this.devices.values()) if (device.reachable) await device.round();
+  }
+}
+
+export class FakeDevice {
+  reachable = true;
+  /** Serves but sends no windows. */
+  silent = false;
+  running: string | null = null;
+  installs: { revision: number; bundle: string }[] = [];
+  private variant: string | null = null;
+  private previous: string | null = null;
+  private bootId: string = randomUUID();
+  private seq = 0;
+  private windowSeq = 0;
+  private observed: number | null = null;
+  private execution: ReportedWorkload['execution'] = null;
+
+  constructor(readonly id: string, private readonly fleet: FakeFleet, private readonly capabilities: Capabilities | null) {}
+
+  async birth(): Promise<void> {
+    await this.fleet.world.online(this.id, true);
+    await this.report(true);
+  }
+
+  async leave(): Promise<void> {
+    this.reachable = false;
+    await this.fleet.world.online(this.id, false);
+  }
+
+  async comeBack(): Promise<void> {
+    this.reachable = true;
+    this.bootId = randomUUID();
+    this.seq = 0;
+    await this.birth();
+  }
+
+  async round(): Promise<void> {
+    const desired = await this.fleet.world.desiredOf(this.id);
+    if (desired.revision > 0 && (this.observed ?? 0) < desired.revision) {
+      this.observed = desired.revision;
+      const wanted = desired.workloads[this.fleet.workload];
+      if (wanted && wanted.bundle !== this.running) this.install(desired.revision, wanted);
+      else if (wanted) this.execution = { revision: desired.revision, bundle: wanted.bundle, state: 'SUCCEEDED', step: 'commit', percent: 100, failure: null };
+      else Object.assign(this, { running: null, variant: null, execution: null });
+      await this.report();
+    }
+    if (this.running && !this.silent) await this.send();
+  }
+
+  private install(revision: number, wanted: { bundle: string; variant: string }): void {
+    this.installs.push({ revision, bundle: wanted.bundle });
+    const failure = this.fleet.behaviours.get(wanted.bundle)?.failsWith ?? null;
+    if (!failure) {
+      this.previous = this.running;
+      this.running = wanted.bundle;
+      this.variant = wanted.variant;
+    }
+    this.execution = { revision, bundle: wanted.bundle, state: failure ? 'FAILED' : 'SUCCEEDED', step: failure ? 'golden' : 'commit', percent: 100, failure };
+  }
+
+  async report(withCapabilities = false): Promise<void> {
+    await this.fleet.world.report(this.id, {
+      bootId: this.bootId, seq: this.seq++, session: 1, observedRevision: this.observed, health: 'HEALTHY', conditions: [],
+      workloads: this.running || this.execution ? { [this.fleet.workload]: { running: this.running, variant: this.variant, backend: 'cpu', previous: this.previous, execution: this.execution } } : {},
+      ...(withCapabilities && this.capabilities ? { capabilities: this.capabilities } : {}),
+    });
+  }
+
+  async send(): Promise<void> {
+    const does = { ...steady, ...this.fleet.behaviours.get(this.running!) };
+    const latency = Sketch.of(Array.from({ length: does.inferences }, (_, i) => does.p50Us * (i % 20 === 19 ? 1.3 : 0.95 + (i % 10) / 100)));
+    const window: Window = {
+      bootId: this.bootId, seq: this.windowSeq++, workload: this.fleet.workload, bundle: this.running!, variant: this.variant!, backend: 'cpu', startedAt: new Date().toISOString(), durationMs: 5_000,
+      inferences: does.inferences, errors: does.errors > 0 ? { 'inference.failed': does.errors } : {}, latency: { total: latency.toBase64() }, labelled: does.labelled, correct: does.correct, temperatureC: null,
+    };
+    await this.fleet.world.telemetry.ingest([{ device: this.id, window }]);
+  }
+}

@@ -1,0 +1,29 @@
+import type { Tx } from '@reefkeeper/platform';
+import type { Capabilities, Policy } from '@reefkeeper/protocol';
+import type { Seen } from './follow.ts';
+
+/** What a device runs or is wanted to run, as far as it can be assigned again. */
+export interface Placed { bundle: string; versionId: string | null; variant: string }
+
+export interface FleetDevice {
+  id: string;
+  labels: Record<string, string>;
+  online: boolean;
+  health: 'HEALTHY' | 'DEGRADED' | 'UNKNOWN';
+  capabilities: Capabilities | null;
+  running: string | null;
+  wanted: string | null;
+}
+
+export interface Order { workload: string; policy: Policy; rollback: boolean; devices: ReadonlyMap<string, Placed> }
+
+/** All the engine asks of devices: set-based, inside the caller's transaction. */
+export interface Fleet {
+  select(tx: Tx, selector: string, workload: string): Promise<FleetDevice[]>;
+  seen(tx: Tx, ids: readonly string[], workload: string): Promise<Map<string, Seen>>;
+  /** What each device goes back to: what it runs now, or is wanted to run where it has not said. Retired devices are missing. */
+  placed(tx: Tx, ids: readonly string[], workload: string): Promise<Map<string, Placed | null>>;
+  /** The revision that tells each device; devices that are gone are missing. */
+  assign(tx: Tx, order: Order): Promise<Map<string, number>>;
+  unassign(tx: Tx, ids: readonly string[], workload: string): Promise<Map<string, number>>;
+}

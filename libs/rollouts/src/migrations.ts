@@ -1,0 +1,89 @@
+import type { MigrationInterface, QueryRunner } from 'typeorm';
+
+export class Rollouts1764000005001 implements MigrationInterface {
+  name = 'Rollouts1764000005001';
+
+  async up(runner: QueryRunner): Promise<void> {
+    await runner.query(`
+      CREATE TABLE rollouts (
+        id uuid PRIMARY KEY,
+        name text NOT NULL,
+        version_ref text NOT NULL,
+        version_id text NOT NULL,
+        bundle text NOT NULL,
+        workload text NOT NULL,
+        selector text NOT NULL,
+        state text NOT NULL CHECK (state IN ('DRAFT', 'AWAITING_APPROVAL', 'SCHEDULED', 'RUNNING', 'PAUSED', 'ROLLING_BACK', 'SUCCEEDED', 'ROLLED_BACK', 'ABORTED')),
+        state_reason jsonb NOT NULL,
+        wave integer NOT NULL DEFAULT 0,
+        settings jsonb NOT NULL,
+        plan jsonb NOT NULL,
+        supersede boolean NOT NULL DEFAULT false,
+        wait_until timestamptz,
+        start_at timestamptz,
+        created_at timestamptz NOT NULL,
+        created_by text NOT NULL,
+        started_at timestamptz,
+        ended_at timestamptz
+      )`);
+    await runner.query("CREATE INDEX rollouts_due ON rollouts (wait_until) WHERE state IN ('SCHEDULED', 'RUNNING', 'PAUSED', 'ROLLING_BACK')");
+    await runner.query('CREATE INDEX rollouts_newest ON rollouts (created_at DESC, id DESC)');
+    await runner.query(`
+      CREATE TABLE rollout_waves (
+        rollout_id uuid NOT NULL REFERENCES rollouts ON DELETE CASCADE,
+        index integer NOT NULL,
+        state text NOT NULL CHECK (state IN ('PENDING', 'RUNNING', 'ANALYSING', 'PASSED', 'FAILED', 'INCONCLUSIVE', 'SKIPPED')),
+        size integer NOT NULL,
+        verdicts jsonb NOT NULL DEFAULT '[]',
+        started_at timestamptz,
+        analysing_at timestamptz,
+        deadline_at timestamptz,
+        ended_at timestamptz,
+        PRIMARY KEY (rollout_id, index)
+      )`);
+    await runner.query(`
+      CREATE TABLE rollout_executions (
+        rollout_id uuid NOT NULL REFERENCES rollouts ON DELETE CASCADE,
+        device_id text NOT NULL,
+        wave integer NOT NULL,
+        variant text NOT NULL,
+        state text NOT NULL,
+        step text,
+        percent real,
+        failure jsonb,
+        revision bigint,
+        previous_bundle text,
+        previous_version_id text,
+        previous_variant text,
+        baseline jsonb,
+        assigned_at timestamptz,
+        settled_at timestamptz,
+        rollback_state text,
+        rollback_revision bigint,
+        rollback_failure jsonb,
+        rollback_assigned_at timestamptz,
+        rollback_settled_at timestamptz,
+        PRIMARY KEY (rollout_id, device_id)
+      )`);
+    // What a pass follows: a handful of open rows among ten thousand settled ones.
+    await runner.query("CREATE INDEX rollout_executions_open ON rollout_executions (rollout_id) WHERE state IN ('QUEUED', 'IN_PROGRESS') OR rollback_state IN ('QUEUED', 'IN_PROGRESS')");
+    await runner.query('CREATE INDEX rollout_executions_device ON rollout_executions (device_id, assigned_at DESC)');
+    await runner.query(`
+      CREATE TABLE rollout_events (
+        id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        rollout_id uuid NOT NULL REFERENCES rollouts ON DELETE CASCADE,
+        at timestamptz NOT NULL,
+        kind text NOT NULL,
+        wave integer,
+        code text NOT NULL,
+        message text NOT NULL,
+        numbers jsonb NOT NULL DEFAULT '{}',
+        actor text NOT NULL
+      )`);
+    await runner.query('CREATE INDEX rollout_events_of ON rollout_events (rollout_id, id)');
+  }
+
+  async down(runner: QueryRunner): Promise<void> {
+    await runner.query('DROP TABLE rollout_events, rollout_executions, rollout_waves, rollouts');
+  }
+}

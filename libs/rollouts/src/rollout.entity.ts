@@ -1,0 +1,88 @@
+import { Column, Entity, PrimaryColumn } from 'typeorm';
+import type { RollbackState } from './follow.ts';
+import type { BlastRadius, Excluded } from './plan.ts';
+import type { Reason, RolloutExecutionState, RolloutState, Sample, Settings, Wave, WaveState } from './rollout.ts';
+import type { Verdict } from './verdict.ts';
+
+/** The plan as kept with the rollout: the devices themselves are the executions. */
+export interface KeptPlan { eligible: number; uncovered: number; excluded: Excluded[]; blastRadius: BlastRadius; waves: { index: number; size: number; canary: boolean }[] }
+
+@Entity('rollouts')
+export class RolloutRow {
+  @PrimaryColumn({ name: 'id', type: 'uuid' }) id!: string;
+  @Column({ name: 'name', type: 'text' }) name!: string;
+  @Column({ name: 'version_ref', type: 'text' }) versionRef!: string;
+  @Column({ name: 'version_id', type: 'text' }) versionId!: string;
+  @Column({ name: 'bundle', type: 'text' }) bundle!: string;
+  @Column({ name: 'workload', type: 'text' }) workload!: string;
+  @Column({ name: 'selector', type: 'text' }) selector!: string;
+  @Column({ name: 'state', type: 'text' }) state!: RolloutState;
+  @Column({ name: 'state_reason', type: 'jsonb' }) stateReason!: Reason;
+  @Column({ name: 'wave', type: 'integer' }) wave!: number;
+  @Column({ name: 'settings', type: 'jsonb' }) settings!: Settings;
+  @Column({ name: 'plan', type: 'jsonb' }) plan!: KeptPlan;
+  @Column({ name: 'supersede', type: 'boolean' }) supersede!: boolean;
+  /** When the engine wants to look again at the latest. A column, so that any replica can take over at any moment. */
+  @Column({ name: 'wait_until', type: 'timestamptz', nullable: true }) waitUntil!: Date | null;
+  @Column({ name: 'start_at', type: 'timestamptz', nullable: true }) startAt!: Date | null;
+  @Column({ name: 'created_at', type: 'timestamptz' }) createdAt!: Date;
+  @Column({ name: 'created_by', type: 'text' }) createdBy!: string;
+  @Column({ name: 'started_at', type: 'timestamptz', nullable: true }) startedAt!: Date | null;
+  @Column({ name: 'ended_at', type: 'timestamptz', nullable: true }) endedAt!: Date | null;
+}
+
+@Entity('rollout_waves')
+export class WaveRow implements Wave {
+  @PrimaryColumn({ name: 'rollout_id', type: 'uuid' }) rolloutId!: string;
+  @PrimaryColumn({ name: 'index', type: 'integer' }) index!: number;
+  @Column({ name: 'state', type: 'text' }) state!: WaveState;
+  @Column({ name: 'size', type: 'integer' }) size!: number;
+  @Column({ name: 'verdicts', type: 'jsonb' }) verdicts!: Verdict[];
+  @Column({ name: 'started_at', type: 'timestamptz', nullable: true }) startedAt!: Date | null;
+  @Column({ name: 'analysing_at', type: 'timestamptz', nullable: true }) analysingAt!: Date | null;
+  @Column({ name: 'deadline_at', type: 'timestamptz', nullable: true }) deadlineAt!: Date | null;
+  @Column({ name: 'ended_at', type: 'timestamptz', nullable: true }) endedAt!: Date | null;
+}
+
+/** One device's part. There is one row per device and rollout, whatever is delivered twice. */
+@Entity('rollout_executions')
+export class ExecutionRow {
+  @PrimaryColumn({ name: 'rollout_id', type: 'uuid' }) rolloutId!: string;
+  @PrimaryColumn({ name: 'device_id', type: 'text' }) deviceId!: string;
+  @Column({ name: 'wave', type: 'integer' }) wave!: number;
+  @Column({ name: 'variant', type: 'text' }) variant!: string;
+  @Column({ name: 'state', type: 'text' }) state!: RolloutExecutionState;
+  @Column({ name: 'step', type: 'text', nullable: true }) step!: string | null;
+  @Column({ name: 'percent', type: 'real', nullable: true }) percent!: number | null;
+  @Column({ name: 'failure', type: 'jsonb', nullable: true }) failure!: { code: string; message: string } | null;
+  /** Of the desired state that told the device. */
+  @Column({ name: 'revision', type: 'bigint', nullable: true, transformer: { from: (value: string | null) => (value === null ? null : Number(value)), to: (value: number | null) => value } }) revision!: number | null;
+  /** What this very device goes back to; null = it ran nothing. */
+  @Column({ name: 'previous_bundle', type: 'text', nullable: true }) previousBundle!: string | null;
+  @Column({ name: 'previous_version_id', type: 'text', nullable: true }) previousVersionId!: string | null;
+  @Column({ name: 'previous_variant', type: 'text', nullable: true }) previousVariant!: string | null;
+  /** Health on the previous bundle just before the assignment. */
+  @Column({ name: 'baseline', type: 'jsonb', nullable: true }) baseline!: Sample | null;
+  @Column({ name: 'assigned_at', type: 'timestamptz', nullable: true }) assignedAt!: Date | null;
+  @Column({ name: 'settled_at', type: 'timestamptz', nullable: true }) settledAt!: Date | null;
+  @Column({ name: 'rollback_state', type: 'text', nullable: true }) rollbackState!: RollbackState | null;
+  @Column({ name: 'rollback_revision', type: 'bigint', nullable: true, transformer: { from: (value: string | null) => (value === null ? null : Number(value)), to: (value: number | null) => value } }) rollbackRevision!: number | null;
+  @Column({ name: 'rollback_failure', type: 'jsonb', nullable: true }) rollbackFailure!: { code: string; message: string } | null;
+  @Column({ name: 'rollback_assigned_at', type: 'timestamptz', nullable: true }) rollbackAssignedAt!: Date | null;
+  @Column({ name: 'rollback_settled_at', type: 'timestamptz', nullable: true }) rollbackSettledAt!: Date | null;
+}
+
+/** The decision log: what was decided, why, on which numbers, by whom. Append-only. */
+@Entity('rollout_events')
+export class RolloutEvent {
+  @PrimaryColumn({ name: 'id', type: 'bigint', transformer: { from: Number, to: (value: number) => value } }) id!: number;
+  @Column({ name: 'rollout_id', type: 'uuid' }) rolloutId!: string;
+  @Column({ name: 'at', type: 'timestamptz' }) at!: Date;
+  @Column({ name: 'kind', type: 'text' }) kind!: string;
+  @Column({ name: 'wave', type: 'integer', nullable: true }) wave!: number | null;
+  @Column({ name: 'code', type: 'text' }) code!: string;
+  @Column({ name: 'message', type: 'text' }) message!: string;
+  @Column({ name: 'numbers', type: 'jsonb' }) numbers!: Record<string, unknown>;
+  /** `engine`, or who asked for it. */
+  @Column({ name: 'actor', type: 'text' }) actor!: string;
+}

@@ -1,0 +1,105 @@
+import { Body, Controller, Get, HttpCode, Inject, Param, Post, Query } from '@nestjs/common';
+import { ApiTags } from '@nestjs/swagger';
+import { Actor, Roles } from '@reefkeeper/platform/http';
+import { DataSource } from 'typeorm';
+import { z } from 'zod';
+import type { Plan } from './plan.ts';
+import type { RolloutEvent } from './rollout.entity.ts';
+import { abortMode, createRollout, rolloutStates, type CreateRollout, type Settings } from './rollout.ts';
+import { Rollouts } from './rollouts.service.ts';
+import { listEvents, listExecutions, listRollouts, viewOf, type ExecutionView, type Page, type RolloutView } from './views.ts';
+
+const id = z.uuid();
+const page = { limit: z.coerce.number().int().min(1).max(1_000).optional(), cursor: z.string().max(400).optional() };
+const listQuery = z.object({ ...page, state: z.enum(rolloutStates).optional(), workload: z.string().max(63).optional() });
+const executionsQuery = z.object({ ...page, state: z.string().max(20).optional(), wave: z.coerce.number().int().min(0).optional() });
+const eventsQuery = z.object(page);
+const abortBody = z.object({ mode: abortMode.optional() }).nullish().meta({ id: 'AbortRollout' });
+
+@ApiTags('rollouts')
+@Controller('rollouts')
+export class RolloutsController {
+  constructor(@Inject(Rollouts) private readonly rollouts: Rollouts, @Inject(DataSource) private readonly db: DataSource) {}
+
+  @Post()
+  @Roles('operator')
+  create(@Body({ schema: createRollout }) body: CreateRollout, @Actor() actor: string): Promise<RolloutView> {
+    return this.rollouts.create(body, actor);
+  }
+
+  @Post('preview')
+  @HttpCode(200)
+  @Roles('viewer')
+  preview(@Body({ schema: createRollout }) body: CreateRollout): Promise<Plan & { settings: Settings; version: string; bundle: string }> {
+    return this.rollouts.preview(body);
+  }
+
+  @Get()
+  list(@Query({ schema: listQuery }) query: z.output<typeof listQuery>): Promise<Page<RolloutView>> {
+    return listRollouts(this.db, query);
+  }
+
+  @Get(':id')
+  one(@Param('id', { schema: id }) rollout: string): Promise<RolloutView> {
+    return viewOf(this.db, rollout);
+  }
+
+  @Get(':id/executions')
+  executions(@Param('id', { schema: id }) rollout: string, @Query({ schema: executionsQuery }) query: z.output<typeof executionsQuery>): Promise<Page<ExecutionView>> {
+    return listExecutions(this.db, rollout, query);
+  }
+
+  @Get(':id/events')
+  events(@Param('id', { schema: id }) rollout: string, @Query({ schema: eventsQuery }) query: z.output<typeof eventsQuery>): Promise<Page<RolloutEvent>> {
+    return listEvents(this.db, rollout, query);
+  }
+
+  @Post(':id/start')
+  @HttpCode(200)
+  @Roles('operator')
+  start(@Param('id', { schema: id }) rollout: string, @Actor() actor: string): Promise<RolloutView> {
+    return this.rollouts.start(rollout, actor);
+  }
+
+  @Post(':id/approve')
+  @HttpCode(200)
+  @Roles('approver')
+  approve(@Param('id', { schema: id }) rollout: string, @Actor() actor: string): Promise<RolloutView> {
+    return this.rollouts.approve(rollout, actor);
+  }
+
+  @Post(':id/pause')
+  @HttpCode(200)
+  @Roles('operator')
+  pause(@Param('id', { schema: id }) rollout: string, @Actor() actor: string): Promise<RolloutView> {
+    return this.rollouts.pause(rollout, actor);
+  }
+
+  @Post(':id/resume')
+  @HttpCode(200)
+  @Roles('operator')
+  resume(@Param('id', { schema: id }) rollout: string, @Actor() actor: string): Promise<RolloutView> {
+    return this.rollouts.resume(rollout, actor);
+  }
+
+  @Post(':id/abort')
+  @HttpCode(200)
+  @Roles('operator')
+  abort(@Param('id', { schema: id }) rollout: string, @Body({ schema: abortBody }) body: z.output<typeof abortBody>, @Actor() actor: string): Promise<RolloutView> {
+    return this.rollouts.abort(rollout, body?.mode, actor);
+  }
+
+  @Post(':id/rollback')
+  @HttpCode(200)
+  @Roles('operator')
+  rollback(@Param('id', { schema: id }) rollout: string, @Actor() actor: string): Promise<RolloutView> {
+    return this.rollouts.rollback(rollout, actor);
+  }
+
+  @Post(':id/advance')
+  @HttpCode(200)
+  @Roles('operator')
+  advance(@Param('id', { schema: id }) rollout: string, @Actor() actor: string): Promise<RolloutView> {
+    return this.rollouts.advance(rollout, actor);
+  }
+}

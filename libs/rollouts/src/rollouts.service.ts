@@ -1,0 +1,239 @@
+import { randomUUID } from 'node:crypto';
+import { Inject, Injectable } from '@nestjs/common';
+import { parseSelector, matches } from '@reefkeeper/devices';
+import { hint, ReefError, type Clock, type Logger, type Tx } from '@reefkeeper/platform';
+import { Registry, refOf, variantFor, type Version } from '@reefkeeper/registry';
+import { DataSource } from 'typeorm';
+import { moveWave, RolloutEngine } from './engine.ts';
+import type { Fleet, FleetDevice } from './fleet.ts';
+import { planWaves, type Candidate, type Plan } from './plan.ts';
+import { RolloutRow, WaveRow } from './rollout.entity.ts';
+import { holdingStates, mayMove, reason, settingsFor, type AbortMode, type CreateRollout, type Reason, type RolloutState, type Settings } from './rollout.ts';
+import { viewOf, type RolloutView } from './views.ts';
+
+/** What people do with rollouts. Each verb checks the move and writes it with its event in one transaction; the engine does the rest. */
+@Injectable()
+export class Rollouts {
+  constructor(
+    @Inject(DataSource) private readonly db: DataSource, @Inject('CLOCK') private readonly clock: Clock, @Inject('LOG') private readonly log: Logger,
+    @Inject('FLEET') private readonly fleet: Fleet, @Inject(Registry) private readonly registry: Registry, @Inject(RolloutEngine) private readonly engine: RolloutEngine,
+  ) {}
+
+  /** Who would get it, when, and what is at stake. Changes nothing. @throws as `create` */
+  async preview(body: CreateRollout): Promise<Plan & { settings: Settings; version: string; bundle: string }> {
+    const version = await this.ready(body.version);
+    const { plan, settings } = await this.plan(this.db.manager, body, version);
+    return { ...plan, settings, version: refOf(version), bundle: version.bundleDigest! };
+  }
+
+  /**
+   * @throws ReefError `version.missing`, `rollout.version_not_ready`, `selector.*`, `rollout.no_device`, `rollout.no_healthy_canary`, `rollout.empty_plan`, `rollout.overlaps`
+   */
+  async create(body: CreateRollout, actor: string): Promise<RolloutView> {
+    const version = await this.ready(body.version);
+    const id = await this.db.transaction(async (tx) => {
+      await lockWorkload(tx, body.workload);
+      const { plan, settings } = await this.plan(tx, body, version);
+      const now = this.clock.now();
+      const row = tx.create(RolloutRow, {
+        id: randomUUID(), name: body.name ?? `${refOf(version)} for ${body.workload}`, versionRef: refOf(version), versionId: version.id, bundle: version.bundleDigest!, workload: body.workload, selector: body.selector,
+        state: 'DRAFT', stateReason: reason('created', 'Created, not started.'), wave: 0, settings, supersede: body.supersede, waitUntil: null, startAt: body.startAt ? new Date(body.startAt) : null,
+        plan: { eligible: plan.eligible, uncovered: plan.uncovered, excluded: plan.excluded, blastRadius: plan.blastRadius, waves: plan.waves.map(({ index, size, canary }) => ({ index, size, canary })) },
+        createdAt: now, createdBy: actor, startedAt: null, endedAt: null,
+      });
+      await tx.insert(RolloutRow, row as object);
+      await tx.insert(WaveRow, plan.waves.map(({ index, size }) => ({ rolloutId: row.id, index, size, state: 'PENDING', verdicts: [], startedAt: null, analysingAt: null, deadlineAt: null, endedAt: null })) as object[]);
+      const planned = plan.waves.flatMap(({ index, devices }) => devices.map((device) => ({ index, ...device })));
+      await tx.query(`INSERT INTO rollout_executions (rollout_id, device_id, wave, variant, state) SELECT $1, *, 'PENDING' FROM unnest($2::text[], $3::int[], $4::text[])`,
+        [row.id, planned.map(({ id }) => id), planned.map(({ index }) => index), planned.map(({ variant }) => variant)]);
+      await this.engine.event(tx, row, [{ kind: 'created', wave: null, actor, reason: reason('created', `${plan.eligible} devices in ${plan.waves.length} waves, ${plan.excluded.length} left out. ${plan.blastRadius.statement}`, { eligible: plan.eligible, excluded: plan.excluded.length, blastRadius: plan.blastRadius }) }]);
+      if (body.requireApproval) await this.enter(tx, row, 'AWAITING_APPROVAL', reason('approval_required', 'Waits for an approver.'), actor);
+      else if (body.start) await this.launch(tx, row, actor);
+      await hint(tx, { kind: 'rollout', id: row.id });
+      return row.id;
+    });
+    this.log.info({ rollout: id, actor, version: refOf(version), workload: body.workload }, 'rollout created');
+    return viewOf(this.db, id);
+  }
+
+  async start(id: string, actor: string): Promise<RolloutView> {
+    return this.verb(id, async (tx, row) => {
+      if (row.state === 'AWAITING_APPROVAL') throw new ReefError('rollout.not_approved', 'conflict', 'This rollout waits for an approver; it starts once approved.');
+      if (row.state !== 'DRAFT') throw illegal(row, 'started', 'Only a draft is started; a paused rollout is resumed.');
+      await this.launch(tx, row, actor);
+    });
+  }
+
+  /** Four eyes: whoever created it cannot approve it. */
+  async approve(id: string, actor: string): Promise<RolloutView> {
+    return this.verb(id, async (tx, row) => {
+      if (row.state !== 'AWAITING_APPROVAL') throw illegal(row, 'approved', 'Only a rollout that awaits approval can be.');
+      if (row.createdBy === actor) throw new ReefError('rollout.own_approval', 'forbidden', 'A rollout is approved by somebody other than who created it.');
+      await this.engine.event(tx, row, [{ kind: 'approved', wave: null, actor, reason: reason('approved', `Approved by ${actor}.`) }]);
+      await this.launch(tx, row, actor);
+    });
+  }
+
+  async pause(id: string, actor: string): Promise<RolloutView> {
+    return this.verb(id, async (tx, row) => {
+      if (row.state !== 'RUNNING') throw illegal(row, 'paused', 'Only a running rollout is paused.');
+      await this.enter(tx, row, 'PAUSED', reason('paused_by_person', `Paused by ${actor}.`), actor);
+      row.waitUntil = this.clock.now();
+    });
+  }
+
+  /** The same wave is judged again, with every sample that came since and a new deadline. */
+  async resume(id: string, actor: string): Promise<RolloutView> {
+    return this.verb(id, async (tx, row, waves) => {
+      if (row.state !== 'PAUSED') throw illegal(row, 'resumed', 'Only a paused rollout is resumed.');
+      const now = this.clock.now();
+      const wave = waves[row.wave];
+      if (wave?.deadlineAt) wave.deadlineAt = new Date(Math.max(wave.deadlineAt.getTime(), now.getTime() + row.settings.deadlineS * 1_000));
+      await this.enter(tx, row, 'RUNNING', reason('resumed', `Resumed by ${actor}.`), actor);
+      row.waitUntil = now;
+    });
+  }
+
+  /**
+   * `stop-new`: nobody else is told; devices keep what they were told. `recall`: devices that were told go back to their own previous bundle.
+   */
+  async abort(id: string, mode: AbortMode | undefined, actor: string): Promise<RolloutView> {
+    return this.verb(id, async (tx, row, waves) => {
+      const chosen = mode ?? row.settings.abortMode;
+      const told = row.state === 'RUNNING' || row.state === 'PAUSED';
+      if (chosen === 'recall' && told) return this.back(tx, row, waves, reason('recalled', `Recalled by ${actor}.`), actor);
+      if (!mayMove(row.state, 'ABORTED')) throw illegal(row, 'aborted', 'It has ended or is on its way back already.');
+      await this.stop(tx, row, waves, reason('aborted', `Aborted by ${actor}: nobody else is told, devices keep what they were told.`), actor);
+    });
+  }
+
+  /** Every device that was told goes back. Also takes back a success, on devices that no newer rollout has taken over. */
+  async rollback(id: string, actor: string): Promise<RolloutView> {
+    return this.verb(id, async (tx, row, waves) => {
+      if (!mayMove(row.state, 'ROLLING_BACK')) throw illegal(row, 'rolled back', 'No device has been told by it, or it has gone back already.');
+      await this.back(tx, row, waves, reason('rollback_by_person', `Rolled back by ${actor}.`), actor);
+    });
+  }
+
+  /** Past the current wave without its verdict: a person answers for it. Devices that have not answered keep what they were told. */
+  async advance(id: string, actor: string): Promise<RolloutView> {
+    return this.verb(id, async (tx, row, waves) => {
+      if (row.state !== 'RUNNING' && row.state !== 'PAUSED') throw illegal(row, 'advanced', 'Only a running or paused rollout has a wave to pass.');
+      const now = this.clock.now();
+      const wave = waves[row.wave];
+      if (wave && wave.state !== 'PASSED' && wave.state !== 'SKIPPED') {
+        await tx.query(`UPDATE rollout_executions SET state = 'CANCELED', settled_at = $3, failure = '{"code":"execution.skipped","message":"An operator went past the wave before this device had answered."}'
+          WHERE rollout_id = $1 AND wave = $2 AND state IN ('PENDING', 'QUEUED', 'IN_PROGRESS')`, [row.id, row.wave, now]);
+        moveWave({ waves }, row.wave, 'SKIPPED', now);
+      }
+      const why = reason('advanced_by_person', `${actor} went past wave ${row.wave + 1} without its verdict.`, { wave: row.wave });
+      if (row.state === 'PAUSED') await this.enter(tx, row, 'RUNNING', why, actor);
+      else await this.engine.event(tx, row, [{ kind: 'advanced', wave: row.wave, actor, reason: why }]);
+      row.waitUntil = now;
+    });
+  }
+
+  private async verb(id: string, act: (tx: Tx, row: RolloutRow, waves: WaveRow[]) => Promise<void>): Promise<RolloutView> {
+    await this.db.transaction(async (tx) => {
+      // The workload's lock comes before the row's, as in `create`; else two verbs could wait for each other.
+      const [found] = /^[0-9a-f-]{36}$/i.test(id) ? await tx.query<{ workload: string }[]>('SELECT workload FROM rollouts WHERE id = $1', [id]) : [];
+      if (!found) throw new ReefError('rollout.missing', 'not_found', `There is no rollout ${id}.`, { detail: { rollout: id } });
+      await lockWorkload(tx, found.workload);
+      const { row, waves } = await this.engine.hold(tx, id);
+      await act(tx, row, waves);
+      await tx.save(RolloutRow, row, { reload: false });
+      await tx.save(WaveRow, waves, { reload: false });
+      await hint(tx, { kind: 'rollout', id });
+    });
+    return viewOf(this.db, id);
+  }
+
+  /** Takes the devices and lets the engine have it. */
+  private async launch(tx: Tx, row: RolloutRow, actor: string): Promise<void> {
+    await this.claim(tx, row, actor);
+    const now = this.clock.now();
+    const later = row.startAt && row.startAt > now;
+    await this.enter(tx, row, later ? 'SCHEDULED' : 'RUNNING', later ? reason('scheduled', `Starts at ${row.startAt!.toISOString()}.`) : reason('started', `Started by ${actor}.`), actor);
+    row.waitUntil = later ? row.startAt : now;
+    await tx.save(RolloutRow, row, { reload: false });
+  }
+
+  /**
+   * Two rollouts never hold the same workload of a device. The newer is refused, or stops the older where its creator said `supersede`;
+   * one on its way back is always let finish, since cutting it short would leave devices on the bad version.
+   */
+  private async claim(tx: Tx, row: RolloutRow, actor: string): Promise<void> {
+    const overlapping = await tx.query<{ id: string; name: string; state: RolloutState; devices: string }[]>(`
+      SELECT r.id, r.name, r.state, count(*) AS devices FROM rollouts r JOIN rollout_executions theirs ON theirs.rollout_id = r.id AND theirs.state NOT IN ('CANCELED', 'REMOVED')
+      JOIN rollout_executions ours ON ours.rollout_id = $1 AND ours.device_id = theirs.device_id
+      WHERE r.workload = $2 AND r.id <> $1 AND r.state = ANY($3) GROUP BY 1, 2, 3`, [row.id, row.workload, holdingStates]);
+    if (overlapping.length === 0) return;
+    const returning = overlapping.filter(({ state }) => state === 'ROLLING_BACK');
+    if (!row.supersede || returning.length > 0) {
+      const [first] = returning.length > 0 ? returning : overlapping;
+      throw new ReefError('rollout.overlaps', 'conflict', `Rollout "${first!.name}" (${first!.state}) holds ${first!.devices} of these devices for ${row.workload}. ${returning.length > 0 ? 'Wait until it has gone back.' : 'Wait for it, abort it, or create this one with "supersede": true.'}`, { detail: { rollouts: overlapping.map(({ id, state, devices }) => ({ id, state, devices: Number(devices) })) } });
+    }
+    for (const { id } of overlapping) {
+      const { row: older, waves } = await this.engine.hold(tx, id);
+      await this.stop(tx, older, waves, reason('superseded', `Superseded by "${row.name}".`, { by: row.id }), actor);
+      await tx.save(RolloutRow, older, { reload: false });
+      await tx.save(WaveRow, waves, { reload: false });
+      await hint(tx, { kind: 'rollout', id });
+    }
+  }
+
+  private async stop(tx: Tx, row: RolloutRow, waves: WaveRow[], why: Reason, actor: string): Promise<void> {
+    const now = this.clock.now();
+    await tx.query(`UPDATE rollout_executions SET state = 'CANCELED', settled_at = $2, failure = jsonb_build_object('code', 'rollout.' || $3::text, 'message', $4::text) WHERE rollout_id = $1 AND state IN ('PENDING', 'QUEUED', 'IN_PROGRESS')`, [row.id, now, why.code, why.message]);
+    for (const wave of waves) if (wave.state === 'PENDING' || wave.state === 'RUNNING' || wave.state === 'ANALYSING') moveWave({ waves }, wave.index, 'SKIPPED', now);
+    await this.enter(tx, row, 'ABORTED', why, actor);
+  }
+
+  private async back(tx: Tx, row: RolloutRow, waves: WaveRow[], why: Reason, actor: string): Promise<void> {
+    await this.engine.startRollback(tx, { row, waves, changed: true }, why, actor);
+    row.waitUntil = this.clock.now();
+  }
+
+  private async enter(tx: Tx, row: RolloutRow, to: RolloutState, why: Reason, actor: string): Promise<void> {
+    this.engine.move({ row, waves: [], changed: true }, to, why, this.clock.now());
+    row.waitUntil = null;
+    await this.engine.event(tx, row, [{ kind: to.toLowerCase(), wave: row.wave, actor, reason: why }]);
+    await tx.save(RolloutRow, row, { reload: false });
+  }
+
+  private async ready(ref: string): Promise<Version> {
+    const version = await this.registry.versionByRef(ref);
+    if (version.state !== 'READY' || !version.bundleDigest) throw new ReefError('rollout.version_not_ready', 'conflict', `${refOf(version)} is ${version.state}; only a READY version is rolled out.`, { detail: { version: refOf(version), state: version.state } });
+    return version;
+  }
+
+  private async plan(tx: Tx, body: CreateRollout, version: Version): Promise<{ plan: Plan; settings: Settings }> {
+    const parsed = new Map((body.waves ?? []).flatMap(({ selector }) => (selector === undefined ? [] : [[selector, parseSelector(selector)]])));
+    const devices = await this.fleet.select(tx, body.selector, body.workload);
+    const result = planWaves(devices.map((device) => candidateOf(device, version, body)), body.waves, version.bundleDigest!, (eligible) => settingsFor(body, eligible), (selector, labels) => matches(parsed.get(selector)!, labels));
+    if (!result.ok) throw new ReefError(result.fault.code, 'conflict', result.fault.message, { detail: { excluded: result.excluded } });
+    return result;
+  }
+}
+
+function candidateOf(device: FleetDevice, version: Version, body: CreateRollout): Candidate {
+  const { capabilities } = device;
+  const choice = capabilities && variantFor(version, capabilities, body.policy);
+  return {
+    id: device.id, labels: device.labels, online: device.online, health: device.health,
+    stratum: `${capabilities?.hostClass ?? ''}/${capabilities?.edgetpuRuntime ?? ''}`,
+    current: device.running === version.bundleDigest && device.wanted === version.bundleDigest,
+    fit: choice?.ok ? { ok: true, variant: choice.variant.name }
+      : !capabilities ? { ok: false, code: 'UNKNOWN', message: 'The device has not reported what it can run; it has to connect once.' }
+        : { ok: false, code: capabilities.edgetpuRuntime === null ? 'UNKNOWN' : 'INCOMPATIBLE', message: choice!.message },
+  };
+}
+
+function illegal(row: RolloutRow, done: string, hint: string): ReefError {
+  return new ReefError('rollout.state_wrong', 'conflict', `Rollout "${row.name}" is ${row.state} and cannot be ${done}. ${hint}`, { detail: { rollout: row.id, state: row.state } });
+}
+
+/** Claims of one workload happen one after another, or two rollouts created at once could both find the devices free. */
+async function lockWorkload(tx: Tx, workload: string): Promise<void> {
+  await tx.query("SELECT pg_advisory_xact_lock(hashtext('reef.rollouts'), hashtext($1))", [workload]);
+}

@@ -1,0 +1,125 @@
+import { ReefError } from '@reefkeeper/platform';
+import type { DataSource } from 'typeorm';
+import { ExecutionRow, RolloutEvent, RolloutRow, WaveRow, type KeptPlan } from './rollout.entity.ts';
+import type { Reason, RolloutExecutionState, RolloutState, Settings, WaveState } from './rollout.ts';
+import { noCounts, type Counts, type Verdict } from './verdict.ts';
+
+/** A rollout as the outside sees it. */
+export interface RolloutView {
+  id: string;
+  name: string;
+  version: string;
+  versionId: string;
+  bundle: string;
+  workload: string;
+  selector: string;
+  state: RolloutState;
+  stateReason: Reason;
+  wave: number;
+  waves: WaveView[];
+  rollback: Record<'QUEUED' | 'IN_PROGRESS' | 'SUCCEEDED' | 'FAILED' | 'TIMED_OUT' | 'CANCELED', number> | null;
+  settings: Settings;
+  plan: KeptPlan;
+  createdAt: Date;
+  createdBy: string;
+  startAt: Date | null;
+  startedAt: Date | null;
+  endedAt: Date | null;
+}
+
+export interface WaveView { index: number; state: WaveState; size: number; canary: boolean; counts: Counts; verdicts: Verdict[]; startedAt: Date | null; analysingAt: Date | null; deadlineAt: Date | null; endedAt: Date | null }
+
+export interface Page<T> { items: T[]; nextCursor: string | null }
+
+/** @throws ReefError `rollout.missing` */
+export async function viewOf(db: DataSource, id: string): Promise<RolloutView> {
+  const row = /^[0-9a-f-]{36}$/i.test(id) ? await db.getRepository(RolloutRow).findOneBy({ id }) : null;
+  if (!row) throw new ReefError('rollout.missing', 'not_found', `There is no rollout ${id}.`, { detail: { rollout: id } });
+  return (await viewsOf(db, [row]))[0]!;
+}
+
+/** Newest first. */
+export async function listRollouts(db: DataSource, { limit = 50, cursor, state, workload }: { limit?: number | undefined; cursor?: string | undefined; state?: string | undefined; workload?: string | undefined } = {}): Promise<Page<RolloutView>> {
+  const [at, id] = cursor ? cursorOf(cursor) : [null, null];
+  const rows = await db.getRepository(RolloutRow).createQueryBuilder('r')
+    .where(at === null ? 'true' : '(r.created_at, r.id) < (:at::timestamptz, :id::uuid)', { at, id })
+    .andWhere(state ? 'r.state = :state' : 'true', { state }).andWhere(workload ? 'r.workload = :workload' : 'true', { workload })
+    .orderBy('r.createdAt', 'DESC').addOrderBy('r.id', 'DESC').take(limit + 1).getMany();
+  const shown = rows.slice(0, limit);
+  const last = shown.at(-1);
+  return { items: await viewsOf(db, shown), nextCursor: rows.length > limit && last ? Buffer.from(JSON.stringify([last.createdAt.toISOString(), last.id])).toString('base64url') : null };
+}
+
+async function viewsOf(db: DataSource, rows: RolloutRow[]): Promise<RolloutView[]> {
+  const ids = rows.map(({ id }) => id);
+  const waves = await db.getRepository(WaveRow).createQueryBuilder('w').where('w.rollout_id = ANY(:ids)', { ids }).orderBy('w.index').getMany();
+  const groups = await db.query<{ id: string; wave: number; state: RolloutExecutionState; rollback: string | null; n: string }[]>('SELECT rollout_id AS id, wave, state, rollback_state AS rollback, count(*) AS n FROM rollout_executions WHERE rollout_id = ANY($1) GROUP BY 1, 2, 3, 4', [ids]);
+  return rows.map((row) => {
+    const own = groups.filter(({ id }) => id === row.id);
+    const back = own.filter(({ rollback }) => rollback !== null);
+    const rollback = { QUEUED: 0, IN_PROGRESS: 0, SUCCEEDED: 0, FAILED: 0, TIMED_OUT: 0, CANCELED: 0 };
+    for (const { rollback: state, n } of back) rollback[state as keyof typeof rollback] += Number(n);
+    return {
+      id: row.id, name: row.name, version: row.versionRef, versionId: row.versionId, bundle: row.bundle, workload: row.workload, selector: row.selector, state: row.state, stateReason: row.stateReason, wave: row.wave,
+      waves: waves.filter(({ rolloutId }) => rolloutId === row.id).map((wave) => {
+        const counts = noCounts();
+        for (const group of own) if (group.wave === wave.index) counts[group.state] += Number(group.n);
+        const { index, state, size, verdicts, startedAt, analysingAt, deadlineAt, endedAt } = wave;
+        return { index, state, size, canary: row.plan.waves[index]?.canary ?? false, counts, verdicts, startedAt, analysingAt, deadlineAt, endedAt };
+      }),
+      rollback: back.length > 0 ? rollback : null,
+      settings: row.settings, plan: row.plan, createdAt: row.createdAt, createdBy: row.createdBy, startAt: row.startAt, startedAt: row.startedAt, endedAt: row.endedAt,
+    };
+  });
+}
+
+/** One device's part as the outside sees it. */
+export type ExecutionView = Omit<ExecutionRow, 'deviceId' | 'rolloutId'> & { rollout: string; device: string };
+
+const executionViewOf = ({ deviceId, rolloutId, ...rest }: ExecutionRow): ExecutionView => ({ rollout: rolloutId, device: deviceId, ...rest });
+
+/** By wave, then device. */
+export async function listExecutions(db: DataSource, rollout: string, { limit = 100, cursor, state, wave }: { limit?: number | undefined; cursor?: string | undefined; state?: string | undefined; wave?: number | undefined } = {}): Promise<Page<ExecutionView>> {
+  await viewOf(db, rollout);
+  const [afterWave, afterDevice] = cursor ? cursorOf(cursor) : [-1, ''];
+  const rows = await db.getRepository(ExecutionRow).createQueryBuilder('e')
+    .where('e.rollout_id = :rollout AND (e.wave, e.device_id) > (:afterWave, :afterDevice)', { rollout, afterWave: Number(afterWave), afterDevice })
+    .andWhere(state ? 'e.state = :state' : 'true', { state }).andWhere(wave === undefined ? 'true' : 'e.wave = :wave', { wave })
+    .orderBy('e.wave').addOrderBy('e.deviceId').take(limit + 1).getMany();
+  const items = rows.slice(0, limit);
+  const last = items.at(-1);
+  return { items: items.map(executionViewOf), nextCursor: rows.length > limit && last ? Buffer.from(JSON.stringify([String(last.wave), last.deviceId])).toString('base64url') : null };
+}
+
+/** A device's parts in rollouts, newest first. */
+export async function executionsOfDevice(db: DataSource, device: string, limit = 20): Promise<(ExecutionView & { version: string; workload: string })[]> {
+  const rows = await db.getRepository(ExecutionRow).createQueryBuilder('e').where('e.device_id = :device AND e.assigned_at IS NOT NULL', { device }).orderBy('e.assignedAt', 'DESC').take(limit).getMany();
+  const rollouts = await db.getRepository(RolloutRow).createQueryBuilder('r').where('r.id = ANY(:ids)', { ids: rows.map(({ rolloutId }) => rolloutId) }).getMany();
+  const byId = new Map(rollouts.map((row) => [row.id, row]));
+  return rows.map((row) => ({ ...executionViewOf(row), version: byId.get(row.rolloutId)!.versionRef, workload: byId.get(row.rolloutId)!.workload }));
+}
+
+/** The decision log, oldest first; `after` is the id of the last one read. */
+export async function listEvents(db: DataSource, rollout: string, { limit = 200, cursor }: { limit?: number | undefined; cursor?: string | undefined } = {}): Promise<Page<RolloutEvent>> {
+  await viewOf(db, rollout);
+  const rows = await db.getRepository(RolloutEvent).createQueryBuilder('e').where('e.rollout_id = :rollout AND e.id > :after', { rollout, after: cursor ? Number(cursor) || 0 : 0 }).orderBy('e.id').take(limit + 1).getMany();
+  const items = rows.slice(0, limit);
+  return { items, nextCursor: rows.length > limit ? String(items.at(-1)!.id) : null };
+}
+
+function cursorOf(text: string): [string, string] {
+  try {
+    const parsed: unknown = JSON.parse(Buffer.from(text, 'base64url').toString('utf8'));
+    if (Array.isArray(parsed) && parsed.length === 2 && parsed.every((part) => typeof part === 'string')) return parsed as [string, string];
+  } catch {
+    // answered below
+  }
+  throw new ReefError('request.cursor_invalid', 'invalid', 'The cursor is not one this list gave out; start again without it.');
+}
+
+/** For plots of a rollout: its devices, and a stretch of time that starts early enough to show what they did before. */
+export async function stretchOf(db: DataSource, rollout: string): Promise<{ devices: string[]; workload: string; from: Date; to: Date | null }> {
+  const row = await viewOf(db, rollout);
+  const devices = await db.query<{ id: string }[]>('SELECT device_id AS id FROM rollout_executions WHERE rollout_id = $1', [rollout]);
+  return { devices: devices.map(({ id }) => id), workload: row.workload, from: new Date((row.startedAt ?? row.createdAt).getTime() - 300_000), to: row.endedAt && new Date(row.endedAt.getTime() + 120_000) };
+}

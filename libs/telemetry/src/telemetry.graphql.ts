@@ -1,0 +1,54 @@
+import { Inject } from '@nestjs/common';
+import { Args, Field, Float, Int, ObjectType, Query, Resolver, Subscription } from '@nestjs/graphql';
+import type { ChangeFeed } from '@reefkeeper/platform';
+import { JsonScalar, Roles } from '@reefkeeper/platform/http';
+import { Telemetry } from './telemetry.service.ts';
+import { windowViewOf, type WindowView } from './telemetry.views.ts';
+
+@ObjectType('TelemetryWindow')
+export class WindowType implements WindowView {
+  @Field(() => String) deviceId!: string;
+  @Field(() => String) bootId!: string;
+  @Field(() => Float) seq!: number;
+  @Field(() => String) workload!: string;
+  @Field(() => String) bundle!: string;
+  @Field(() => String) variant!: string;
+  @Field(() => String) backend!: string;
+  @Field(() => Date) startedAt!: Date;
+  @Field(() => Date) receivedAt!: Date;
+  @Field(() => Int) durationMs!: number;
+  @Field(() => Int) inferences!: number;
+  @Field(() => JsonScalar) errors!: Record<string, number>;
+  @Field(() => JsonScalar, { description: 'per stage: count, p50Ms, p95Ms, p99Ms' }) latency!: WindowView['latency'];
+  @Field(() => Int) labelled!: number;
+  @Field(() => Int) correct!: number;
+  @Field(() => Float, { nullable: true }) accuracy!: number | null;
+  @Field(() => Float, { nullable: true }) temperatureC!: number | null;
+}
+
+@Resolver(() => WindowType)
+export class TelemetryResolver {
+  constructor(@Inject(Telemetry) private readonly telemetry: Telemetry, @Inject('FEED') private readonly feed: ChangeFeed) {}
+
+  /** The newest windows of a device, newest first. */
+  @Query(() => [WindowType])
+  @Roles('viewer')
+  async telemetryOf(@Args('device', { type: () => String }) device: string, @Args('workload', { type: () => String, nullable: true }) workload?: string, @Args('limit', { type: () => Int, nullable: true }) limit?: number): Promise<WindowView[]> {
+    return (await this.telemetry.latest(device, Math.min(500, Math.max(1, limit ?? 50)), workload ?? undefined)).map(windowViewOf);
+  }
+
+  /** The newest window of each device that sent some, as they come. A slow reader misses windows, never the newest. */
+  @Subscription(() => WindowType)
+  @Roles('viewer')
+  telemetryReceived(@Args('device', { type: () => String, nullable: true }) device?: string, @Args('workload', { type: () => String, nullable: true }) workload?: string): AsyncIterator<{ telemetryReceived: WindowView }> {
+    const { telemetry, feed } = this;
+    return (async function* () {
+      for await (const { id } of feed.changes(({ kind, id }) => kind === 'telemetry' && (!device || id.split(',').includes(device)))) {
+        for (const one of device ? [device] : id.split(',')) {
+          const [window] = await telemetry.latest(one, 1, workload ?? undefined);
+          if (window) yield { telemetryReceived: windowViewOf(window) };
+        }
+      }
+    })();
+  }
+}
