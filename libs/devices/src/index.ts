@@ -1,1 +1,12 @@
-export {};
+export { ApiTokens, type TokenRole } from './api-tokens.service.ts';
+export { record } from './audit.ts';
+export { Authority, type Issued } from './authority.ts';
+export { controllerName, mayUse } from './broker-acl.ts';
+export { Commands } from './commands.service.ts';
+export { Desired, type Assignment } from './desired.service.ts';
+export * from './device.entity.ts';
+export { checkLabels, Devices, unknownDevice, type DeviceView } from './devices.service.ts';
+export { devicesSchema, DevicesModule } from './devices.module.ts';
+export { Enrolment, type TokenRequest } from './enrolment.service.ts';
+export { Reports } from './reports.service.ts';
+export { matches, parseSelector, selectorSql, type Requirement } from './selector.ts';

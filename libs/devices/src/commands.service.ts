@@ -1,0 +1,53 @@
+import { randomUUID } from 'node:crypto';
+import { Inject, Injectable } from '@nestjs/common';
+import { hint, ReefError, type Clock } from '@reefkeeper/platform';
+import type { Command, CommandResult } from '@reefkeeper/protocol';
+import { DataSource } from 'typeorm';
+import { record } from './audit.ts';
+import { DeviceCommand } from './device.entity.ts';
+import { unknownDevice } from './devices.service.ts';
+
+/** One-off requests to a device. The row goes first and is published from there, so a crash between loses nothing; the device journals ids. */
+@Injectable()
+export class Commands {
+  constructor(@Inject(DataSource) private readonly db: DataSource, @Inject('CLOCK') private readonly clock: Clock) {}
+
+  /** @throws ReefError `device.unknown` */
+  async send(deviceId: string, request: { kind: Command['kind']; args: Record<string, unknown>; ttlS: number }, actor: string): Promise<DeviceCommand> {
+    const id = randomUUID();
+    const now = this.clock.now();
+    await this.db.transaction(async (tx) => {
+      const made = await tx.query<unknown[]>(`
+        INSERT INTO device_commands (id, device_id, kind, args, state, created_by, created_at, expires_at)
+        SELECT $1, d.id, $3, $4, 'QUEUED', $5, $6, $7 FROM devices d WHERE d.id = $2 AND d.retired_at IS NULL RETURNING id`,
+      [id, deviceId, request.kind, request.args, actor, now, new Date(now.getTime() + request.ttlS * 1_000)]);
+      if (made.length === 0) throw unknownDevice(deviceId);
+      await record(tx, { at: now, actor, action: `device.command.${request.kind}`, subject: deviceId, detail: { id } });
+      await hint(tx, { kind: 'desired', id: deviceId });
+    });
+    return this.get(deviceId, id);
+  }
+
+  /** @throws ReefError `command.unknown` */
+  async get(deviceId: string, id: string): Promise<DeviceCommand> {
+    const found = await this.db.manager.findOneBy(DeviceCommand, { deviceId, id });
+    if (!found) throw new ReefError('command.unknown', 'not_found', `Device ${deviceId} was sent no command ${id}.`);
+    return found;
+  }
+
+  async queued(limit: number): Promise<DeviceCommand[]> {
+    return this.db.manager.createQueryBuilder(DeviceCommand, 'c').where("c.state = 'QUEUED' AND c.expires_at > :now", { now: this.clock.now() }).orderBy('c.createdAt').limit(limit).getMany();
+  }
+
+  async markSent(ids: string[]): Promise<void> {
+    if (ids.length > 0) await this.db.query("UPDATE device_commands SET state = 'SENT' WHERE id = ANY($1) AND state = 'QUEUED'", [ids]);
+  }
+
+  /** The first answer counts; repeats change nothing. */
+  async answered(deviceId: string, answer: CommandResult): Promise<void> {
+    await this.db.transaction(async (tx) => {
+      const changed = await tx.query<[unknown[], number]>("UPDATE device_commands SET state = $3, answer = $4, answered_at = $5 WHERE id::text = $2 AND device_id = $1 AND state IN ('QUEUED', 'SENT') RETURNING id", [deviceId, answer.id, answer.ok ? 'SUCCEEDED' : 'FAILED', answer, this.clock.now()]);
+      if (changed[1] > 0) await hint(tx, { kind: 'device', id: deviceId });
+    });
+  }
+}

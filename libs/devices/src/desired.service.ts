@@ -1,0 +1,100 @@
+import { Inject, Injectable } from '@nestjs/common';
+import { hint, type Clock, type Tx } from '@reefkeeper/platform';
+import { desired, type AgentConfig, type Desired as DesiredMessage, type Policy } from '@reefkeeper/protocol';
+import { DataSource } from 'typeorm';
+import { unknownDevice } from './devices.service.ts';
+
+export interface Assignment {
+  deviceIds: readonly string[];
+  workload: string;
+  target: { bundle: string; versionId: string | null; variantOf(deviceId: string): string; policy: Policy; rollback?: boolean };
+}
+
+/**
+ * What every device should run. Each change raises the device's revision; a row with published_revision < revision is waiting to go
+ * out, so nothing is lost if the process that changed it dies before telling anyone.
+ */
+@Injectable()
+export class Desired {
+  constructor(@Inject(DataSource) private readonly db: DataSource, @Inject('CLOCK') private readonly clock: Clock) {}
+
+  /** The new revision of each device, by id; retired and unknown devices are missing. In the caller's transaction, two statements for any number. */
+  async assign(tx: Tx, { deviceIds, workload, target }: Assignment): Promise<Map<string, number>> {
+    const ids = await this.inService(tx, deviceIds);
+    if (ids.length === 0) return new Map();
+    await tx.query(`
+      INSERT INTO desired_workloads (device_id, workload, bundle, version_id, variant, policy, rollback, rollback_to)
+      SELECT sent.id, $3, $4, $5, sent.variant, $6, $7, NULL FROM unnest($1::text[], $2::text[]) AS sent(id, variant)
+      ON CONFLICT (device_id, workload) DO UPDATE SET rollback_to = desired_workloads.bundle, bundle = excluded.bundle, version_id = excluded.version_id,
+        variant = excluded.variant, policy = excluded.policy, rollback = excluded.rollback`,
+    [ids, ids.map((id) => target.variantOf(id)), workload, target.bundle, target.versionId, target.policy, target.rollback ?? false]);
+    return this.raise(tx, ids);
+  }
+
+  /** Nothing of this workload any more. */
+  async unassign(tx: Tx, { deviceIds, workload }: { deviceIds: readonly string[]; workload: string }): Promise<Map<string, number>> {
+    const [gone] = await tx.query<[{ device_id: string }[], number]>('DELETE FROM desired_workloads WHERE device_id = ANY($1) AND workload = $2 RETURNING device_id', [deviceIds, workload]);
+    return this.raise(tx, gone.map(({ device_id: id }) => id));
+  }
+
+  /** @throws ReefError `device.unknown` */
+  async configure(id: string, config: Partial<AgentConfig>): Promise<void> {
+    await this.db.transaction(async (tx) => {
+      if ((await this.inService(tx, [id])).length === 0) throw unknownDevice(id);
+      await tx.query('INSERT INTO desired (device_id, config) VALUES ($1, $2) ON CONFLICT (device_id) DO UPDATE SET config = desired.config || excluded.config', [id, config]);
+      await this.raise(tx, [id]);
+    });
+  }
+
+  /** Messages that wait to go out, oldest device first. Retired devices are told to run nothing. */
+  async unpublished(limit: number): Promise<{ device: string; message: DesiredMessage }[]> {
+    const rows = await this.db.query<{ device_id: string }[]>('SELECT device_id FROM desired WHERE published_revision < revision ORDER BY device_id LIMIT $1', [limit]);
+    return this.messages(rows.map(({ device_id: id }) => id));
+  }
+
+  /** The whole wanted state as devices are told it. Devices of which nothing was ever wanted are missing. */
+  async messages(ids: readonly string[]): Promise<{ device: string; message: DesiredMessage }[]> {
+    const rows = await this.db.query<{ id: string; revision: number; config: Partial<AgentConfig>; workloads: Record<string, { bundle: string; variant: string; policy: Policy; rollback: boolean; rollbackTo: string | null }> }[]>(`
+      SELECT d.device_id AS id, d.revision::float8 AS revision, d.config, COALESCE(jsonb_object_agg(w.workload, jsonb_build_object(
+        'bundle', w.bundle, 'variant', w.variant, 'policy', w.policy, 'rollback', w.rollback, 'rollbackTo', w.rollback_to)) FILTER (WHERE w.workload IS NOT NULL), '{}') AS workloads
+      FROM desired d LEFT JOIN desired_workloads w ON w.device_id = d.device_id WHERE d.device_id = ANY($1) AND d.revision > 0 GROUP BY d.device_id`, [ids]);
+    return rows.map(({ id, revision, config, workloads }) => ({
+      device: id,
+      message: desired.schema.parse({
+        revision, config,
+        workloads: Object.fromEntries(Object.entries(workloads).map(([name, one]) => [name, { ...one, manifestUrl: `/v1/bundles/${one.bundle}` }])),
+      }),
+    }));
+  }
+
+  /** Only forward: a slower replica that published an older revision takes nothing back. */
+  async markPublished(published: readonly { device: string; revision: number }[]): Promise<void> {
+    if (published.length === 0) return;
+    await this.db.query(
+      'UPDATE desired SET published_revision = sent.revision FROM unnest($1::text[], $2::bigint[]) AS sent(id, revision) WHERE device_id = sent.id AND published_revision < sent.revision',
+      [published.map(({ device }) => device), published.map(({ revision }) => revision)],
+    );
+  }
+
+  /** Sends the wanted state again, unchanged: the device does not have it (a broker may lose its retained messages). */
+  async publishAgain(id: string): Promise<void> {
+    await this.db.query('UPDATE desired SET published_revision = 0 WHERE device_id = $1 AND revision > 0', [id]);
+    await hint(this.db, { kind: 'desired', id });
+  }
+
+  private async inService(tx: Tx, ids: readonly string[]): Promise<string[]> {
+    // Locked in one order, so that two rollouts over the same devices cannot deadlock.
+    const rows = await tx.query<{ id: string }[]>('SELECT id FROM devices WHERE id = ANY($1) AND retired_at IS NULL ORDER BY id FOR NO KEY UPDATE', [ids]);
+    return rows.map(({ id }) => id);
+  }
+
+  private async raise(tx: Tx, ids: readonly string[]): Promise<Map<string, number>> {
+    if (ids.length === 0) return new Map();
+    const raised = await tx.query<{ device_id: string; revision: string }[]>(
+      'INSERT INTO desired (device_id, revision) SELECT unnest($1::text[]), 1 ON CONFLICT (device_id) DO UPDATE SET revision = desired.revision + 1 RETURNING device_id, revision',
+      [ids],
+    );
+    await hint(tx, { kind: 'desired', id: ids.length === 1 ? ids[0]! : '*' });
+    return new Map(raised.map(({ device_id: id, revision }) => [id, Number(revision)]));
+  }
+}

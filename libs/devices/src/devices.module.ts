@@ -1,0 +1,24 @@
+import { Module, type DynamicModule } from '@nestjs/common';
+import type { SchemaSlice } from '@reefkeeper/platform';
+import { ApiTokens } from './api-tokens.service.ts';
+import { Authority } from './authority.ts';
+import { Commands } from './commands.service.ts';
+import { Desired } from './desired.service.ts';
+import { deviceEntities } from './device.entity.ts';
+import { Devices } from './devices.service.ts';
+import { Enrolment } from './enrolment.service.ts';
+import { Devices1764000001001 } from './migrations.ts';
+import { Reports } from './reports.service.ts';
+
+export const devicesSchema: SchemaSlice = { entities: deviceEntities, migrations: [Devices1764000001001] };
+
+const services = [Devices, Desired, Reports, ApiTokens, Commands];
+
+@Module({ providers: services, exports: services })
+export class DevicesModule {
+  /** With the authority, enrolment too: only the controller has the CA's key. */
+  static withAuthority(authority: Authority): DynamicModule {
+    const providers = [{ provide: Authority, useValue: authority }, Enrolment];
+    return { module: DevicesModule, providers, exports: providers };
+  }
+}

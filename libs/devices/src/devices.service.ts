@@ -1,0 +1,127 @@
+import { Inject, Injectable } from '@nestjs/common';
+import { hint, ReefError, type Clock } from '@reefkeeper/platform';
+import type { Presence } from '@reefkeeper/protocol';
+import { DataSource } from 'typeorm';
+import { record } from './audit.ts';
+import { Device, type DesiredState, DesiredWorkload, ReportedState } from './device.entity.ts';
+import { parseSelector, selectorSql } from './selector.ts';
+
+export interface DeviceView extends Device {
+  desired: { revision: number; publishedRevision: number; config: DesiredState['config']; workloads: Record<string, DesiredWorkload> };
+  reported: ReportedState | null;
+}
+
+const labelKey = /^[A-Za-z0-9]([A-Za-z0-9_./-]{0,61}[A-Za-z0-9])?$/;
+const labelValue = /^([A-Za-z0-9]([A-Za-z0-9_./-]{0,61}[A-Za-z0-9])?)?$/;
+
+@Injectable()
+export class Devices {
+  constructor(@Inject(DataSource) private readonly db: DataSource, @Inject('CLOCK') private readonly clock: Clock) {}
+
+  /** Ids of the devices in service that match, in order. @throws ReefError `selector.invalid` */
+  async select(selector: string): Promise<string[]> {
+    const { sql, params } = selectorSql(parseSelector(selector), 'labels', 1);
+    const rows = await this.db.query<{ id: string }[]>(`SELECT id FROM devices WHERE retired_at IS NULL AND ${sql} ORDER BY id`, params);
+    return rows.map(({ id }) => id);
+  }
+
+  /** @param query.cursor the last id of the page before */
+  async list(query: { selector?: string | undefined; online?: boolean | undefined; limit: number; cursor?: string | undefined }): Promise<{ items: DeviceView[]; nextCursor: string | null }> {
+    const { sql, params } = selectorSql(parseSelector(query.selector ?? ''), 'labels', 4);
+    const rows = await this.db.query<{ id: string }[]>(
+      `SELECT id FROM devices WHERE retired_at IS NULL AND ($1::text IS NULL OR id > $1) AND ($2::boolean IS NULL OR online = $2) AND ${sql} ORDER BY id LIMIT $3`,
+      [query.cursor ?? null, query.online ?? null, query.limit + 1, ...params],
+    );
+    const ids = rows.slice(0, query.limit).map(({ id }) => id);
+    return { items: await this.views(ids), nextCursor: rows.length > query.limit ? ids.at(-1)! : null };
+  }
+
+  /** @throws ReefError `device.unknown` */
+  async get(id: string): Promise<DeviceView> {
+    const [found] = await this.views([id]);
+    if (!found) throw unknownDevice(id);
+    return found;
+  }
+
+  /** Replaces the labels. @throws ReefError `device.unknown`, `labels.invalid` */
+  async label(id: string, labels: Record<string, string>, actor: string): Promise<DeviceView> {
+    checkLabels(labels);
+    await this.db.transaction(async (tx) => {
+      const changed = await tx.query<[unknown[], number]>('UPDATE devices SET labels = $2 WHERE id = $1 AND retired_at IS NULL RETURNING id', [id, labels]);
+      if (changed[1] === 0) throw unknownDevice(id);
+      await record(tx, { at: this.clock.now(), actor, action: 'device.label', subject: id, detail: { labels } });
+      await hint(tx, { kind: 'device', id });
+    });
+    return this.get(id);
+  }
+
+  /** Takes a device out of service for good: its certificates are revoked and nothing is wanted of it any more. @throws ReefError `device.unknown` */
+  async retire(id: string, reason: string, actor: string): Promise<void> {
+    const at = this.clock.now();
+    await this.db.transaction(async (tx) => {
+      const changed = await tx.query<[unknown[], number]>('UPDATE devices SET retired_at = $2, retired_reason = $3, online = false WHERE id = $1 AND retired_at IS NULL RETURNING id', [id, at, reason]);
+      if (changed[1] === 0) throw unknownDevice(id);
+      await tx.query('UPDATE certificates SET revoked_at = $2 WHERE device_id = $1 AND revoked_at IS NULL', [id, at]);
+      await tx.query('DELETE FROM desired_workloads WHERE device_id = $1', [id]);
+      await tx.query('UPDATE desired SET revision = revision + 1 WHERE device_id = $1', [id]);
+      await record(tx, { at, actor, action: 'device.retire', subject: id, detail: { reason } });
+      await hint(tx, { kind: 'device', id });
+      await hint(tx, { kind: 'desired', id });
+    });
+  }
+
+  /** Whether this certificate still opens doors. */
+  async mayConnect(id: string, serial: string): Promise<boolean> {
+    const [row] = await this.db.query<unknown[]>(
+      'SELECT 1 FROM certificates c JOIN devices d ON d.id = c.device_id WHERE d.id = $1 AND d.retired_at IS NULL AND c.serial = $2 AND c.revoked_at IS NULL',
+      [id, serial.toLowerCase()],
+    );
+    return row !== undefined;
+  }
+
+  /** A will may arrive after the birth of the next connection: a lower session changes nothing. */
+  async presence(id: string, { online, session }: Presence): Promise<void> {
+    await this.db.transaction(async (tx) => {
+      const changed = await tx.query<[unknown[], number]>(
+        'UPDATE devices SET online = $2, session = $3, last_seen_at = CASE WHEN $2 THEN $4 ELSE last_seen_at END WHERE id = $1 AND retired_at IS NULL AND session <= $3 AND (online <> $2 OR session <> $3) RETURNING id',
+        [id, online, session, this.clock.now()],
+      );
+      if (changed[1] > 0) await hint(tx, { kind: 'device', id });
+    });
+  }
+
+  private async views(ids: string[]): Promise<DeviceView[]> {
+    if (ids.length === 0) return [];
+    const manager = this.db.manager;
+    const [devices, states, wanted, reports] = await Promise.all([
+      manager.createQueryBuilder(Device, 'd').where('d.id = ANY(:ids)', { ids }).orderBy('d.id').getMany(),
+      this.db.query<{ device_id: string; revision: string; published_revision: string; config: DesiredState['config'] }[]>('SELECT * FROM desired WHERE device_id = ANY($1)', [ids]),
+      manager.createQueryBuilder(DesiredWorkload, 'w').where('w.device_id = ANY(:ids)', { ids }).getMany(),
+      manager.createQueryBuilder(ReportedState, 'r').where('r.device_id = ANY(:ids)', { ids }).getMany(),
+    ]);
+    const stateOf = new Map(states.map((row) => [row.device_id, row]));
+    const reportOf = new Map(reports.map((row) => [row.deviceId, row]));
+    return devices.map((device) => {
+      const state = stateOf.get(device.id);
+      return {
+        ...device,
+        desired: {
+          revision: Number(state?.revision ?? 0), publishedRevision: Number(state?.published_revision ?? 0), config: state?.config ?? {},
+          workloads: Object.fromEntries(wanted.filter(({ deviceId }) => deviceId === device.id).map((row) => [row.workload, row])),
+        },
+        reported: reportOf.get(device.id) ?? null,
+      };
+    });
+  }
+}
+
+export function unknownDevice(id: string): ReefError {
+  return new ReefError('device.unknown', 'not_found', `There is no device "${id}" in service. See the list of devices.`, { detail: { id } });
+}
+
+/** @throws ReefError `labels.invalid` */
+export function checkLabels(labels: Record<string, string>): void {
+  for (const [key, value] of Object.entries(labels)) {
+    if (!labelKey.test(key) || !labelValue.test(value)) throw new ReefError('labels.invalid', 'invalid', `The label ${key}=${value} is not allowed: keys and values are 1 to 63 of A-Z a-z 0-9 _ . / -, beginning and ending with a letter or digit.`, { detail: { key, value } });
+  }
+}

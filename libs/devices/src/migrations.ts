@@ -1,0 +1,114 @@
+import type { MigrationInterface, QueryRunner } from 'typeorm';
+
+export class Devices1764000001001 implements MigrationInterface {
+  name = 'Devices1764000001001';
+
+  async up(runner: QueryRunner): Promise<void> {
+    await runner.query(`
+      CREATE TABLE devices (
+        id text PRIMARY KEY CHECK (id ~ '^[A-Za-z0-9_-]{1,64}$'),
+        labels jsonb NOT NULL DEFAULT '{}',
+        online boolean NOT NULL DEFAULT false,
+        session bigint NOT NULL DEFAULT -1,
+        last_seen_at timestamptz,
+        capabilities jsonb,
+        enrolled_at timestamptz NOT NULL,
+        retired_at timestamptz,
+        retired_reason text
+      )`);
+    await runner.query(`
+      CREATE TABLE desired (
+        device_id text PRIMARY KEY REFERENCES devices ON DELETE CASCADE,
+        revision bigint NOT NULL DEFAULT 0,
+        published_revision bigint NOT NULL DEFAULT 0,
+        config jsonb NOT NULL DEFAULT '{}'
+      )`);
+    // The outbox: almost always empty, however large the fleet.
+    await runner.query('CREATE INDEX desired_unpublished ON desired (device_id) WHERE published_revision < revision');
+    await runner.query(`
+      CREATE TABLE desired_workloads (
+        device_id text NOT NULL REFERENCES devices ON DELETE CASCADE,
+        workload text NOT NULL,
+        bundle text NOT NULL,
+        version_id text,
+        variant text NOT NULL,
+        policy jsonb NOT NULL,
+        rollback boolean NOT NULL DEFAULT false,
+        rollback_to text,
+        PRIMARY KEY (device_id, workload)
+      )`);
+    await runner.query(`
+      CREATE TABLE reported (
+        device_id text PRIMARY KEY REFERENCES devices ON DELETE CASCADE,
+        boot_id text NOT NULL,
+        seq bigint NOT NULL,
+        session bigint NOT NULL,
+        observed_revision bigint,
+        health text NOT NULL,
+        conditions jsonb NOT NULL DEFAULT '[]',
+        workloads jsonb NOT NULL DEFAULT '{}',
+        received_at timestamptz NOT NULL
+      )`);
+    await runner.query(`
+      CREATE TABLE enrolment_tokens (
+        hash text PRIMARY KEY,
+        device_id text,
+        labels jsonb NOT NULL DEFAULT '{}',
+        uses_left integer NOT NULL CHECK (uses_left >= 0),
+        expires_at timestamptz NOT NULL,
+        created_by text NOT NULL,
+        created_at timestamptz NOT NULL
+      )`);
+    await runner.query(`
+      CREATE TABLE certificates (
+        serial text PRIMARY KEY,
+        device_id text NOT NULL REFERENCES devices ON DELETE CASCADE,
+        not_after timestamptz NOT NULL,
+        issued_at timestamptz NOT NULL,
+        revoked_at timestamptz
+      )`);
+    await runner.query('CREATE INDEX certificates_device ON certificates (device_id)');
+    await runner.query(`
+      CREATE TABLE api_tokens (
+        id uuid PRIMARY KEY,
+        name text NOT NULL,
+        role text NOT NULL CHECK (role IN ('viewer', 'operator', 'approver', 'admin')),
+        hash text NOT NULL UNIQUE,
+        created_at timestamptz NOT NULL,
+        created_by text NOT NULL,
+        last_used_at timestamptz,
+        revoked_at timestamptz
+      )`);
+    await runner.query(`
+      CREATE TABLE audit (
+        id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        at timestamptz NOT NULL,
+        actor text NOT NULL,
+        action text NOT NULL,
+        subject text NOT NULL,
+        detail jsonb NOT NULL DEFAULT '{}'
+      )`);
+    await runner.query('CREATE INDEX audit_subject ON audit (subject, id)');
+    await runner.query(`CREATE FUNCTION refuse_audit_change() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'the audit log is append-only'; END $$`);
+    await runner.query('CREATE TRIGGER audit_append_only BEFORE UPDATE OR DELETE ON audit FOR EACH ROW EXECUTE FUNCTION refuse_audit_change()');
+    await runner.query(`
+      CREATE TABLE device_commands (
+        id uuid PRIMARY KEY,
+        device_id text NOT NULL REFERENCES devices ON DELETE CASCADE,
+        kind text NOT NULL,
+        args jsonb NOT NULL DEFAULT '{}',
+        state text NOT NULL CHECK (state IN ('QUEUED', 'SENT', 'SUCCEEDED', 'FAILED')),
+        answer jsonb,
+        created_by text NOT NULL,
+        created_at timestamptz NOT NULL,
+        expires_at timestamptz NOT NULL,
+        answered_at timestamptz
+      )`);
+    await runner.query("CREATE INDEX device_commands_queued ON device_commands (created_at) WHERE state = 'QUEUED'");
+  }
+
+  async down(runner: QueryRunner): Promise<void> {
+    await runner.query('DROP TABLE device_commands, audit, api_tokens, certificates, enrolment_tokens, reported, desired_workloads, desired, devices');
+    await runner.query('DROP FUNCTION refuse_audit_change');
+  }
+}
