@@ -48,12 +48,12 @@ export async function openWorld(): Promise<World> {
   const rollouts = new Rollouts(db, clock, log, deviceFleet, registry, engine);
   const fleet = new FakeFleet({
     telemetry,
-    enrol: async (id, labels) => { await db.query('INSERT INTO devices (id, labels) VALUES ($1, $2)', [id, labels]); },
+    enrol: async (id, labels) => { await db.query('INSERT INTO devices (id, labels, enrolled_at) VALUES ($1, $2, $3)', [id, labels, clock.now()]); },
     online: async (id, online) => { await db.query('UPDATE devices SET online = $2 WHERE id = $1', [id, online]); },
     desiredOf: async (id) => {
-      const [{ revision }] = await db.query('SELECT revision FROM devices WHERE id = $1', [id]);
+      const [row] = await db.query('SELECT revision FROM desired WHERE device_id = $1', [id]);
       const rows = await db.query('SELECT workload, bundle, variant, rollback FROM desired_workloads WHERE device_id = $1', [id]);
-      return { revision: Number(revision), workloads: Object.fromEntries(rows.map((row: { workload: string }) => [row.workload, row])) };
+      return { revision: Number(row?.revision ?? 0), workloads: Object.fromEntries(rows.map((row: { workload: string }) => [row.workload, row])) };
     },
     report: (id, reported) => reports.ingest(id, reported),
   }, workload);

@@ -70,7 +70,7 @@ export class Telemetry {
     const usable = [...rows.values()];
     if (usable.length === 0) return { stored: 0, repeated: 0, unknown: [], refused };
     const column = <T>(pick: (window: Window) => T): T[] => usable.map(({ window }) => pick(window));
-    const [answer] = await this.db.query<{ stored: Record<string, string[]> | null; known: string[] | null; total: string }[]>(`
+    const [answer] = await this.db.query<{ stored: string[] | null; known: string[] | null; total: string }[]>(`
       WITH sent AS (
         SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::timestamptz[], $9::int[], $10::int[],
           $11::jsonb[], $12::int[], $13::jsonb[], $14::int[], $15::int[], $16::text[], $17::real[])
@@ -82,18 +82,18 @@ export class Telemetry {
         SELECT s.device_id, s.boot_id, s.seq, s.workload, s.bundle, s.variant, s.backend, s.started_at, $18, s.duration_ms, s.inferences, s.errors, s.error_count, s.latency, s.labelled, s.correct, s.scores, s.temperature_c
         FROM sent s JOIN known k ON k.id = s.device_id
         ORDER BY s.device_id, s.boot_id, s.seq
-        ON CONFLICT DO NOTHING RETURNING device_id, workload
+        ON CONFLICT DO NOTHING RETURNING device_id
       )
-      SELECT (SELECT jsonb_object_agg(device_id, workloads) FROM (SELECT device_id, jsonb_agg(DISTINCT workload) AS workloads FROM stored GROUP BY device_id) w) AS stored,
-        (SELECT array_agg(id) FROM known) AS known, (SELECT count(*) FROM stored) AS total`,
+      SELECT (SELECT array_agg(DISTINCT device_id) FROM stored) AS stored, (SELECT array_agg(id) FROM known) AS known, (SELECT count(*) FROM stored) AS total`,
       [usable.map(({ device }) => device), column((w) => w.bootId), column((w) => w.seq), column((w) => w.workload), column((w) => w.bundle), column((w) => w.variant), column((w) => w.backend), column((w) => w.startedAt),
         column((w) => w.durationMs), column((w) => w.inferences), column((w) => JSON.stringify(w.errors)), column((w) => Object.values(w.errors).reduce((sum, n) => sum + n, 0)), column((w) => JSON.stringify(w.latency)),
         column((w) => w.labelled), column((w) => w.correct), column((w) => w.scores ?? null), column((w) => w.temperatureC), this.clock.now()]);
     const known = new Set(answer!.known ?? []);
     const stored = Number(answer!.total);
     const fromKnown = usable.filter(({ device }) => known.has(device)).length;
-    // One hint for a batch: a fleet's worth of notifications a second would drown those who listen.
-    if (stored > 0) await hint(this.db, { kind: 'telemetry', id: Object.keys(answer!.stored ?? {}).slice(0, 100).join(',') });
+    // One hint for a hundred devices: a fleet's worth of notifications a second would drown those who listen.
+    const heard = answer!.stored ?? [];
+    for (let from = 0; from < heard.length; from += 100) await hint(this.db, { kind: 'telemetry', id: heard.slice(from, from + 100).join(',') });
     return { stored, repeated: batch.length - refused.length - stored - (usable.length - fromKnown), unknown: [...new Set(usable.map(({ device }) => device).filter((device) => !known.has(device)))], refused };
   }
 

@@ -1,0 +1,115 @@
+import { devicesSchema } from '@reefkeeper/devices';
+import { ManualClock } from '@reefkeeper/platform';
+import { Sketch, telemetry as message, type Telemetry as Window } from '@reefkeeper/protocol';
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { testDatabase, type TestDatabase } from '../../../test/support/database.ts';
+import { Telemetry, telemetrySchema, windowViewOf } from './index.ts';
+
+let database: TestDatabase;
+let clock: ManualClock;
+let telemetry: Telemetry;
+beforeAll(async () => {
+  database = await testDatabase([devicesSchema, telemetrySchema]);
+  clock = new ManualClock(new Date('2026-11-25T08:00:00Z'));
+  telemetry = new Telemetry(database.db, clock);
+  for (const id of ['a', 'b', 'c']) await database.db.query('INSERT INTO devices (id, enrolled_at) VALUES ($1, now())', [id]);
+});
+beforeEach(async () => { await database.db.query('TRUNCATE telemetry_windows'); });
+afterAll(async () => database.drop());
+
+const old = 'a'.repeat(64);
+const fresh = 'b'.repeat(64);
+const window = (seq: number, some: Partial<Window> & { values?: number[] } = {}): Window => {
+  const { values = [10_000, 12_000], ...rest } = some;
+  return message.schema.parse({ bootId: 'boot', seq, workload: 'w', bundle: old, variant: 'cpu-int8', backend: 'cpu', startedAt: '2026-11-25T07:00:00Z', durationMs: 5_000, inferences: values.length, latency: { total: Sketch.of(values).toBase64() }, ...rest });
+};
+const rows = async (): Promise<number> => Number((await database.db.query('SELECT count(*) AS n FROM telemetry_windows'))[0].n);
+
+describe('ingest', () => {
+  it('the same batch again changes nothing, also within one batch and reordered', async () => {
+    const batch = [window(1), window(2), window(3)].map((one) => ({ device: 'a', window: one }));
+    expect(await telemetry.ingest(batch)).toMatchObject({ stored: 3, repeated: 0, unknown: [], refused: [] });
+    const before = await telemetry.healthOf(['a'], { workload: 'w' });
+    clock.advance(1_000);
+    expect(await telemetry.ingest([...batch].reverse())).toMatchObject({ stored: 0, repeated: 3 });
+    expect(await telemetry.ingest([...batch, ...batch, { device: 'a', window: window(4) }])).toMatchObject({ stored: 1, repeated: 6 });
+    expect(before.get('a')!.inferences).toBe(6);
+    expect(await rows()).toBe(4);
+  });
+
+  it('windows that come late and out of order count as if they had come in order', async () => {
+    for (const seq of [5, 1, 3, 2, 4]) await telemetry.ingest([{ device: 'a', window: window(seq, { values: [seq * 1_000] }) }]);
+    const health = (await telemetry.healthOf(['a'], { workload: 'w' })).get('a')!;
+    expect(health.inferences).toBe(5);
+    expect(health.latency.quantile(0.5)! / 3_000).toBeCloseTo(1, 1);
+  });
+
+  it('one device\'s restart begins a new count; two devices may share ids of windows', async () => {
+    expect(await telemetry.ingest([{ device: 'a', window: window(1) }, { device: 'a', window: window(1, { bootId: 'boot-2' }) }, { device: 'b', window: window(1) }])).toMatchObject({ stored: 3 });
+  });
+
+  it('an unknown device and a damaged sketch are named and do not hold up the rest', async () => {
+    expect(await telemetry.ingest([
+      { device: 'stranger', window: window(1) }, { device: 'a', window: { ...window(1), latency: { total: '////' } } },
+      { device: 'a', window: { ...window(2), labelled: 1, correct: 2 } }, { device: 'b', window: window(1) },
+    ])).toMatchObject({ stored: 1, repeated: 0, unknown: ['stranger'], refused: [{ device: 'a', seq: 1 }, { device: 'a', seq: 2 }] });
+    expect(await telemetry.ingest([])).toMatchObject({ stored: 0 });
+  });
+
+  it('two processes with the same batch at once store it once', async () => {
+    const batch = Array.from({ length: 200 }, (_, seq) => ({ device: ['a', 'b', 'c'][seq % 3]!, window: window(seq) }));
+    const answers = await Promise.all([telemetry.ingest(batch), telemetry.ingest([...batch].reverse()), telemetry.ingest(batch)]);
+    expect(answers.reduce((sum, { stored }) => sum + stored, 0)).toBe(200);
+    expect(await rows()).toBe(200);
+  });
+});
+
+describe('health', () => {
+  it('adds up by device, workload, bundle and time; sketches are merged, not averaged', async () => {
+    await telemetry.ingest([{ device: 'a', window: window(1, { values: Array(95).fill(1_000), errors: { 'inference.failed': 2 }, labelled: 10, correct: 7 }) }, { device: 'a', window: window(2, { values: Array(5).fill(100_000) }) }]);
+    clock.advance(60_000);
+    await telemetry.ingest([{ device: 'a', window: window(3, { bundle: fresh, values: [2_000] }) }, { device: 'b', window: window(1, { workload: 'other' }) }]);
+    const health = (await telemetry.healthOf(['a', 'b'], { workload: 'w', bundle: old })).get('a')!;
+    expect(health).toMatchObject({ inferences: 100, errors: 2, labelled: 10, correct: 7 });
+    expect(health.latency.count).toBe(100);
+    expect(health.latency.quantile(0.95)! / 1_000).toBeCloseTo(1, 1);
+    expect(health.latency.quantile(0.96)! / 100_000).toBeCloseTo(1, 1);
+    expect([...(await telemetry.healthOf(['a', 'b'], { workload: 'w', from: clock.now() })).keys()]).toEqual(['a']);
+    expect((await telemetry.healthOf(['b'], { workload: 'w' })).size).toBe(0);
+  });
+
+  it('each device with its own question, counted back from its own last window', async () => {
+    await telemetry.ingest([{ device: 'a', window: window(1) }]);
+    clock.advance(600_000);
+    await telemetry.ingest([{ device: 'a', window: window(2) }, { device: 'b', window: window(1, { bundle: fresh }) }]);
+    clock.advance(7 * 86_400_000);
+    const answer = await telemetry.healthOfEach(database.db, 'w', [{ device: 'a', bundle: old, to: clock.now(), lastS: 60 }, { device: 'b', bundle: fresh, lastS: 60 }, { device: 'c', bundle: old }]);
+    expect(answer.get('a')!.inferences).toBe(2);
+    expect(answer.get('b')!.inferences).toBe(2);
+    expect(answer.has('c')).toBe(false);
+  });
+});
+
+describe('series and latest', () => {
+  it('one point per step and bundle, or per device', async () => {
+    clock = new ManualClock(new Date('2026-11-25T10:00:00Z'));
+    telemetry = new Telemetry(database.db, clock);
+    await telemetry.ingest([{ device: 'a', window: window(1, { labelled: 4, correct: 3 }) }, { device: 'b', window: window(1, { bundle: fresh }) }]);
+    clock.advance(10_000);
+    await telemetry.ingest([{ device: 'a', window: window(2) }]);
+    const stretch = { from: new Date('2026-11-25T09:00:00Z'), to: new Date('2026-11-25T11:00:00Z'), stepS: 10 };
+    const points = await telemetry.series({ ...stretch, by: 'bundle', workload: 'w' });
+    expect(points.map(({ at, bundle, inferences, accuracy }) => [at.toISOString().slice(14, 19), bundle, inferences, accuracy])).toEqual([['00:00', old, 2, 0.75], ['00:00', fresh, 2, null], ['00:10', old, 2, null]]);
+    expect(points[0]!.p95Ms).toBeCloseTo(12, 0);
+    expect((await telemetry.series({ ...stretch, by: 'device', devices: ['a'] })).map(({ group }) => group)).toEqual(['a', 'a']);
+    expect(windowViewOf((await telemetry.latest('a', 1))[0]!)).toMatchObject({ seq: 2, latency: { total: { count: 2 } }, accuracy: null, temperatureC: null });
+  });
+});
+
+it('the sweep deletes what is older than asked, in bites', async () => {
+  await telemetry.ingest(Array.from({ length: 25 }, (_, seq) => ({ device: 'a', window: window(seq) })));
+  clock.advance(3_600_000);
+  await telemetry.ingest([{ device: 'a', window: window(100) }]);
+  expect(await telemetry.sweep(1_800, 10)).toBe(25);
+  expect(await rows()).toBe(1);
+});
