@@ -1,1 +1,12 @@
-export {};
+import type { SchemaSlice } from '@reefkeeper/platform';
+import { Job, JobLogLine, JobStep } from './job.entity.ts';
+import { Jobs1764000003001 } from './migrations.ts';
+
+export * from './conversion.module.ts';
+export * from './job.entity.ts';
+export * from './job.ts';
+export * from './jobs.service.ts';
+export * from './pipeline.service.ts';
+export * from './steps.ts';
+
+export const conversionSchema: SchemaSlice = { entities: [Job, JobStep, JobLogLine], migrations: [Jobs1764000003001] };

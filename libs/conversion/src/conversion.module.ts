@@ -1,0 +1,16 @@
+import { Module, type DynamicModule } from '@nestjs/common';
+import { RegistryModule } from '@reefkeeper/registry';
+import { Jobs } from './jobs.service.ts';
+import { Pipeline, type PipelineOptions } from './pipeline.service.ts';
+
+/** Creating, watching and cancelling jobs: what the controller needs. */
+@Module({ imports: [RegistryModule], providers: [Jobs], exports: [Jobs] })
+export class ConversionModule {}
+
+/** Running them: what the worker needs. */
+@Module({})
+export class PipelineModule {
+  static forRoot(options: PipelineOptions): DynamicModule {
+    return { module: PipelineModule, imports: [RegistryModule, ConversionModule], providers: [Pipeline, { provide: 'PIPELINE', useValue: options }], exports: [Pipeline] };
+  }
+}

@@ -1,0 +1,222 @@
+import { randomUUID } from 'node:crypto';
+import { Inject, Injectable } from '@nestjs/common';
+import { DataSource, In } from 'typeorm';
+import { hint, ReefError, type ChangeFeed, type ChangeHint, type Clock, type ObjectStore, type Queue, type QueueHost, type Tx } from '@reefkeeper/platform';
+import { Registry, refOf, type Version } from '@reefkeeper/registry';
+import { buildRequest, isDone, isSettled, stepNames, type BuildRequestInput, type JobState } from './job.ts';
+import { Job, JobLogLine, JobStep } from './job.entity.ts';
+
+/** A run that has not been heard of for this long is dead: another worker may take its job. */
+export const leaseS = 10;
+export const pipelineQueue = 'pipeline';
+const queueWaitMs = 2_000;
+
+export interface JobWithSteps extends Job {
+  steps: JobStep[];
+}
+
+/** What users do with pipeline runs. Running them is `Pipeline`. */
+@Injectable()
+export class Jobs {
+  private readonly queue: Queue<{ jobId: string }>;
+
+  constructor(
+    @Inject(DataSource) private readonly db: DataSource,
+    @Inject('CLOCK') private readonly clock: Clock,
+    @Inject('OBJECTS') private readonly objects: ObjectStore,
+    @Inject('QUEUES') queues: QueueHost,
+    @Inject('FEED') private readonly feed: ChangeFeed,
+    @Inject(Registry) private readonly registry: Registry,
+  ) {
+    this.queue = queues.queue(pipelineQueue);
+  }
+
+  /**
+   * A new version of a model (created if absent) and the job that builds it.
+   * @throws ReefError `source.missing` (a digest was never uploaded), `model.name_invalid`
+   */
+  async create(model: string, input: BuildRequestInput, createdBy = 'system'): Promise<{ version: Version; job: JobWithSteps }> {
+    const request = buildRequest.parse(input);
+    for (const [what, file] of Object.entries({ source: request.source, calibration: request.calibration, evaluation: request.evaluation })) {
+      if (file && !(await this.objects.has(file.digest))) {
+        throw new ReefError('source.missing', 'not_found', `The ${what} ${file.filename} (${file.digest}) is not stored. Upload it first with POST /api/v1/uploads.`, { detail: { what, ...file } });
+      }
+    }
+    const id = randomUUID();
+    const version = await this.db.transaction(async (tx) => {
+      const made = await this.registry.createVersion(model, { task: request.task, labels: request.labels, notes: request.notes ?? null, createdBy }, tx);
+      await this.registry.move(made.id, 'BUILDING', tx);
+      await tx.query('INSERT INTO jobs (id, version_id, model, ref, state, request, created_at, created_by) VALUES ($1, $2, $3, $4, \'QUEUED\', $5, $6, $7)',
+        [id, made.id, model, refOf(made), JSON.stringify(request), this.clock.now(), createdBy]);
+      await tx.query('INSERT INTO job_steps (job_id, ordinal, name, state) SELECT $1, at - 1, name, \'PENDING\' FROM unnest($2::text[]) WITH ORDINALITY AS step (name, at)', [id, stepNames]);
+      await hint(tx, { kind: 'job', id });
+      return made;
+    });
+    await this.enqueue(id, 1);
+    return { version: await this.registry.versionById(version.id), job: await this.find(id) };
+  }
+
+  /** @throws ReefError `job.missing` */
+  async find(id: string, tx: Tx = this.db.manager): Promise<JobWithSteps> {
+    const job = /^[0-9a-f-]{36}$/.test(id) ? await tx.findOneBy(Job, { id }) : null;
+    if (!job) throw new ReefError('job.missing', 'not_found', `There is no job ${id}.`, { detail: { job: id } });
+    return Object.assign(job, { steps: await tx.find(JobStep, { where: { jobId: id }, order: { ordinal: 'ASC' } }) });
+  }
+
+  /** Newest first. */
+  async list(filter: { model?: string | undefined; state?: JobState | undefined; limit?: number | undefined; cursor?: string | undefined } = {}): Promise<{ items: JobWithSteps[]; nextCursor: string | null }> {
+    const limit = filter.limit ?? 50;
+    const query = this.db.getRepository(Job).createQueryBuilder('job').orderBy('job.created_at', 'DESC').addOrderBy('job.id').limit(limit + 1);
+    if (filter.model) query.andWhere('job.model = :model', filter);
+    if (filter.state) query.andWhere('job.state = :state', filter);
+    if (filter.cursor) {
+      const [at, id] = Buffer.from(filter.cursor, 'base64url').toString().split(' ');
+      if (!id || Number.isNaN(Date.parse(at!))) throw new ReefError('request.invalid', 'invalid', 'The cursor is not one that a list answered with.');
+      query.andWhere('(job.created_at < :at OR (job.created_at = :at AND job.id > :id))', { at, id });
+    }
+    const jobs = await query.getMany();
+    const shown = jobs.slice(0, limit);
+    const steps = shown.length > 0 ? await this.db.getRepository(JobStep).find({ where: { jobId: In(shown.map((job) => job.id)) }, order: { ordinal: 'ASC' } }) : [];
+    const last = shown.at(-1);
+    return {
+      items: shown.map((job) => Object.assign(job, { steps: steps.filter((step) => step.jobId === job.id) })),
+      nextCursor: jobs.length > limit && last ? Buffer.from(`${last.createdAt.toISOString()} ${last.id}`).toString('base64url') : null,
+    };
+  }
+
+  /** Lines after number `after`, oldest first. @throws ReefError `job.missing` */
+  async logAfter(id: string, after = 0, limit = 2_000): Promise<JobLogLine[]> {
+    await this.find(id);
+    return this.db.getRepository(JobLogLine).createQueryBuilder('line').where('line.job_id = :id AND line.n > :after', { id, after }).orderBy('line.n').limit(limit).getMany();
+  }
+
+  /**
+   * Asks the worker to stop (it looks every half second); settles at once what no worker has. Asking twice changes nothing.
+   * @throws ReefError `job.missing`, `job.settled`
+   */
+  async cancel(id: string): Promise<JobWithSteps> {
+    return this.db.transaction(async (tx) => {
+      const job = await this.lock(id, tx);
+      if (job.state === 'CANCELED') return this.find(id, tx);
+      if (isSettled(job.state)) throw new ReefError('job.settled', 'conflict', `The job has ended already (${job.state}); there is nothing to cancel.`, { detail: { job: id, state: job.state } });
+      if (job.alive) await tx.query('UPDATE jobs SET cancel_requested_at = coalesce(cancel_requested_at, now()) WHERE id = $1', [id]);
+      else await this.settleCanceled(job, tx);
+      await hint(tx, { kind: 'job', id });
+      return this.find(id, tx);
+    });
+  }
+
+  /**
+   * Runs a job again that did not succeed, from the step that failed; what was done stays done.
+   * @throws ReefError `job.missing`, `job.not_retryable`
+   */
+  async retry(id: string): Promise<JobWithSteps> {
+    const message = await this.db.transaction(async (tx) => {
+      const job = await this.lock(id, tx);
+      if (!isSettled(job.state) || job.state === 'SUCCEEDED') throw new ReefError('job.not_retryable', 'conflict', `The job is ${job.state}; only one that failed, timed out or was canceled can be tried again.`, { detail: { job: id, state: job.state } });
+      const { steps } = await this.find(id, tx);
+      const from = steps.find((step) => !isDone(step.state))?.ordinal ?? 0;
+      await tx.query("UPDATE job_steps SET state = 'PENDING', percent = NULL, eta_s = NULL, message = NULL, tries = 0, losses = 0, key = NULL, output = NULL, error = NULL, started_at = NULL, ended_at = NULL WHERE job_id = $1 AND ordinal >= $2", [id, from]);
+      const next = job.message + 1;
+      await tx.query("UPDATE jobs SET state = 'QUEUED', error = NULL, ended_at = NULL, cancel_requested_at = NULL, owner = NULL, heartbeat_at = NULL, run_after = NULL, changed_at = now(), message = $2 WHERE id = $1", [id, next]);
+      await this.registry.move(job.versionId, 'BUILDING', tx);
+      await hint(tx, { kind: 'job', id });
+      return next;
+    });
+    await this.enqueue(id, message);
+    return this.find(id);
+  }
+
+  /** The job now and after each change, until it has ended. */
+  async *watch(id: string): AsyncGenerator<JobWithSteps, void, void> {
+    const ear = this.listen((change) => change.kind === 'job' && change.id === id);
+    try {
+      for (let before = ''; ;) {
+        const job = await this.find(id);
+        const now = JSON.stringify(job, (key, value: unknown) => (key === 'heartbeatAt' ? undefined : value));
+        if (now !== before) yield job;
+        if (isSettled(job.state)) return;
+        before = now;
+        await ear.next();
+      }
+    } finally {
+      ear.close();
+    }
+  }
+
+  /** Log lines after number `after` as they are written, until the job has ended. */
+  async *watchLog(id: string, after = 0): AsyncGenerator<JobLogLine, void, void> {
+    const ear = this.listen((change) => change.id === id);
+    try {
+      for (let last = after; ;) {
+        // Read before the lines: what a job wrote before it ended is then seen in any case.
+        const ended = isSettled((await this.find(id)).state);
+        const lines = await this.logAfter(id, last);
+        yield* lines;
+        last = lines.at(-1)?.n ?? last;
+        if (ended && lines.length === 0) return;
+        if (lines.length === 0) await ear.next();
+      }
+    } finally {
+      ear.close();
+    }
+  }
+
+  /** `next` ends at the next wanted hint, or after 2 s: hints may be lost with their connection. */
+  private listen(wanted: (change: ChangeHint) => boolean): { next(): Promise<void>; close(): void } {
+    let heard = false;
+    let wake = () => {};
+    const close = this.feed.onChange((change) => {
+      if (!wanted(change)) return;
+      heard = true;
+      wake();
+    });
+    return {
+      close,
+      async next() {
+        if (!heard) {
+          await new Promise<void>((resolve) => {
+            const timer = setTimeout(resolve, 2_000).unref();
+            wake = () => { clearTimeout(timer); resolve(); };
+          });
+        }
+        heard = false;
+      },
+    };
+  }
+
+  /**
+   * Puts the job's due message into the queue; the id makes a second one for the same stage fall away. Never fails and never waits
+   * long: the rows say what is due, so what a queue that is away misses now, the sweep brings later.
+   */
+  async enqueue(id: string, message: number, delayMs = 0): Promise<void> {
+    const added = this.queue.add('step', { jobId: id }, { jobId: `${id}-${message}`, removeOnComplete: true, removeOnFail: true, ...(delayMs > 0 ? { delay: delayMs } : {}) });
+    await Promise.race([added.catch(() => {}), new Promise((resolve) => { setTimeout(resolve, queueWaitMs).unref(); })]);
+  }
+
+  /** Queues again every job that should be moving and is not: its message or its worker was lost. */
+  async sweep(): Promise<number> {
+    const due = (await this.db.query(`
+      SELECT id, message FROM jobs
+      WHERE state IN ('QUEUED', 'RUNNING') AND (run_after IS NULL OR run_after < now())
+        AND CASE WHEN owner IS NULL THEN changed_at < now() - interval '3 seconds' ELSE heartbeat_at < now() - make_interval(secs => $1) END
+      ORDER BY changed_at LIMIT 500`, [leaseS])) as { id: string; message: number }[];
+    for (const { id, message } of due) await this.enqueue(id, message);
+    return due.length;
+  }
+
+  /** A job that no worker holds: CANCELED here and now. */
+  async settleCanceled(job: Pick<Job, 'id' | 'versionId'>, tx: Tx): Promise<void> {
+    const error = { code: 'job.canceled', kind: 'conflict', message: 'Canceled.' };
+    await tx.query("UPDATE job_steps SET state = 'CANCELED', eta_s = NULL, ended_at = $2 WHERE job_id = $1 AND state IN ('PENDING', 'RUNNING')", [job.id, this.clock.now()]);
+    await tx.query("UPDATE jobs SET state = 'CANCELED', error = $2, ended_at = $3, owner = NULL, heartbeat_at = NULL, cancel_requested_at = coalesce(cancel_requested_at, now()), changed_at = now() WHERE id = $1", [job.id, JSON.stringify(error), this.clock.now()]);
+    await this.registry.move(job.versionId, 'CANCELED', tx, { code: error.code, message: error.message });
+  }
+
+  private async lock(id: string, tx: Tx): Promise<Job & { alive: boolean }> {
+    await this.find(id, tx);
+    const job = await tx.findOneOrFail(Job, { where: { id }, lock: { mode: 'pessimistic_write' } });
+    const [{ alive }] = (await tx.query('SELECT owner IS NOT NULL AND heartbeat_at >= now() - make_interval(secs => $2) AS alive FROM jobs WHERE id = $1', [id, leaseS])) as [{ alive: boolean }];
+    return Object.assign(job, { alive });
+  }
+}

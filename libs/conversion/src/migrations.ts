@@ -1,0 +1,64 @@
+import type { MigrationInterface, QueryRunner } from 'typeorm';
+
+export class Jobs1764000003001 implements MigrationInterface {
+  name = 'Jobs1764000003001';
+
+  async up(runner: QueryRunner): Promise<void> {
+    await runner.query(`
+      CREATE TABLE jobs (
+        id uuid PRIMARY KEY,
+        version_id uuid NOT NULL REFERENCES versions (id) ON DELETE CASCADE,
+        model text NOT NULL,
+        ref text NOT NULL,
+        state text NOT NULL CHECK (state IN ('QUEUED', 'RUNNING', 'SUCCEEDED', 'FAILED', 'CANCELED', 'TIMED_OUT')),
+        request jsonb NOT NULL,
+        error jsonb,
+        created_at timestamptz NOT NULL,
+        created_by text NOT NULL,
+        started_at timestamptz,
+        ended_at timestamptz,
+        cancel_requested_at timestamptz,
+        owner uuid,
+        heartbeat_at timestamptz,
+        run_after timestamptz,
+        changed_at timestamptz NOT NULL DEFAULT now(),
+        message integer NOT NULL DEFAULT 1
+      )`);
+    await runner.query('CREATE INDEX jobs_by_age ON jobs (created_at DESC, id)');
+    await runner.query('CREATE INDEX jobs_version ON jobs (version_id)');
+    await runner.query("CREATE INDEX jobs_open ON jobs (changed_at) WHERE state IN ('QUEUED', 'RUNNING')");
+    await runner.query(`
+      CREATE TABLE job_steps (
+        job_id uuid NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+        ordinal integer NOT NULL,
+        name text NOT NULL,
+        state text NOT NULL CHECK (state IN ('PENDING', 'RUNNING', 'SUCCEEDED', 'CACHED', 'SKIPPED', 'FAILED', 'CANCELED', 'TIMED_OUT')),
+        percent real,
+        eta_s integer,
+        message text,
+        tries integer NOT NULL DEFAULT 0,
+        losses integer NOT NULL DEFAULT 0,
+        key text,
+        output jsonb,
+        error jsonb,
+        started_at timestamptz,
+        ended_at timestamptz,
+        PRIMARY KEY (job_id, ordinal)
+      )`);
+    await runner.query("CREATE INDEX job_steps_key ON job_steps (key) WHERE state IN ('SUCCEEDED', 'CACHED')");
+    await runner.query(`
+      CREATE TABLE job_log (
+        n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        job_id uuid NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+        at timestamptz NOT NULL,
+        step text NOT NULL,
+        stream text NOT NULL,
+        text text NOT NULL
+      )`);
+    await runner.query('CREATE INDEX job_log_job ON job_log (job_id, n)');
+  }
+
+  async down(runner: QueryRunner): Promise<void> {
+    await runner.query('DROP TABLE job_log, job_steps, jobs');
+  }
+}
