@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import type { Capabilities, Reported, ReportedWorkload, Telemetry as Window } from '@reefkeeper/protocol';
+import type { Capabilities, Desired, Reported, ReportedWorkload, Telemetry as Window } from '@reefkeeper/protocol';
 import { Sketch } from '@reefkeeper/protocol';
 import type { Telemetry } from '@reefkeeper/telemetry';
 
@@ -7,8 +7,8 @@ import type { Telemetry } from '@reefkeeper/telemetry';
 export interface FleetWorld {
   telemetry: Telemetry;
   enrol(id: string, labels: Record<string, string>): Promise<void>;
-  online(id: string, online: boolean): Promise<void>;
-  desiredOf(id: string): Promise<{ revision: number; workloads: Record<string, { bundle: string; variant: string; rollback: boolean }> }>;
+  online(id: string, online: boolean, session: number): Promise<void>;
+  desiredOf(id: string): Promise<Desired | null>;
   report(id: string, reported: Reported): Promise<void>;
 }
 
@@ -57,6 +57,7 @@ export class FakeDevice {
   private previous: string | null = null;
   private bootId: string = randomUUID();
   private seq = 0;
+  private session = 1;
   private windowSeq = 0;
   private observed: number | null = null;
   private execution: ReportedWorkload['execution'] = null;
@@ -64,25 +65,26 @@ export class FakeDevice {
   constructor(readonly id: string, private readonly fleet: FakeFleet, private readonly capabilities: Capabilities | null) {}
 
   async birth(): Promise<void> {
-    await this.fleet.world.online(this.id, true);
+    await this.fleet.world.online(this.id, true, this.session);
     await this.report(true);
   }
 
   async leave(): Promise<void> {
     this.reachable = false;
-    await this.fleet.world.online(this.id, false);
+    await this.fleet.world.online(this.id, false, this.session);
   }
 
   async comeBack(): Promise<void> {
     this.reachable = true;
     this.bootId = randomUUID();
+    this.session++;
     this.seq = 0;
     await this.birth();
   }
 
   async round(): Promise<void> {
     const desired = await this.fleet.world.desiredOf(this.id);
-    if (desired.revision > 0 && (this.observed ?? 0) < desired.revision) {
+    if (desired && (this.observed ?? 0) < desired.revision) {
       this.observed = desired.revision;
       const wanted = desired.workloads[this.fleet.workload];
       if (wanted && wanted.bundle !== this.running) this.install(desired.revision, wanted);
@@ -106,7 +108,7 @@ export class FakeDevice {
 
   async report(withCapabilities = false): Promise<void> {
     await this.fleet.world.report(this.id, {
-      bootId: this.bootId, seq: this.seq++, session: 1, observedRevision: this.observed, health: 'HEALTHY', conditions: [],
+      bootId: this.bootId, seq: this.seq++, session: this.session, observedRevision: this.observed, health: 'HEALTHY', conditions: [],
       workloads: this.running || this.execution ? { [this.fleet.workload]: { running: this.running, variant: this.variant, backend: 'cpu', previous: this.previous, execution: this.execution } } : {},
       ...(withCapabilities && this.capabilities ? { capabilities: this.capabilities } : {}),
     });

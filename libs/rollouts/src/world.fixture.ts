@@ -39,9 +39,9 @@ export async function openWorld(): Promise<World> {
   const clock = new ManualClock(new Date('2026-11-25T08:00:00Z'));
   const log = openLogger('test', 'error');
   const telemetry = new Telemetry(db, clock);
-  const devices = new Devices(db, clock, log);
+  const devices = new Devices(db, clock);
   const desired = new Desired(db, clock);
-  const reports = new Reports(db, clock, log);
+  const reports = new Reports(db, clock, desired);
   const registry = new Registry(db, clock, undefined as never);
   const deviceFleet = new DeviceFleet(devices, desired);
   const engine = new RolloutEngine(db, clock, log, deviceFleet, telemetry);
@@ -49,13 +49,9 @@ export async function openWorld(): Promise<World> {
   const fleet = new FakeFleet({
     telemetry,
     enrol: async (id, labels) => { await db.query('INSERT INTO devices (id, labels, enrolled_at) VALUES ($1, $2, $3)', [id, labels, clock.now()]); },
-    online: async (id, online) => { await db.query('UPDATE devices SET online = $2 WHERE id = $1', [id, online]); },
-    desiredOf: async (id) => {
-      const [row] = await db.query('SELECT revision FROM desired WHERE device_id = $1', [id]);
-      const rows = await db.query('SELECT workload, bundle, variant, rollback FROM desired_workloads WHERE device_id = $1', [id]);
-      return { revision: Number(row?.revision ?? 0), workloads: Object.fromEntries(rows.map((row: { workload: string }) => [row.workload, row])) };
-    },
-    report: (id, reported) => reports.ingest(id, reported),
+    online: (id, online, session) => devices.presence(id, { online, session }),
+    desiredOf: async (id) => (await desired.messages([id]))[0]?.message ?? null,
+    report: async (id, reported) => { await reports.ingest(id, reported); },
   }, workload);
 
   const world: World = {
