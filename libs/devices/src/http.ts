@@ -1,1 +1,2 @@
-export {};
+export { ApiTokensController, AuditController, DevicesController, EnrolmentTokensController } from './devices.http.ts';
+export { DevicesResolver } from './devices.graphql.ts';

@@ -1,0 +1,118 @@
+import { Body, Controller, Delete, Get, HttpCode, Inject, Param, Patch, Post, Query } from '@nestjs/common';
+import { ApiTags } from '@nestjs/swagger';
+import { Actor, Roles, roles } from '@reefkeeper/platform/http';
+import { commandKind, deviceId } from '@reefkeeper/protocol';
+import { DataSource } from 'typeorm';
+import { z } from 'zod';
+import { ApiTokens } from './api-tokens.service.ts';
+import { Commands } from './commands.service.ts';
+import { Desired } from './desired.service.ts';
+import { AuditEntry, type ApiToken, type DeviceCommand } from './device.entity.ts';
+import { Devices, type DeviceView } from './devices.service.ts';
+import { Enrolment } from './enrolment.service.ts';
+
+const labels = z.record(z.string().max(63), z.string().max(63));
+const limit = z.coerce.number().int().min(1).max(1_000).default(100);
+const listQuery = z.object({ selector: z.string().max(2_000).optional(), online: z.enum(['true', 'false']).transform((text) => text === 'true').optional(), limit, cursor: z.string().max(64).optional() });
+const labelBody = z.object({ labels, config: z.object({ telemetryWindowS: z.number().min(1).max(3_600).optional(), maxFps: z.number().positive().max(1_000).nullable().optional() }).optional() }).partial().meta({ id: 'ChangeDevice' });
+const retireQuery = z.object({ reason: z.string().max(500).default('retired by an operator') });
+const commandBody = z.object({ kind: commandKind, args: z.record(z.string(), z.unknown()).default({}), ttlS: z.number().int().min(1).max(86_400).default(300) }).meta({ id: 'SendCommand' });
+const tokenBody = z.object({ deviceId: deviceId.optional(), labels: labels.optional(), uses: z.number().int().min(1).max(10_000).optional(), ttlS: z.number().int().min(60).max(30 * 86_400).optional() }).meta({ id: 'CreateEnrolmentToken' });
+const apiTokenBody = z.object({ name: z.string().min(1).max(100), role: z.enum(roles) }).meta({ id: 'CreateApiToken' });
+const auditQuery = z.object({ subject: z.string().max(200).optional(), limit, cursor: z.coerce.number().int().positive().optional() });
+
+@ApiTags('devices')
+@Controller('devices')
+export class DevicesController {
+  constructor(@Inject(Devices) private readonly devices: Devices, @Inject(Commands) private readonly commands: Commands, @Inject(Desired) private readonly desired: Desired) {}
+
+  @Get()
+  list(@Query({ schema: listQuery }) query: z.output<typeof listQuery>): Promise<{ items: DeviceView[]; nextCursor: string | null }> {
+    return this.devices.list(query);
+  }
+
+  @Get(':id')
+  one(@Param('id', { schema: deviceId }) id: string): Promise<DeviceView> {
+    return this.devices.get(id);
+  }
+
+  @Patch(':id')
+  @Roles('operator')
+  async change(@Param('id', { schema: deviceId }) id: string, @Body({ schema: labelBody }) body: z.output<typeof labelBody>, @Actor() actor: string): Promise<DeviceView> {
+    if (body.labels) await this.devices.label(id, body.labels, actor);
+    if (body.config) await this.desired.configure(id, body.config);
+    return this.devices.get(id);
+  }
+
+  @Delete(':id')
+  @HttpCode(204)
+  @Roles('operator')
+  async retire(@Param('id', { schema: deviceId }) id: string, @Query({ schema: retireQuery }) query: z.output<typeof retireQuery>, @Actor() actor: string): Promise<void> {
+    await this.devices.retire(id, query.reason, actor);
+  }
+
+  @Post(':id/commands')
+  @HttpCode(202)
+  @Roles('operator')
+  send(@Param('id', { schema: deviceId }) id: string, @Body({ schema: commandBody }) body: z.output<typeof commandBody>, @Actor() actor: string): Promise<DeviceCommand> {
+    return this.commands.send(id, body, actor);
+  }
+
+  @Get(':id/commands/:command')
+  command(@Param('id', { schema: deviceId }) id: string, @Param('command', { schema: z.uuid() }) command: string): Promise<DeviceCommand> {
+    return this.commands.get(id, command);
+  }
+}
+
+@ApiTags('devices')
+@Controller('enrolment-tokens')
+export class EnrolmentTokensController {
+  constructor(@Inject(Enrolment) private readonly enrolment: Enrolment) {}
+
+  @Post()
+  @Roles('operator')
+  create(@Body({ schema: tokenBody }) body: z.output<typeof tokenBody>, @Actor() actor: string): Promise<{ token: string; expiresAt: Date }> {
+    return this.enrolment.createToken(body, actor);
+  }
+}
+
+@ApiTags('access')
+@Controller('tokens')
+@Roles('admin')
+export class ApiTokensController {
+  constructor(@Inject(ApiTokens) private readonly tokens: ApiTokens) {}
+
+  @Get()
+  async list(): Promise<{ items: ApiToken[]; nextCursor: null }> {
+    return { items: await this.tokens.list(), nextCursor: null };
+  }
+
+  @Post()
+  create(@Body({ schema: apiTokenBody }) body: z.output<typeof apiTokenBody>, @Actor() actor: string) {
+    return this.tokens.create(body.name, body.role, actor);
+  }
+
+  @Delete(':id')
+  @HttpCode(204)
+  async revoke(@Param('id', { schema: z.uuid() }) id: string, @Actor() actor: string): Promise<void> {
+    await this.tokens.revoke(id, actor);
+  }
+}
+
+@ApiTags('access')
+@Controller('audit')
+@Roles('admin')
+export class AuditController {
+  constructor(@Inject(DataSource) private readonly db: DataSource) {}
+
+  /** Newest first. */
+  @Get()
+  async list(@Query({ schema: auditQuery }) query: z.output<typeof auditQuery>): Promise<{ items: AuditEntry[]; nextCursor: string | null }> {
+    const found = this.db.manager.createQueryBuilder(AuditEntry, 'a').orderBy('a.id', 'DESC').limit(query.limit + 1);
+    if (query.subject) found.andWhere('a.subject = :subject', { subject: query.subject });
+    if (query.cursor) found.andWhere('a.id < :cursor', { cursor: query.cursor });
+    const rows = await found.getMany();
+    const items = rows.slice(0, query.limit);
+    return { items, nextCursor: rows.length > query.limit ? String(items.at(-1)!.id) : null };
+  }
+}
