@@ -1,1 +1,2 @@
-export {};
+export * from './jobs.graphql.ts';
+export * from './jobs.http.ts';

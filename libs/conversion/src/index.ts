@@ -8,5 +8,6 @@ export * from './job.ts';
 export * from './jobs.service.ts';
 export * from './pipeline.service.ts';
 export * from './steps.ts';
+export * from './views.ts';
 
 export const conversionSchema: SchemaSlice = { entities: [Job, JobStep, JobLogLine], migrations: [Jobs1764000003001] };

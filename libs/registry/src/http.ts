@@ -1,1 +1,3 @@
-export {};
+export * from './registry.graphql.ts';
+export * from './registry.http.ts';
+export * from './uploads.http.ts';

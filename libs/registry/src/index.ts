@@ -6,5 +6,6 @@ export * from './registry.entity.ts';
 export * from './registry.module.ts';
 export * from './registry.service.ts';
 export * from './version.ts';
+export * from './views.ts';
 
 export const registrySchema: SchemaSlice = { entities: [Model, Version, Variant, Artifact], migrations: [Registry1764000002001] };

@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { Inject, Injectable } from '@nestjs/common';
 import { DataSource } from 'typeorm';
 import { modelName, type Lineage, type Parity, type Task, type VariantKind } from '@reefkeeper/bundle';
-import { hint, ReefError, type Clock, type ObjectStore, type StoredObject, type Tx } from '@reefkeeper/platform';
+import { hint, readWhole, ReefError, type Clock, type ObjectStore, type StoredObject, type Tx } from '@reefkeeper/platform';
 import { Artifact, Model, Variant, Version, type VersionError } from './registry.entity.ts';
 import { parseRef, refOf, versionMoves, type VersionState } from './version.ts';
 
@@ -137,6 +137,13 @@ export class Registry {
   /** Which READY version a device runs. */
   async versionByBundle(bundleDigest: string, tx: Tx = this.db.manager): Promise<Version | null> {
     return tx.findOne(Version, { where: { bundleDigest, state: 'READY' }, relations: { variants: true } });
+  }
+
+  /** The signed envelope of a READY version's bundle, as devices fetch it. @throws ReefError `bundle.missing` */
+  async envelopeOf(bundleDigest: string): Promise<Buffer> {
+    const version = await this.versionByBundle(bundleDigest);
+    if (!version) throw new ReefError('bundle.missing', 'not_found', `No ready version has the bundle ${bundleDigest}.`, { detail: { bundle: bundleDigest } });
+    return readWhole(this.objects, version.envelopeDigest!);
   }
 
   /** Newest first. @throws ReefError `model.missing` */

@@ -1,0 +1,73 @@
+import { Body, Controller, Get, HttpCode, Inject, Param, Post, Query } from '@nestjs/common';
+import { ApiTags } from '@nestjs/swagger';
+import { z } from 'zod';
+import { modelName } from '@reefkeeper/bundle';
+import { Actor } from '@reefkeeper/platform/http';
+import { versionView, type VersionView } from '@reefkeeper/registry';
+import { buildRequest, jobStates, type BuildRequest } from './job.ts';
+import { Jobs } from './jobs.service.ts';
+import { jobView, type JobView } from './views.ts';
+
+const id = z.uuid();
+const listQuery = z.object({
+  model: modelName.optional(), state: z.enum(jobStates).optional(),
+  limit: z.coerce.number().int().min(1).max(500).optional(), cursor: z.string().max(200).optional(),
+});
+const logQuery = z.object({ after: z.coerce.number().int().min(0).optional(), limit: z.coerce.number().int().min(1).max(10_000).optional() });
+
+export interface LogLineView {
+  n: number;
+  at: Date;
+  step: string;
+  stream: string;
+  text: string;
+}
+
+/** Building a version: what is asked for becomes a version and a job. */
+@ApiTags('models')
+@Controller('models')
+export class BuildsController {
+  constructor(@Inject(Jobs) private readonly jobs: Jobs) {}
+
+  @Post(':name/versions')
+  @HttpCode(202)
+  async create(@Param('name', { schema: modelName }) name: string, @Body({ schema: buildRequest }) body: BuildRequest, @Actor() actor: string): Promise<{ version: VersionView; job: JobView }> {
+    const { version, job } = await this.jobs.create(name, body, actor);
+    return { version: versionView(version), job: jobView(job) };
+  }
+}
+
+@ApiTags('jobs')
+@Controller('jobs')
+export class JobsController {
+  constructor(@Inject(Jobs) private readonly jobs: Jobs) {}
+
+  @Get()
+  async list(@Query({ schema: listQuery }) query: z.output<typeof listQuery>): Promise<{ items: JobView[]; nextCursor: string | null }> {
+    const { items, nextCursor } = await this.jobs.list(query);
+    return { items: items.map(jobView), nextCursor };
+  }
+
+  @Get(':id')
+  async one(@Param('id', { schema: id }) job: string): Promise<JobView> {
+    return jobView(await this.jobs.find(job));
+  }
+
+  @Post(':id/cancel')
+  @HttpCode(200)
+  async cancel(@Param('id', { schema: id }) job: string): Promise<JobView> {
+    return jobView(await this.jobs.cancel(job));
+  }
+
+  @Post(':id/retry')
+  @HttpCode(200)
+  async retry(@Param('id', { schema: id }) job: string): Promise<JobView> {
+    return jobView(await this.jobs.retry(job));
+  }
+
+  @Get(':id/log')
+  async log(@Param('id', { schema: id }) job: string, @Query({ schema: logQuery }) query: z.output<typeof logQuery>): Promise<{ lines: LogLineView[] }> {
+    const lines = await this.jobs.logAfter(job, query.after, query.limit);
+    return { lines: lines.map(({ n, at, step, stream, text }) => ({ n, at, step, stream, text })) };
+  }
+}

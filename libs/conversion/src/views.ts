@@ -1,0 +1,42 @@
+import type { JobWithSteps } from './jobs.service.ts';
+import type { BuildRequest, JobError, JobState, StepName, StepState } from './job.ts';
+
+export interface StepView {
+  name: StepName;
+  state: StepState;
+  percent: number | null;
+  etaS: number | null;
+  message: string | null;
+  tries: number;
+  startedAt: Date | null;
+  endedAt: Date | null;
+  error: JobError | null;
+}
+
+/** A job as the API shows it: no leases, no outputs. */
+export interface JobView {
+  id: string;
+  model: string;
+  /** `name@3` */
+  version: string;
+  versionId: string;
+  state: JobState;
+  cancelRequested: boolean;
+  error: JobError | null;
+  request: BuildRequest;
+  createdAt: Date;
+  createdBy: string;
+  startedAt: Date | null;
+  endedAt: Date | null;
+  steps: StepView[];
+}
+
+export function jobView(job: JobWithSteps): JobView {
+  const { id, model, ref, versionId, state, error, request, createdAt, createdBy, startedAt, endedAt } = job;
+  return {
+    id, model, version: ref, versionId, state, cancelRequested: job.cancelRequestedAt !== null, error, request, createdAt, createdBy, startedAt, endedAt,
+    steps: job.steps.map((step) => ({
+      name: step.name, state: step.state, percent: step.percent, etaS: step.etaS, message: step.message, tries: step.tries, startedAt: step.startedAt, endedAt: step.endedAt, error: step.error,
+    })),
+  };
+}

@@ -1,0 +1,57 @@
+import { Body, Controller, Get, Inject, Param, Post, Query, StreamableFile } from '@nestjs/common';
+import { ApiTags } from '@nestjs/swagger';
+import { z } from 'zod';
+import { modelName } from '@reefkeeper/bundle';
+import type { ObjectStore } from '@reefkeeper/platform';
+import { Actor } from '@reefkeeper/platform/http';
+import { Registry, type ModelSummary, type Page } from './registry.service.ts';
+import { mapPage, versionLine, versionView, type VersionView } from './views.ts';
+
+const newModel = z.object({ name: modelName, description: z.string().max(2_000).nullable().optional() }).meta({ id: 'NewModel' });
+const pageQuery = z.object({ limit: z.coerce.number().int().min(1).max(500).optional(), cursor: z.string().max(200).optional() });
+const number = z.coerce.number().int().min(1).max(999_999_999);
+const digest = z.string().regex(/^[0-9a-f]{64}$/, 'a SHA-256 in 64 lower-case hex digits');
+
+@ApiTags('models')
+@Controller('models')
+export class ModelsController {
+  constructor(@Inject(Registry) private readonly registry: Registry) {}
+
+  @Get()
+  list(@Query({ schema: pageQuery }) query: z.output<typeof pageQuery>): Promise<Page<ModelSummary>> {
+    return this.registry.listModels(query);
+  }
+
+  @Post()
+  create(@Body({ schema: newModel }) body: z.output<typeof newModel>, @Actor() actor: string): Promise<object> {
+    return this.registry.createModel({ name: body.name, description: body.description ?? null, createdBy: actor });
+  }
+
+  @Get(':name')
+  one(@Param('name', { schema: modelName }) name: string): Promise<ModelSummary> {
+    return this.registry.findModel(name);
+  }
+
+  @Get(':name/versions')
+  async versions(@Param('name', { schema: modelName }) name: string, @Query({ schema: pageQuery }) query: z.output<typeof pageQuery>): Promise<Page<VersionView>> {
+    return mapPage(await this.registry.listVersions(name, query), versionLine);
+  }
+
+  @Get(':name/versions/:number')
+  async version(@Param('name', { schema: modelName }) name: string, @Param('number', { schema: number }) version: number): Promise<VersionView> {
+    return versionView(await this.registry.versionByRef(`${name}@${version}`));
+  }
+}
+
+@ApiTags('artifacts')
+@Controller('artifacts')
+export class ArtifactsController {
+  constructor(@Inject(Registry) private readonly registry: Registry, @Inject('OBJECTS') private readonly objects: ObjectStore) {}
+
+  /** The bytes of a model file, golden pack or upload. */
+  @Get(':digest')
+  async download(@Param('digest', { schema: digest }) wanted: string): Promise<StreamableFile> {
+    const { bytes, mediaType } = await this.registry.artifact(wanted);
+    return new StreamableFile(await this.objects.read(wanted), { type: mediaType, length: bytes, disposition: `attachment; filename="${wanted}"` });
+  }
+}

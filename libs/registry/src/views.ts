@@ -1,0 +1,53 @@
+import type { Page } from './registry.service.ts';
+import type { Version, VersionError } from './registry.entity.ts';
+import { refOf, type VersionState } from './version.ts';
+
+/** A version as the API shows it. */
+export interface VersionView {
+  id: string;
+  model: string;
+  version: number;
+  /** `name@3` */
+  ref: string;
+  state: VersionState;
+  task: string;
+  labels: string[] | null;
+  notes: string | null;
+  bundleDigest: string | null;
+  variants: { name: string; kind: string; minRuntime: number | null; digest: string; bytes: number; details: Record<string, unknown> | null }[];
+  parity: Record<string, unknown> | null;
+  lineage: Record<string, unknown> | null;
+  analysis: Record<string, unknown> | null;
+  error: VersionError | null;
+  createdAt: Date;
+  createdBy: string;
+  readyAt: Date | null;
+}
+
+export function versionView(version: Version): VersionView {
+  const { id, model, state, task, labels, notes, bundleDigest, parity, lineage, analysis, error, createdAt, createdBy, readyAt } = version;
+  return {
+    id, model, version: version.version, ref: refOf(version), state, task, labels, notes, bundleDigest,
+    variants: (version.variants ?? []).map(({ name, kind, minRuntime, digest, bytes, details }) => ({ name, kind, minRuntime, digest, bytes, details })),
+    parity, lineage, analysis, error, createdAt, createdBy, readyAt,
+  };
+}
+
+/** For lists: of the analysis only what it comes to; the operators are in the version itself. */
+export function versionLine(version: Version): VersionView {
+  const view = versionView(version);
+  return { ...view, analysis: view.analysis && { verdict: view.analysis.verdict, summary: view.analysis.summary } };
+}
+
+export interface ModelView {
+  name: string;
+  description: string | null;
+  createdAt: Date;
+  createdBy: string;
+  latestVersion: number | null;
+  versions: number;
+}
+
+export function mapPage<A, B>(page: Page<A>, map: (item: A) => B): Page<B> {
+  return { items: page.items.map(map), nextCursor: page.nextCursor };
+}
