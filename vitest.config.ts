@@ -5,7 +5,8 @@ import { defineConfig } from 'vitest/config';
 const conditions = ['@reefkeeper/source', ...defaultServerConditions];
 
 export default defineConfig({
-  resolve: { conditions },
+  // graphql has a second copy for bundlers; its classes are compared by identity, and @nestjs/graphql loads the first.
+  resolve: { conditions, alias: [{ find: /^graphql$/, replacement: 'graphql/index.js' }] },
   ssr: { resolve: { conditions } },
   test: {
     include: ['{apps,libs}/*/src/**/*.spec.ts', 'test/*.spec.ts'],

@@ -54,24 +54,57 @@ export class ChangeFeed {
     return () => this.listeners.delete(listener);
   }
 
-  /** The hints that pass `wanted`, as an endless stream; ends when the consumer returns. Slow consumers lose the oldest beyond 1,000. */
-  async *changes(wanted: (change: ChangeHint) => boolean): AsyncGenerator<ChangeHint, void, void> {
-    const queue: ChangeHint[] = [];
+  /** The hints that pass `wanted`, as an endless stream. A hint that is waiting already is not queued again: the row is read when its turn comes. */
+  changes(wanted: (change: ChangeHint) => boolean): AsyncIterableIterator<ChangeHint, void, void> {
+    return this.read(wanted, (change) => change);
+  }
+
+  /**
+   * What `read` makes of each hint that passes `wanted` (undefined = nothing), for GraphQL subscriptions. Listens from the call on and ends at once when the
+   * consumer returns, also while it waits: an async generator would hold on to a subscriber that hung up until the next change.
+   * @param first read before any change comes
+   */
+  read<T>(wanted: (change: ChangeHint) => boolean, read: (change: ChangeHint) => Promise<T | undefined> | T | undefined, first: readonly ChangeHint[] = []): AsyncIterableIterator<T, void, void> {
+    const queue = [...first];
+    let ended = false;
     let wake = () => {};
     const off = this.onChange((change) => {
-      if (!wanted(change)) return;
+      if (!wanted(change) || queue.some(({ kind, id }) => kind === change.kind && id === change.id)) return;
       queue.push(change);
       if (queue.length > 1_000) queue.shift();
       wake();
     });
-    try {
-      for (;;) {
-        while (queue.length > 0) yield queue.shift()!;
-        await new Promise<void>((resolve) => { wake = resolve; });
-      }
-    } finally {
+    const end = (): void => {
+      ended = true;
       off();
-    }
+      wake();
+    };
+    const one = async (): Promise<IteratorResult<T, void>> => {
+      for (;;) {
+        if (ended) return { value: undefined, done: true };
+        const change = queue.shift();
+        if (!change) {
+          await new Promise<void>((resolve) => { wake = resolve; });
+          continue;
+        }
+        const value = await read(change);
+        if (value !== undefined && !ended) return { value, done: false };
+      }
+    };
+    let last: Promise<unknown> = Promise.resolve();
+    return {
+      next: () => {
+        const answer = last.then(one);
+        // A row that cannot be read ends the stream with its error.
+        last = answer.catch(end);
+        return answer;
+      },
+      return: async () => {
+        end();
+        return { value: undefined, done: true };
+      },
+      [Symbol.asyncIterator]() { return this; },
+    };
   }
 
   async stop(): Promise<void> {

@@ -31,6 +31,19 @@ describe('change feed', () => {
     expect(await heard).toEqual({ kind: 'job', id: 'j1' });
     await feed.stop();
   });
+
+  it('a stream reads rows as hints come, each once while it waits, and ends at once when its reader hangs up', async () => {
+    const feed = new ChangeFeed(database.url, openLogger('test', 'silent'));
+    await feed.start();
+    const stream = feed.read(({ kind }) => kind === 'job', async ({ id }) => (id === 'nothing' ? undefined : `row ${id}`), [{ kind: 'job', id: 'first' }]);
+    await database.db.transaction(async (tx) => { for (const id of ['nothing', 'j2', 'j2', 'j2', 'j3']) await hint(tx, { kind: 'job', id }); });
+    await hint(database.db, { kind: 'device', id: 'd' });
+    expect([await stream.next(), await stream.next(), await stream.next()].map(({ value }) => value)).toEqual(['row first', 'row j2', 'row j3']);
+    const waiting = stream.next();
+    await stream.return!();
+    expect(await waiting).toEqual({ value: undefined, done: true });
+    await feed.stop();
+  });
 });
 
 describe('file objects', () => {

@@ -156,11 +156,6 @@ export class RolloutsResolver {
   @Subscription(() => RolloutType)
   @Roles('viewer')
   rolloutChanged(@Args('id', { type: () => ID, nullable: true }) id?: string): AsyncIterator<{ rolloutChanged: RolloutView }> {
-    const { db, feed } = this;
-    return (async function* () {
-      const changes = feed.changes((change) => change.kind === 'rollout' && (!id || change.id === id));
-      if (id) yield { rolloutChanged: await viewOf(db, id) };
-      for await (const change of changes) yield { rolloutChanged: await viewOf(db, change.id) };
-    })();
+    return this.feed.read(({ kind, id: changed }) => kind === 'rollout' && (!id || changed === id), async (change) => ({ rolloutChanged: await viewOf(this.db, change.id) }), id ? [{ kind: 'rollout', id }] : []);
   }
 }

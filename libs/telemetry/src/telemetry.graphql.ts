@@ -37,18 +37,13 @@ export class TelemetryResolver {
     return (await this.telemetry.latest(device, Math.min(500, Math.max(1, limit ?? 50)), workload ?? undefined)).map(windowViewOf);
   }
 
-  /** The newest window of each device that sent some, as they come. A slow reader misses windows, never the newest. */
+  /** The newest window of the device, as it comes; without a device, of one among those that sent some. A slow reader misses windows, never the newest. */
   @Subscription(() => WindowType)
   @Roles('viewer')
   telemetryReceived(@Args('device', { type: () => String, nullable: true }) device?: string, @Args('workload', { type: () => String, nullable: true }) workload?: string): AsyncIterator<{ telemetryReceived: WindowView }> {
-    const { telemetry, feed } = this;
-    return (async function* () {
-      for await (const { id } of feed.changes(({ kind, id }) => kind === 'telemetry' && (!device || id.split(',').includes(device)))) {
-        for (const one of device ? [device] : id.split(',')) {
-          const [window] = await telemetry.latest(one, 1, workload ?? undefined);
-          if (window) yield { telemetryReceived: windowViewOf(window) };
-        }
-      }
-    })();
+    return this.feed.read(({ kind, id }) => kind === 'telemetry' && (!device || id.split(',').includes(device)), async ({ id }) => {
+      const [window] = await this.telemetry.latest(device ?? id.split(',')[0]!, 1, workload ?? undefined);
+      return window && { telemetryReceived: windowViewOf(window) };
+    });
   }
 }
