@@ -1,1 +1,106 @@
-export {};
+import 'reflect-metadata';
+import { join } from 'node:path';
+import fastifyStatic from '@fastify/static';
+import { NestFactory } from '@nestjs/core';
+import { FastifyAdapter, type NestFastifyApplication } from '@nestjs/platform-fastify';
+import { DocumentBuilder, SwaggerModule } from '@nestjs/swagger';
+import { loadOrCreateSigningKey } from '@reefkeeper/bundle';
+import { conversionSchema } from '@reefkeeper/conversion';
+import { ApiTokens, Authority, controllerName, devicesSchema } from '@reefkeeper/devices';
+import { asReefError, ChangeFeed, openDatabase, openLogger, openObjects, openQueues, systemClock, type Logger } from '@reefkeeper/platform';
+import { ProblemFilter } from '@reefkeeper/platform/http';
+import { registrySchema } from '@reefkeeper/registry';
+import { rolloutsSchema } from '@reefkeeper/rollouts';
+import { telemetrySchema } from '@reefkeeper/telemetry';
+import { collectDefaultMetrics } from 'prom-client';
+import { AppModule } from './app.module.ts';
+import { readConfig, type Config } from './config.ts';
+import { NestLog } from './nest-log.ts';
+
+/** Pages of the console that live in the browser: the server answers all of them with the same document. */
+const consolePages = ['/models', '/models/*', '/rollouts', '/rollouts/*', '/devices/*', '/jobs/*'];
+
+export async function startController(config: Config, log: Logger): Promise<NestFastifyApplication> {
+  const authority = await Authority.loadOrCreate(config.KEYS_DIR);
+  const signingKey = await loadOrCreateSigningKey(config.KEYS_DIR);
+  const hosts = [...new Set(['localhost', '127.0.0.1', new URL(config.PUBLIC_GATEWAY_URL).hostname, new URL(config.PUBLIC_MQTT_URL).hostname, ...config.TLS_HOSTS.split(',').filter(Boolean)])];
+  const server = await authority.ownFiles(config.KEYS_DIR, 'gateway', { commonName: 'reef-gateway', hosts });
+  const client = await authority.ownFiles(config.KEYS_DIR, 'controller', { commonName: controllerName, client: true });
+  const slices = [devicesSchema, registrySchema, conversionSchema, telemetrySchema, rolloutsSchema];
+  const db = await openDatabase({ url: config.DATABASE_URL, slices, applicationName: 'reef-controller', poolSize: 20 });
+  const feed = new ChangeFeed(config.DATABASE_URL, log);
+  await feed.start();
+  const platform = {
+    db, clock: systemClock, log, feed,
+    objects: await openObjects(config.ARTIFACTS_URL, config.GCS_ENDPOINT ? { gcsEndpoint: config.GCS_ENDPOINT } : {}),
+    queues: openQueues({ databaseUrl: config.DATABASE_URL, ...(config.REDIS_URL ? { redisUrl: config.REDIS_URL } : {}) }),
+  };
+  const adapter = new FastifyAdapter({ bodyLimit: 1024 ** 2, forceCloseConnections: true, routerOptions: { maxParamLength: 256 } });
+  // Uploads are streams: no handler ever holds a model in memory.
+  adapter.getInstance().addContentTypeParser('application/octet-stream', { bodyLimit: config.UPLOAD_LIMIT_BYTES }, (_request, payload, done) => done(null, payload));
+  const app = await NestFactory.create<NestFastifyApplication>(
+    AppModule.with({ config, platform, authority, broker: { ca: authority.certificatePem, certificate: client.certificate, key: client.key }, gateway: { certificate: server.certificate, key: server.key, signingKeys: [{ keyId: signingKey.keyId, publicKeyPem: signingKey.publicKeyPem }] } }),
+    adapter, { logger: new NestLog(log) },
+  );
+  app.useGlobalFilters(new ProblemFilter(log));
+  app.setGlobalPrefix('api/v1', { exclude: ['healthz', 'readyz', 'metrics'] });
+  const document = new DocumentBuilder().setTitle('Reefkeeper').setDescription('Model pipeline, fleet and rollouts for Coral devices. Errors are RFC 9457 problem details with a stable `code`.').setVersion('1').addBearerAuth().addSecurityRequirements('bearer').build();
+  SwaggerModule.setup('docs', app, SwaggerModule.createDocument(app, document), { jsonDocumentUrl: 'openapi.json' });
+  await serveConsole(app, config.CONSOLE_DIR);
+  if (config.BOOTSTRAP_ADMIN_TOKEN) await app.get(ApiTokens).bootstrap(config.BOOTSTRAP_ADMIN_TOKEN);
+  // `init` runs the bootstrap hooks, which connect and listen; the API opens last.
+  await app.listen({ host: config.HOST, port: config.PORT });
+  const close = app.close.bind(app);
+  app.close = async () => {
+    await close();
+    await feed.stop();
+    await platform.queues.close();
+    if (db.isInitialized) await db.destroy();
+  };
+  return app;
+}
+
+async function serveConsole(app: NestFastifyApplication, dir: string | undefined): Promise<void> {
+  if (!dir) return;
+  const server = app.getHttpAdapter().getInstance();
+  await app.register(fastifyStatic, {
+    root: dir, wildcard: false, decorateReply: true,
+    setHeaders: (response: { setHeader(name: string, value: string): void }, path: string) => {
+      response.setHeader('content-security-policy', "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self' ws: wss:; frame-ancestors 'none'");
+      response.setHeader('x-content-type-options', 'nosniff');
+      response.setHeader('cache-control', path.includes(join('assets', '')) ? 'public, max-age=31536000, immutable' : 'no-cache');
+    },
+  } as never);
+  for (const page of consolePages) server.get(page, (_request: unknown, reply: { sendFile(name: string): unknown }) => reply.sendFile('index.html'));
+}
+
+async function main(): Promise<void> {
+  const log = openLogger('controller', process.env.LOG_LEVEL);
+  try {
+    const config = readConfig(process.env);
+    collectDefaultMetrics();
+    const app = await startController(config, log);
+    log.info({ url: await app.getUrl(), gateway: config.PUBLIC_GATEWAY_URL }, 'ready');
+    process.stdout.write(`${JSON.stringify({ ready: true, url: await app.getUrl() })}\n`);
+    let stopping = false;
+    const stop = (signal: string) => {
+      if (stopping) return;
+      stopping = true;
+      log.info({ signal }, 'stopping');
+      setTimeout(() => process.exit(1), 10_000).unref();
+      app.close().then(() => process.exit(0), (err: unknown) => { log.error({ err }, 'stop failed'); process.exit(1); });
+    };
+    process.on('SIGTERM', stop);
+    process.on('SIGINT', stop);
+    // Started by a supervisor, we end with it, however it ends.
+    process.on('disconnect', () => stop('disconnect'));
+  } catch (thrown) {
+    const error = asReefError(thrown);
+    log.fatal({ err: thrown }, error.message);
+    process.stderr.write(`error: ${error.message}\ncode: ${error.code}\n`);
+    process.exitCode = error.exitCode;
+    setTimeout(() => process.exit(), 100);
+  }
+}
+
+if (import.meta.main) await main();
