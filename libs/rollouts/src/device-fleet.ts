@@ -1,5 +1,5 @@
 import { Inject, Injectable } from '@nestjs/common';
-import { Desired, Devices } from '@reefkeeper/devices';
+import { Desired, parseSelector, selectorSql } from '@reefkeeper/devices';
 import type { Tx } from '@reefkeeper/platform';
 import type { Capabilities, Execution, ReportedWorkload } from '@reefkeeper/protocol';
 import { Version } from '@reefkeeper/registry';
@@ -12,11 +12,13 @@ interface Row { id: string; labels: Record<string, string>; online: boolean; hea
 /** The fleet as the devices slice keeps it. Reads are one statement for any number of devices. */
 @Injectable()
 export class DeviceFleet implements Fleet {
-  constructor(@Inject(Devices) private readonly devices: Devices, @Inject(Desired) private readonly desired: Desired) {}
+  constructor(@Inject(Desired) private readonly desired: Desired) {}
 
   async select(tx: Tx, selector: string, workload: string): Promise<FleetDevice[]> {
-    const rows = await this.rows(tx, await this.devices.select(selector), workload);
-    return rows.filter(({ retired }) => !retired).map(({ id, labels, online, health, capabilities, reported, wanted }) => ({ id, labels, online, health: health ?? 'UNKNOWN', capabilities, running: reported?.running ?? null, wanted }));
+    // On the caller's connection: asking for a second one while holding a lock, many callers at once would wait for each other for ever.
+    const { sql, params } = selectorSql(parseSelector(selector), 'labels', 1);
+    const ids = await tx.query<{ id: string }[]>(`SELECT id FROM devices WHERE retired_at IS NULL AND ${sql} ORDER BY id`, params);
+    return (await this.rows(tx, ids.map(({ id }) => id), workload)).map(({ id, labels, online, health, capabilities, reported, wanted }) => ({ id, labels, online, health: health ?? 'UNKNOWN', capabilities, running: reported?.running ?? null, wanted }));
   }
 
   async seen(tx: Tx, ids: readonly string[], workload: string): Promise<Map<string, Seen>> {

@@ -218,6 +218,14 @@ describe('verbs', () => {
     expect(new Set(running()).size).toBe(1);
   });
 
+  it('many created at once for the same devices: one gets them, the others are told who has them', async () => {
+    await world.fleet.add(2);
+    await world.version(2);
+    const answers = await Promise.allSettled(Array.from({ length: 12 }, () => world.create({})));
+    expect(answers.filter(({ status }) => status === 'fulfilled')).toHaveLength(1);
+    for (const answer of answers) if (answer.status === 'rejected') expect(answer.reason).toMatchObject({ code: 'rollout.overlaps' });
+  });
+
   it('approval takes a second person; a schedule its time', async () => {
     await world.fleet.add(1);
     await world.version(2);

@@ -43,7 +43,7 @@ export async function openWorld(): Promise<World> {
   const desired = new Desired(db, clock);
   const reports = new Reports(db, clock, desired);
   const registry = new Registry(db, clock, undefined as never);
-  const deviceFleet = new DeviceFleet(devices, desired);
+  const deviceFleet = new DeviceFleet(desired);
   const engine = new RolloutEngine(db, clock, log, deviceFleet, telemetry);
   const rollouts = new Rollouts(db, clock, log, deviceFleet, registry, engine);
   const fleet = new FakeFleet({

@@ -2,6 +2,7 @@ import type { SchemaSlice } from '@reefkeeper/platform';
 import { TelemetryWindows1764000004001 } from './migrations.ts';
 import { TelemetryWindow } from './telemetry.entity.ts';
 
+export * from './sweep.ts';
 export * from './telemetry.entity.ts';
 export * from './telemetry.module.ts';
 export * from './telemetry.service.ts';

@@ -1,5 +1,6 @@
 import { Module } from '@nestjs/common';
+import { TelemetrySweep } from './sweep.ts';
 import { Telemetry } from './telemetry.service.ts';
 
-@Module({ providers: [Telemetry], exports: [Telemetry] })
+@Module({ providers: [Telemetry, TelemetrySweep], exports: [Telemetry] })
 export class TelemetryModule {}
