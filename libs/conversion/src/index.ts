@@ -3,10 +3,12 @@ import { Job, JobLogLine, JobStep } from './job.entity.ts';
 import { Jobs1764000003001 } from './migrations.ts';
 
 export * from './conversion.module.ts';
+export * from './executors.ts';
 export * from './job.entity.ts';
 export * from './job.ts';
 export * from './jobs.service.ts';
 export * from './pipeline.service.ts';
+export * from './python-tools.ts';
 export * from './steps.ts';
 export * from './views.ts';
 

@@ -1,0 +1,25 @@
+import type { PythonTools } from './python-tools.ts';
+import { analyzeStep } from './step-analyze.ts';
+import { bundleStep } from './step-bundle.ts';
+import { compileStep } from './step-compile.ts';
+import { convertStep } from './step-convert.ts';
+import { importStep } from './step-import.ts';
+import { inspectStep } from './step-inspect.ts';
+import { verifyStep } from './step-verify.ts';
+import type { Executors } from './steps.ts';
+
+export interface ExecutorOptions {
+  python: PythonTools;
+  /** Folder of `signing-key.pem`, made when absent. */
+  keysDir: string;
+  /** Path of `edgetpu_compiler`; looked for on the search path where absent. */
+  compiler?: string | undefined;
+}
+
+/** The product's own steps. */
+export function openExecutors({ python, keysDir, compiler }: ExecutorOptions): Executors {
+  return {
+    import: importStep(python), convert: convertStep(python), analyze: analyzeStep, verify: verifyStep(python),
+    compile: compileStep(compiler), inspect: inspectStep, bundle: bundleStep(keysDir),
+  };
+}

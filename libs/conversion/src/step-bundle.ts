@@ -1,0 +1,49 @@
+import { bundleDigest, loadOrCreateSigningKey, signBundle, type Manifest, type ManifestVariant } from '@reefkeeper/bundle';
+import { outputOf, type StepContext, type StepExecutor } from './steps.ts';
+
+/** Writes the manifest, signs it and hands the publication to the pipeline, which makes the version READY with the step itself. */
+export function bundleStep(keysDir: string): StepExecutor<'bundle'> {
+  return {
+    timeoutMs: 5 * 60_000,
+    // Names its own version: never the same as an earlier one.
+    inputs: async () => null,
+    async run(context) {
+      const manifest = manifestOf(context);
+      const envelope = signBundle(manifest, await loadOrCreateSigningKey(keysDir));
+      const stored = await context.keep(Buffer.from(JSON.stringify(envelope)), { mediaType: 'application/vnd.dsse.envelope.v1+json', role: 'envelope' });
+      const digest = bundleDigest(manifest);
+      context.log(`bundle ${digest}, variants ${manifest.variants.map(({ name }) => name).join(', ')}`);
+      const details = new Map((context.outputs.inspect?.compiled ?? []).map(({ model, details }) => [model.digest, details]));
+      return {
+        output: {
+          bundleDigest: digest, envelopeDigest: stored.digest, labels: manifest.labels, task: manifest.task, lineage: manifest.lineage, parity: manifest.parity,
+          variants: manifest.variants.map(({ name, kind, minRuntime, file }) => ({ name, kind, minRuntime, digest: file.digest, bytes: file.bytes, details: details.get(file.digest) ?? null })),
+        },
+      };
+    },
+  };
+}
+
+/** The same for the same outputs: a run that was repeated after a crash signs the same bytes. */
+export function manifestOf(context: Pick<StepContext, 'jobId' | 'version' | 'request' | 'outputs'>): Manifest {
+  const { request, version, outputs } = context;
+  const source = outputOf(context, 'import');
+  const converted = outputOf(context, 'convert');
+  const variants: ManifestVariant[] = source.kind === 'edgetpu' ? [] : [{ name: 'cpu-int8', kind: 'cpu-int8', minRuntime: null, file: { ...converted.model } }];
+  for (const { minRuntime, model } of outputs.inspect?.compiled ?? []) {
+    // Two wanted runtimes may compile to the same one.
+    const name = `edgetpu-${minRuntime}`;
+    if (!variants.some((variant) => variant.name === name)) variants.push({ name, kind: 'edgetpu', minRuntime, file: { ...model } });
+  }
+  return {
+    schema: 1, model: version.model, version: version.version, task: request.task, labels: request.labels,
+    inputs: converted.inputs, outputs: converted.outputs, variants,
+    golden: outputs.verify?.golden ? { ...outputs.verify.golden } : null,
+    lineage: {
+      source: request.source, calibration: request.calibration, evaluation: request.evaluation, job: context.jobId, parent: version.parent,
+      tools: { ...source.tools, ...converted.tools, ...(outputs.compile?.compilerVersion ? { edgetpu_compiler: outputs.compile.compilerVersion } : {}) },
+    },
+    parity: outputs.verify?.parity ?? null,
+    createdAt: version.createdAt.toISOString(),
+  };
+}

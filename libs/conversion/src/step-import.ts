@@ -1,0 +1,52 @@
+import { readFile } from 'node:fs/promises';
+import { analyze, looksLike, readModel } from '@reefkeeper/edgetpu';
+import { ReefError } from '@reefkeeper/platform/errors';
+import type { PythonTools } from './python-tools.ts';
+import type { StepContext, StepExecutor, StepOutputs } from './steps.ts';
+import { bordersOf, checkLabels } from './tensors.ts';
+
+/** What no converter can start from, whatever its name says. */
+const hopeless: ReadonlySet<string> = new Set(['empty', 'image', 'html', 'git-lfs', 'executable', 'pytorch', 'onnx', 'json', 'numpy']);
+
+/** Finds out what the source is, and refuses early what could only fail later. */
+export function importStep(python: PythonTools): StepExecutor<'import'> {
+  return {
+    timeoutMs: 30 * 60_000,
+    inputs: async ({ request }) => ({
+      source: request.source.digest, filename: request.source.filename, input: request.input, outputs: request.outputs, signature: request.signature,
+      labels: request.labels?.length, task: request.task, tools: await python.toolset(),
+    }),
+    async run(context) {
+      const { request } = context;
+      const path = await context.fetch(request.source.digest, `source/${request.source.filename}`);
+      const stored = await context.objects.stat(request.source.digest);
+      const bytes = await readFile(path);
+      const kind = looksLike(bytes);
+      if (hopeless.has(kind.kind)) throw new ReefError('source.unsupported', 'invalid', `${request.source.filename} is ${kind.description}. ${kind.advice}`, { detail: { filename: request.source.filename, kind: kind.kind } });
+      const output = kind.kind === 'tflite' ? fromTflite(bytes, stored) : await fromPython(context, path, stored, python);
+      checkLabels(request.labels, request.task, output.outputs);
+      if (needsCalibration(output) && !request.calibration) {
+        throw new ReefError('calibration.missing', 'invalid', `${output.description} has to be quantised, which takes calibration samples: give an archive of about 100 typical images (or an .npz) as calibration.`);
+      }
+      context.log(`${request.source.filename} is ${output.description}; inputs ${output.inputs.map(({ name, shape }) => `${name} [${shape.join(', ')}]`).join(', ')}`);
+      return { output };
+    },
+  };
+}
+
+export function needsCalibration({ kind }: Pick<StepOutputs['import'], 'kind'>): boolean {
+  return kind !== 'tflite_int8' && kind !== 'edgetpu';
+}
+
+function fromTflite(bytes: Buffer, source: StepOutputs['import']['source']): StepOutputs['import'] {
+  const model = readModel(bytes);
+  const { verdict, faults } = analyze(model);
+  const kind = verdict === 'already_compiled' ? 'edgetpu' : faults.some(({ code }) => code === 'quant.not_quantized') ? 'tflite_float' : 'tflite_int8';
+  const description = { edgetpu: 'A model compiled for the Edge TPU', tflite_float: 'A float TensorFlow Lite model', tflite_int8: 'A quantised TensorFlow Lite model' }[kind];
+  return { kind, source, description, ...bordersOf(model), signature: null, tools: {} };
+}
+
+async function fromPython(context: StepContext, source: string, stored: StepOutputs['import']['source'], python: PythonTools): Promise<StepOutputs['import']> {
+  const { kind, description, inputs, outputs, signature, tools } = await python.inspectSource(context, source);
+  return { kind, source: stored, description, inputs, outputs, signature, tools };
+}
