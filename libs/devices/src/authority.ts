@@ -1,6 +1,6 @@
 import 'reflect-metadata';
 import { createHash, randomBytes, webcrypto } from 'node:crypto';
-import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { link, mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { isIP } from 'node:net';
 import { join } from 'node:path';
 import * as x509 from '@peculiar/x509';
@@ -38,7 +38,7 @@ export class Authority {
     if (!(await readable(keyFile))) {
       const keys = await webcrypto.subtle.generateKey(algorithm, true, ['sign', 'verify']);
       // Whoever creates the key file first has made the authority; the others read it.
-      await writeFile(keyFile, await privatePem(keys.privateKey), { flag: 'wx', mode: 0o600 }).catch(ignoreExisting);
+      await writeOnce(keyFile, await privatePem(keys.privateKey), 0o600);
     }
     const keys = await keyPairOf(await readFile(keyFile, 'utf8'));
     if (!(await readable(certificateFile))) {
@@ -46,7 +46,7 @@ export class Authority {
         serialNumber: serialNumber(), name: 'CN=Reefkeeper fleet CA', notBefore: new Date(Date.now() - backdateMs), notAfter: new Date(Date.now() + caDays * day), signingAlgorithm: algorithm, keys: keys as never,
         extensions: [new x509.BasicConstraintsExtension(true, 0, true), new x509.KeyUsagesExtension(x509.KeyUsageFlags.keyCertSign | x509.KeyUsageFlags.cRLSign, true), await x509.SubjectKeyIdentifierExtension.create(keys.publicKey as never)],
       });
-      await writeFile(certificateFile, made.toString('pem'), { flag: 'wx' }).catch(ignoreExisting);
+      await writeOnce(certificateFile, made.toString('pem'), 0o644);
     }
     const pem = await readFile(certificateFile, 'utf8');
     return new Authority(pem, new x509.X509Certificate(pem), keys.privateKey);
@@ -82,10 +82,28 @@ export class Authority {
         new x509.ExtendedKeyUsageExtension(usages),
         ...(hosts.length > 0 ? [new x509.SubjectAlternativeNameExtension(hosts.map((value) => ({ type: isIP(value) ? 'ip' as const : 'dns' as const, value })))] : []),
       ]);
-      await writeFile(keyFile, await privatePem(keys.privateKey), { mode: 0o600 });
-      await writeFile(certificateFile, issued.certificate);
+      await replace(keyFile, await privatePem(keys.privateKey), 0o600);
+      await replace(certificateFile, issued.certificate, 0o644);
     }
     return { certificate: await readFile(certificateFile, 'utf8'), key: await readFile(keyFile, 'utf8'), certificateFile, keyFile };
+  }
+
+  /** PEM, for brokers that read one (Mosquitto's `crlfile`). A new one is due at every revocation. */
+  async revocationList(revoked: readonly { serial: string; revokedAt: Date }[]): Promise<string> {
+    const made = await x509.X509CrlGenerator.create({
+      issuer: this.certificate.subject, thisUpdate: new Date(Date.now() - backdateMs), nextUpdate: new Date(Date.now() + caDays * day), signingAlgorithm: algorithm, signingKey: this.key,
+      entries: revoked.map(({ serial, revokedAt }) => ({ serialNumber: serial, revocationDate: revokedAt })),
+      extensions: [await x509.AuthorityKeyIdentifierExtension.create(this.certificate)],
+    });
+    // The label OpenSSL looks for (RFC 7468 section 6); the library writes another.
+    return pemOf('X509 CRL', made.rawData);
+  }
+
+  /** Serial numbers on one of our revocation lists. @throws ReefError `revocation_list.forged` */
+  async revokedIn(pem: string): Promise<string[]> {
+    const list = new x509.X509Crl(derOf(pem));
+    if (!(await list.verify({ publicKey: this.certificate }))) throw new ReefError('revocation_list.forged', 'invalid', 'The revocation list was not signed by our authority; the controller writes a new one at its start.');
+    return list.entries.map(({ serialNumber }) => serialNumber);
   }
 
   private async issue(subject: string, publicKey: webcrypto.CryptoKey, days: number, extensions: x509.Extension[]): Promise<Issued> {
@@ -100,15 +118,21 @@ export class Authority {
 }
 
 async function keyPairOf(pem: string): Promise<webcrypto.CryptoKeyPair> {
-  const der = Buffer.from(pem.replace(/-----[^-]+-----|\s/g, ''), 'base64');
-  const privateKey = await webcrypto.subtle.importKey('pkcs8', der, algorithm, true, ['sign']);
+  const privateKey = await webcrypto.subtle.importKey('pkcs8', derOf(pem), algorithm, true, ['sign']);
   const { d: _secret, key_ops: _ops, ...open } = await webcrypto.subtle.exportKey('jwk', privateKey);
   return { privateKey, publicKey: await webcrypto.subtle.importKey('jwk', open, algorithm, true, ['verify']) };
 }
 
 async function privatePem(key: webcrypto.CryptoKey): Promise<string> {
-  const text = Buffer.from(await webcrypto.subtle.exportKey('pkcs8', key)).toString('base64');
-  return `-----BEGIN PRIVATE KEY-----\n${text.match(/.{1,64}/g)!.join('\n')}\n-----END PRIVATE KEY-----\n`;
+  return pemOf('PRIVATE KEY', await webcrypto.subtle.exportKey('pkcs8', key));
+}
+
+function pemOf(label: string, der: ArrayBuffer): string {
+  return `-----BEGIN ${label}-----\n${Buffer.from(der).toString('base64').match(/.{1,64}/g)!.join('\n')}\n-----END ${label}-----\n`;
+}
+
+function derOf(pem: string): Buffer<ArrayBuffer> {
+  return Buffer.from(pem.replace(/-----[^-]+-----|\s/g, ''), 'base64');
 }
 
 /** 16 random bytes, positive and without a leading zero (RFC 5280 section 4.1.2.2), hex. */
@@ -122,6 +146,16 @@ async function readable(file: string): Promise<boolean> {
   return readFile(file).then(() => true, () => false);
 }
 
-function ignoreExisting(error: NodeJS.ErrnoException): void {
-  if (error.code !== 'EEXIST') throw error;
+/** The first to link its file into place wins; nobody ever sees half a file. */
+async function writeOnce(file: string, content: string, mode: number): Promise<void> {
+  const fresh = `${file}.${randomBytes(6).toString('hex')}`;
+  await writeFile(fresh, content, { flag: 'wx', mode, flush: true });
+  await link(fresh, file).catch((error: NodeJS.ErrnoException) => { if (error.code !== 'EEXIST') throw error; });
+  await rm(fresh);
+}
+
+async function replace(file: string, content: string, mode: number): Promise<void> {
+  const fresh = `${file}.${randomBytes(6).toString('hex')}`;
+  await writeFile(fresh, content, { flag: 'wx', mode, flush: true });
+  await rename(fresh, file);
 }

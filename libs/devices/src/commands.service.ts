@@ -43,6 +43,17 @@ export class Commands {
     if (ids.length > 0) await this.db.query("UPDATE device_commands SET state = 'SENT' WHERE id = ANY($1) AND state = 'QUEUED'", [ids]);
   }
 
+  /** What nobody answered in time has failed. Only a late answer is lost by it, never the device's own record. */
+  async expire(): Promise<void> {
+    await this.db.transaction(async (tx) => {
+      const [gone] = await tx.query<[{ device_id: string }[], number]>(`
+        UPDATE device_commands SET state = 'FAILED', answered_at = $1, answer = jsonb_build_object('id', id, 'ok', false, 'result', '{}'::jsonb,
+          'failure', jsonb_build_object('code', 'command.expired', 'message', 'The device did not answer in time; check that it is online and send it again.'))
+        WHERE state IN ('QUEUED', 'SENT') AND expires_at <= $1 RETURNING device_id`, [this.clock.now()]);
+      for (const id of new Set(gone.map(({ device_id: device }) => device))) await hint(tx, { kind: 'device', id });
+    });
+  }
+
   /** The first answer counts; repeats change nothing. */
   async answered(deviceId: string, answer: CommandResult): Promise<void> {
     await this.db.transaction(async (tx) => {

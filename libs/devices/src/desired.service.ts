@@ -4,6 +4,8 @@ import { desired, type AgentConfig, type Desired as DesiredMessage, type Policy 
 import { DataSource } from 'typeorm';
 import { unknownDevice } from './devices.service.ts';
 
+const publishLock = 0x7265_6570;
+
 export interface Assignment {
   deviceIds: readonly string[];
   workload: string;
@@ -25,8 +27,9 @@ export class Desired {
     await tx.query(`
       INSERT INTO desired_workloads (device_id, workload, bundle, version_id, variant, policy, rollback, rollback_to)
       SELECT sent.id, $3, $4, $5, sent.variant, $6, $7, NULL FROM unnest($1::text[], $2::text[]) AS sent(id, variant)
-      ON CONFLICT (device_id, workload) DO UPDATE SET rollback_to = desired_workloads.bundle, bundle = excluded.bundle, version_id = excluded.version_id,
-        variant = excluded.variant, policy = excluded.policy, rollback = excluded.rollback`,
+      ON CONFLICT (device_id, workload) DO UPDATE SET bundle = excluded.bundle, version_id = excluded.version_id,
+        variant = excluded.variant, policy = excluded.policy, rollback = excluded.rollback,
+        rollback_to = CASE WHEN excluded.rollback THEN NULL WHEN desired_workloads.bundle = excluded.bundle THEN desired_workloads.rollback_to ELSE desired_workloads.bundle END`,
     [ids, ids.map((id) => target.variantOf(id)), workload, target.bundle, target.versionId, target.policy, target.rollback ?? false]);
     return this.raise(tx, ids);
   }
@@ -65,6 +68,18 @@ export class Desired {
         workloads: Object.fromEntries(Object.entries(workloads).map(([name, one]) => [name, { ...one, manifestUrl: `/v1/bundles/${one.bundle}` }])),
       }),
     }));
+  }
+
+  /**
+   * Runs `work` while no other process publishes, so that an older revision is never retained at the broker over a newer one.
+   * @returns false when another one is at it; it will see all rows that are committed by now, or the next sweep will
+   */
+  async publishing(work: () => Promise<void>): Promise<boolean> {
+    return this.db.transaction(async (tx) => {
+      const [lock] = await tx.query<{ got: boolean }[]>('SELECT pg_try_advisory_xact_lock($1) AS got', [publishLock]);
+      if (lock!.got) await work();
+      return lock!.got;
+    });
   }
 
   /** Only forward: a slower replica that published an older revision takes nothing back. */

@@ -90,6 +90,24 @@ export class Devices {
     });
   }
 
+  /**
+   * Takes for offline every device that the broker keeps no presence of: a will is lost when the broker goes down with its device.
+   * @param heard the devices whose presence was retained, or came since
+   * @returns those that changed
+   */
+  async absent(heard: readonly string[]): Promise<string[]> {
+    return this.db.transaction(async (tx) => {
+      const [changed] = await tx.query<[{ id: string }[], number]>('UPDATE devices SET online = false WHERE online AND NOT id = ANY($1) RETURNING id', [heard]);
+      for (const { id } of changed) await hint(tx, { kind: 'device', id });
+      return changed.map(({ id }) => id);
+    });
+  }
+
+  /** Certificates that are revoked and would otherwise still be good. */
+  async revoked(): Promise<{ serial: string; revokedAt: Date }[]> {
+    return this.db.query('SELECT serial, revoked_at AS "revokedAt" FROM certificates WHERE revoked_at IS NOT NULL AND not_after > $1 ORDER BY revoked_at', [this.clock.now()]);
+  }
+
   private async views(ids: string[]): Promise<DeviceView[]> {
     if (ids.length === 0) return [];
     const manager = this.db.manager;

@@ -6,7 +6,7 @@ import { DataSource } from 'typeorm';
 import { record } from './audit.ts';
 import { Authority, type Issued } from './authority.ts';
 import { controllerName } from './broker-acl.ts';
-import { checkLabels } from './devices.service.ts';
+import { checkLabels, unknownDevice } from './devices.service.ts';
 
 export interface TokenRequest {
   /** The one id it may be used for; any id when absent. */
@@ -72,10 +72,13 @@ export class Enrolment {
     });
   }
 
-  /** A fresh certificate for a device that still has a good one. @throws ReefError `enrolment.csr_invalid` */
+  /** A fresh certificate for a device that still has a good one. @throws ReefError `enrolment.csr_invalid`, `device.unknown` */
   async renew(deviceId: string, csr: string): Promise<Issued> {
     const now = this.clock.now();
     return this.db.transaction(async (tx) => {
+      // Locked against a retirement at the same moment, which must revoke this one too.
+      const [found] = await tx.query<unknown[]>('SELECT 1 FROM devices WHERE id = $1 AND retired_at IS NULL FOR NO KEY UPDATE', [deviceId]);
+      if (!found) throw unknownDevice(deviceId);
       const issued = await this.issue(tx, deviceId, csr, now);
       await record(tx, { at: now, actor: deviceId, action: 'device.renew', subject: deviceId, detail: { serial: issued.serial } });
       return issued;

@@ -91,6 +91,7 @@ export class Devices1764000001001 implements MigrationInterface {
     await runner.query('CREATE INDEX audit_subject ON audit (subject, id)');
     await runner.query(`CREATE FUNCTION refuse_audit_change() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'the audit log is append-only'; END $$`);
     await runner.query('CREATE TRIGGER audit_append_only BEFORE UPDATE OR DELETE ON audit FOR EACH ROW EXECUTE FUNCTION refuse_audit_change()');
+    await runner.query('CREATE TRIGGER audit_never_emptied BEFORE TRUNCATE ON audit FOR EACH STATEMENT EXECUTE FUNCTION refuse_audit_change()');
     await runner.query(`
       CREATE TABLE device_commands (
         id uuid PRIMARY KEY,

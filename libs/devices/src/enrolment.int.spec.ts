@@ -1,0 +1,121 @@
+import { createHash, X509Certificate } from 'node:crypto';
+import { mkdtemp, readFile, rm, stat } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { ManualClock } from '@reefkeeper/platform';
+import { afterAll, beforeAll, expect, it } from 'vitest';
+import { certificateRequest } from '../../../test/support/certificate-request.ts';
+import { testDatabase, type TestDatabase } from '../../../test/support/database.ts';
+import { Authority, controllerName, Desired, Devices, devicesSchema, Enrolment } from './index.ts';
+
+let database: TestDatabase;
+let dir: string;
+let authority: Authority;
+let enrolment: Enrolment;
+let devices: Devices;
+const clock = new ManualClock(new Date());
+
+beforeAll(async () => {
+  database = await testDatabase([devicesSchema]);
+  dir = await mkdtemp(join(tmpdir(), 'reef-keys-'));
+  authority = await Authority.loadOrCreate(dir);
+  enrolment = new Enrolment(database.db, clock, authority);
+  devices = new Devices(database.db, clock);
+});
+afterAll(async () => {
+  await database?.drop();
+  await rm(dir, { recursive: true, force: true });
+});
+
+it('processes that start together make one authority', async () => {
+  const fresh = await mkdtemp(join(tmpdir(), 'reef-keys-'));
+  const made = await Promise.all(Array.from({ length: 8 }, () => Authority.loadOrCreate(fresh)));
+  expect(new Set(made.map(({ fingerprint }) => fingerprint)).size).toBe(1);
+  expect((await stat(join(fresh, 'ca-key.pem'))).mode & 0o077).toBe(0);
+  const ca = new X509Certificate(await readFile(join(fresh, 'ca.pem')));
+  expect(ca.verify(ca.publicKey)).toBe(true);
+  expect(ca.ca).toBe(true);
+  await rm(fresh, { recursive: true });
+});
+
+it('our own certificates name their hosts, are kept, and are made anew when a name is missing', async () => {
+  const first = await authority.ownFiles(dir, 'gateway', { commonName: 'reef-gateway', hosts: ['localhost', '127.0.0.1'] });
+  const certificate = new X509Certificate(first.certificate);
+  expect(certificate.subjectAltName).toBe('DNS:localhost, IP Address:127.0.0.1');
+  expect(certificate.checkHost('localhost')).toBe('localhost');
+  expect(certificate.verify(new X509Certificate(authority.certificatePem).publicKey)).toBe(true);
+  expect((await authority.ownFiles(dir, 'gateway', { commonName: 'reef-gateway', hosts: ['localhost'] })).certificate).toBe(first.certificate);
+  const wider = await authority.ownFiles(dir, 'gateway', { commonName: 'reef-gateway', hosts: ['localhost', 'reef.example'] });
+  expect(new X509Certificate(wider.certificate).checkHost('reef.example')).toBe('reef.example');
+});
+
+it('a token lets one device in, once; the name in the certificate is ours to give', async () => {
+  const { token } = await enrolment.createToken({ labels: { site: 'lyon' } }, 'ana');
+  const fingerprint = createHash('sha256').update(new X509Certificate(authority.certificatePem).raw).digest('hex');
+  expect(token).toMatch(new RegExp(`^reef1\\.[A-Za-z0-9_-]{32}\\.${fingerprint.slice(0, 32)}$`));
+  const asked = await certificateRequest('reef-controller');
+  const issued = await enrolment.enrol({ token, csr: asked.csr, deviceId: 'cam-1' });
+  const certificate = new X509Certificate(issued.certificate);
+  expect(certificate.subject).toBe('CN=cam-1');
+  expect(certificate.checkPrivateKey(asked.key)).toBe(true);
+  expect(certificate.keyUsage).toEqual(['1.3.6.1.5.5.7.3.2']);
+  expect(certificate.verify(new X509Certificate(authority.certificatePem).publicKey)).toBe(true);
+  expect(await devices.get('cam-1')).toMatchObject({ labels: { site: 'lyon' } });
+  expect(await devices.mayConnect('cam-1', certificate.serialNumber)).toBe(true);
+  await expect(enrolment.enrol({ token, csr: asked.csr, deviceId: 'cam-2' })).rejects.toMatchObject({ code: 'enrolment.token_invalid', kind: 'forbidden' });
+  expect(JSON.stringify(await database.db.query('SELECT * FROM enrolment_tokens'))).not.toContain(token.split('.')[1]!);
+});
+
+it('refuses what it cannot vouch for, and a refusal uses nothing up', async () => {
+  const { csr } = await certificateRequest('x');
+  const { token } = await enrolment.createToken({ deviceId: 'cam-3' }, 'ana');
+  await expect(enrolment.enrol({ token: token.replace('reef1.', 'reef1.x'), csr })).rejects.toMatchObject({ code: 'enrolment.token_invalid' });
+  await expect(enrolment.enrol({ token: 'nonsense', csr })).rejects.toMatchObject({ code: 'enrolment.token_invalid' });
+  await expect(enrolment.enrol({ token, csr, deviceId: 'cam-4' })).rejects.toMatchObject({ code: 'enrolment.token_invalid' });
+  await expect(enrolment.enrol({ token, csr: 'not a request' })).rejects.toMatchObject({ code: 'enrolment.csr_invalid' });
+  await expect(enrolment.createToken({ labels: { 'a b': 'c' } }, 'ana')).rejects.toMatchObject({ code: 'labels.invalid' });
+  expect(await enrolment.enrol({ token, csr })).toMatchObject({ deviceId: 'cam-3' });
+
+  const open = (await enrolment.createToken({ uses: 9 }, 'ana')).token;
+  await expect(enrolment.enrol({ token: open, csr, deviceId: controllerName })).rejects.toMatchObject({ code: 'enrolment.id_invalid' });
+  await expect(enrolment.enrol({ token: open, csr, deviceId: 'cam-3' })).rejects.toMatchObject({ code: 'enrolment.id_taken', kind: 'conflict' });
+  expect((await enrolment.enrol({ token: open, csr })).deviceId).toMatch(/^device-[0-9a-f]{8}$/);
+
+  const short = (await enrolment.createToken({ ttlS: 60 }, 'ana')).token;
+  clock.advance(61_000);
+  await expect(enrolment.enrol({ token: short, csr })).rejects.toMatchObject({ code: 'enrolment.token_invalid' });
+});
+
+it('a token with one use is used once, also by many at once', async () => {
+  const { token } = await enrolment.createToken({}, 'ana');
+  const requests = await Promise.all(Array.from({ length: 5 }, () => certificateRequest('x')));
+  const answers = await Promise.allSettled(requests.map(({ csr }, n) => enrolment.enrol({ token, csr, deviceId: `race-${n}` })));
+  expect(answers.filter(({ status }) => status === 'fulfilled')).toHaveLength(1);
+});
+
+it('a device set up anew takes its id back: old certificate dead, old report gone, state sent again', async () => {
+  const first = await enrolment.enrol({ token: (await enrolment.createToken({ deviceId: 'cam-5' }, 'ana')).token, csr: (await certificateRequest('x')).csr });
+  const desired = new Desired(database.db, clock);
+  await database.db.transaction((tx) => desired.assign(tx, { deviceIds: ['cam-5'], workload: 'w', target: { bundle: 'a'.repeat(64), versionId: null, variantOf: () => 'cpu-int8', policy: { cpuFallback: true, observeS: 1, timeoutS: 9 } } }));
+  await desired.markPublished([{ device: 'cam-5', revision: 1 }]);
+  await devices.presence('cam-5', { online: true, session: 70 });
+  const second = await enrolment.enrol({ token: (await enrolment.createToken({ deviceId: 'cam-5' }, 'ana')).token, csr: (await certificateRequest('x')).csr });
+  expect(await devices.mayConnect('cam-5', first.serial)).toBe(false);
+  expect(await devices.mayConnect('cam-5', second.serial)).toBe(true);
+  expect(await desired.unpublished(10)).toMatchObject([{ device: 'cam-5', message: { revision: 1 } }]);
+  await devices.presence('cam-5', { online: true, session: 0 });
+  expect(await devices.get('cam-5')).toMatchObject({ online: true, session: 0, reported: null });
+});
+
+it('renewal gives a second good certificate; the revocation list names what was revoked', async () => {
+  const { csr } = await certificateRequest('x');
+  const first = await enrolment.enrol({ token: (await enrolment.createToken({ deviceId: 'cam-6' }, 'ana')).token, csr });
+  const second = await enrolment.renew('cam-6', (await certificateRequest('x')).csr);
+  expect(await devices.mayConnect('cam-6', first.serial)).toBe(true);
+  expect(await devices.mayConnect('cam-6', second.serial)).toBe(true);
+  await devices.retire('cam-6', 'sold', 'ana');
+  await expect(enrolment.renew('cam-6', csr)).rejects.toMatchObject({ code: 'device.unknown' });
+  const list = await authority.revocationList(await devices.revoked());
+  expect(list).toContain('BEGIN X509 CRL');
+  expect(await authority.revokedIn(list)).toEqual(expect.arrayContaining([first.serial, second.serial]));
+});
