@@ -1,1 +1,73 @@
-export {};
+#!/usr/bin/env node
+import { hostname } from 'node:os';
+import { mkdir } from 'node:fs/promises';
+import { setFlagsFromString } from 'node:v8';
+import { Command, Option } from 'commander';
+import { asReefError } from '@reefkeeper/platform/errors';
+import { openLogger } from '@reefkeeper/platform/logger';
+import { Agent } from './agent.ts';
+import { agentVersion } from './capabilities.ts';
+import { agentSettings } from './config.ts';
+import { enrol, loadIdentity } from './identity.ts';
+import { lockDirectory } from './lock.ts';
+import { readState } from './state.ts';
+
+// The supervisor moves little data; a small young generation keeps it so on boards with 1 GB.
+setFlagsFromString('--max-semi-space-size=1');
+
+const program = new Command('reef-agent').description('Runs what a Reefkeeper fleet wants on this device.').version(agentVersion);
+const dir = () => new Option('--dir <dir>', 'where the agent keeps everything (REEF_AGENT_DIR)');
+
+program.command('enrol').description('bring this device into a fleet; a second run changes nothing')
+  .requiredOption('--gateway <url>', 'address of the device gateway, https://...')
+  .requiredOption('--token <token>', 'enrolment token, reef1.SECRET.FINGERPRINT')
+  .option('--id <id>', 'device id, where the token leaves it open')
+  .addOption(dir())
+  .action(async (options: { gateway: string; token: string; id?: string; dir?: string }) => {
+    const settings = settingsOf({ REEF_AGENT_DIR: options.dir });
+    await mkdir(settings.REEF_AGENT_DIR, { recursive: true, mode: 0o700 });
+    const { identity, fresh } = await enrol(settings.REEF_AGENT_DIR, { gateway: options.gateway, token: options.token, id: options.id, hostname: hostname() });
+    process.stdout.write(`${JSON.stringify({ device: identity.deviceId, enrolled: fresh ? 'now' : 'before' })}\n`);
+  });
+
+program.command('run').description('serve, and follow the fleet')
+  .addOption(dir())
+  .option('--frames <dir>', 'folder of images to infer (FRAMES_DIR)')
+  .option('--fps <n>', 'frames per second (FRAMES_FPS)')
+  .action(async (options: { dir?: string; frames?: string; fps?: string }) => {
+    const settings = settingsOf({ REEF_AGENT_DIR: options.dir, FRAMES_DIR: options.frames, FRAMES_FPS: options.fps });
+    await mkdir(settings.REEF_AGENT_DIR, { recursive: true, mode: 0o700 });
+    const lock = await lockDirectory(settings.REEF_AGENT_DIR);
+    const agent = await Agent.start(settings, openLogger('agent', settings.LOG_LEVEL));
+    process.stdout.write(`${JSON.stringify({ ready: true, device: agent.deviceId })}\n`);
+    const stop = () => {
+      // Whoever asks twice does not want to wait.
+      process.once('SIGTERM', () => process.exit(1)).once('SIGINT', () => process.exit(1));
+      void agent.stop().finally(() => {
+        lock?.close();
+        process.exit(0);
+      });
+    };
+    process.once('SIGTERM', stop).once('SIGINT', stop);
+  });
+
+program.command('status').description('what this device runs, as the agent last wrote it')
+  .addOption(dir())
+  .action(async (options: { dir?: string }) => {
+    const { REEF_AGENT_DIR } = settingsOf({ REEF_AGENT_DIR: options.dir });
+    const { deviceId, gatewayUrl, mqttUrl } = await loadIdentity(REEF_AGENT_DIR);
+    const { session, desired, workloads } = await readState(REEF_AGENT_DIR);
+    process.stdout.write(`${JSON.stringify({ device: deviceId, gatewayUrl, mqttUrl, session, observedRevision: desired?.revision ?? null, workloads }, null, 2)}\n`);
+  });
+
+function settingsOf(flags: Record<string, string | undefined>) {
+  return agentSettings({ ...process.env, ...Object.fromEntries(Object.entries(flags).filter(([, value]) => value !== undefined)) });
+}
+
+try {
+  await program.parseAsync();
+} catch (thrown) {
+  const error = asReefError(thrown);
+  process.stderr.write(`${error.code}: ${error.message}\n`);
+  process.exit(error.exitCode);
+}

@@ -1,0 +1,238 @@
+import { bundleDigest, verifyBundle, type Manifest } from '@reefkeeper/bundle';
+import { asReefError, ReefError } from '@reefkeeper/platform/errors';
+import type { Logger } from '@reefkeeper/platform/logger';
+import type { ExecutionStep, WantedWorkload } from '@reefkeeper/protocol';
+import type { CrashPoint } from './crash-point.ts';
+import { downloadBlob, downloadJson, type DownloadOptions } from './download.ts';
+import type { Gateway } from './gateway.ts';
+import type { Identity } from './identity.ts';
+import { variantKey, type Executors } from './plan.ts';
+import type { Runner } from './runner.ts';
+import type { Serving } from './serving.ts';
+import type { StateFile } from './state.ts';
+import { filesFor, type Store } from './store.ts';
+import { activated, begun, closed, committed, did, entered, failed, refetched, removed, returned, sameSlot, type Slot } from './workload.ts';
+
+export interface ActivationOptions {
+  state: StateFile;
+  store: Store;
+  gateway: () => Gateway;
+  identity: () => Identity;
+  serving: (workload: string) => Serving;
+  removeServing: (workload: string) => Promise<void>;
+  start: (slot: Slot) => Promise<Runner>;
+  /** Variants that did not prove themselves in a reseat; not tried again before a restart. */
+  unfit: Set<string>;
+  /** Of the step at hand; kept in memory only. */
+  onPercent: (workload: string, percent: number | null) => void;
+  crashPoint: CrashPoint;
+  log: Logger;
+  download?: Pick<DownloadOptions, 'tries' | 'firstDelayMs' | 'maxDelayMs'>;
+}
+
+/**
+ * The effects behind the plan. Every one may be cut off at any point and run again: what it leaves behind is either nothing,
+ * or whole. A step's effect comes first and its note in the state second, never the other way round.
+ */
+export function activationExecutors(options: ActivationOptions): Executors {
+  const { state, store, log } = options;
+  /** Runners that have passed their self-test and wait for the switch. */
+  const proved = new Map<string, Runner>();
+
+  async function step(workload: string, name: ExecutionStep, effect: () => Promise<void>): Promise<void> {
+    options.onPercent(workload, null);
+    await state.move(workload, (now) => entered(now, name));
+    await effect();
+    options.crashPoint(`${name}:effect`);
+    await state.move(workload, (now) => did(now, name));
+  }
+
+  function verified(bundle: string, envelope: unknown): Manifest {
+    const manifest = verifyBundle(envelope, options.identity().signingKeys);
+    if (bundleDigest(manifest) === bundle) return manifest;
+    throw new ReefError('bundle.digest_mismatch', 'forbidden', `The signed manifest has digest ${bundleDigest(manifest)} instead of ${bundle}; it belongs to another version.`);
+  }
+
+  /** A failing signature is a matter of the verify step, whoever notices it. */
+  async function verifiedOrSaid(workload: string, bundle: string, envelope: unknown): Promise<Manifest> {
+    try {
+      return verified(bundle, envelope);
+    } catch (error) {
+      await state.move(workload, (now) => entered(now, 'verify'));
+      throw error;
+    }
+  }
+
+  async function fresh(workload: string, slot: Slot): Promise<Runner> {
+    const ready = proved.get(workload);
+    proved.delete(workload);
+    if (ready && sameSlot(ready.slot, slot) && !ready.crashed) return ready;
+    await ready?.close();
+    // An Edge TPU opens in one process at a time: the old one lets go first, and is started again if this goes wrong.
+    if (slot.backend === 'edgetpu') await options.serving(workload).release();
+    return options.start(slot);
+  }
+
+  return {
+    async begin({ workload, revision, wanted }) {
+      log.info({ workload, revision, bundle: wanted.bundle, rollback: wanted.rollback }, 'activation begins');
+      await state.move(workload, (now) => begun(now, revision, wanted));
+    },
+
+    download: ({ workload, bundle, wanted }, signal) => step(workload, 'download', async () => {
+      const tuned = { ...options.download, signal };
+      // Held by digest of the payload, so an envelope that verifies is as good as a new one.
+      let envelope = await store.envelope(bundle);
+      if (!envelope || !isGood(() => verified(bundle, envelope))) {
+        envelope = await downloadJson(options.gateway(), wanted.manifestUrl, tuned);
+        await verifiedOrSaid(workload, bundle, envelope);
+        await store.putEnvelope(bundle, envelope);
+      }
+      const files = neededFiles(verified(bundle, envelope), wanted);
+      const total = Math.max(1, files.reduce((sum, { bytes }) => sum + bytes, 0));
+      let arrived = 0;
+      for (const file of files) {
+        await downloadBlob(options.gateway(), store, file, { ...tuned, onBytes: (bytes) => {
+          arrived += bytes;
+          options.onPercent(workload, Math.min(100, Math.floor((100 * arrived) / total)));
+        } });
+      }
+    }),
+
+    verify: ({ workload, bundle, wanted }) => step(workload, 'verify', async () => {
+      const manifest = verified(bundle, await store.envelope(bundle));
+      for (const file of neededFiles(manifest, wanted)) {
+        if (!(await store.holds(file))) throw new ReefError('artifact.checksum_mismatch', 'invalid', `${file.digest} is not on disk as it was downloaded; the card may be failing.`);
+      }
+    }),
+
+    install: ({ workload, bundle }) => step(workload, 'install', async () => store.install(bundle, verified(bundle, await store.envelope(bundle)))),
+
+    golden: ({ workload, slot }, signal) => step(workload, 'golden', async () => {
+      const serving = options.serving(workload);
+      try {
+        const runner = await fresh(workload, slot);
+        try {
+          await runner.proveGolden(store, (percent) => options.onPercent(workload, percent), signal);
+        } catch (error) {
+          await runner.close();
+          throw error;
+        }
+        proved.set(workload, runner);
+      } catch (error) {
+        serving.resume();
+        throw error;
+      }
+    }),
+
+    async activate({ workload, slot, wanted }) {
+      options.onPercent(workload, null);
+      await state.move(workload, (now) => entered(now, wanted.rollback ? 'rollback' : 'activate'));
+      const serving = options.serving(workload);
+      let runner: Runner;
+      try {
+        runner = await fresh(workload, slot);
+      } catch (thrown) {
+        serving.resume();
+        const { code } = asReefError(thrown);
+        if (!wanted.rollback || (code !== 'artifact.checksum_mismatch' && code !== 'bundle.not_installed')) throw thrown;
+        // The copy on our own disk is damaged; it can still come from the gateway.
+        log.warn({ workload, bundle: slot.bundle, code }, 'the bundle to return to is damaged on disk and will be fetched');
+        await store.uninstall(slot.bundle);
+        await state.move(workload, refetched);
+        return;
+      }
+      // The pointer first: if we die now, the restarted agent serves what the state says.
+      await state.move(workload, (now) => activated(now, slot));
+      options.crashPoint('activate:effect');
+      serving.resume();
+      await serving.swap(runner);
+    },
+
+    observe: ({ workload, wanted }, signal) => step(workload, 'observe', async () => {
+      const serving = options.serving(workload);
+      const { running } = state.workload(workload);
+      if (running) serving.want(running);
+      await serving.observe(wanted.policy.observeS * 1_000, (percent) => options.onPercent(workload, percent), signal);
+    }),
+
+    async commit({ workload }) {
+      options.onPercent(workload, null);
+      if (!state.workload(workload).execution?.rollback) await state.move(workload, (now) => entered(now, 'commit'));
+      options.crashPoint('commit:effect');
+      await state.move(workload, committed);
+      log.info({ workload, revision: state.workload(workload).execution?.revision, bundle: state.workload(workload).running?.bundle }, 'activation succeeded');
+    },
+
+    async refetch({ workload }) {
+      await state.move(workload, refetched);
+    },
+
+    async fail({ workload, code, message }) {
+      await state.move(workload, (now) => failed(now, { code, message }));
+    },
+
+    async rollback({ workload, to }) {
+      options.onPercent(workload, null);
+      await state.move(workload, (now) => entered(now, 'rollback'));
+      options.serving(workload).resume();
+      options.serving(workload).want(to ?? undefined);
+      options.crashPoint('rollback:effect');
+      await state.move(workload, (now) => returned(now, to));
+      log.warn({ workload, to: to?.bundle ?? null }, 'returned to the last good bundle');
+    },
+
+    async close({ workload, state: end }) {
+      options.onPercent(workload, null);
+      await proved.get(workload)?.close();
+      proved.delete(workload);
+      options.serving(workload).resume();
+      await state.move(workload, (now) => closed(now, end));
+      const { execution } = state.workload(workload);
+      log.info({ workload, revision: execution?.revision, state: end, code: execution?.failure?.code }, 'activation ended');
+    },
+
+    async reseat({ workload, slot, wanted }, signal) {
+      const serving = options.serving(workload);
+      try {
+        const runner = await fresh(workload, slot);
+        await runner.proveGolden(store, () => {}, signal);
+        await state.move(workload, (now) => (sameSlot(now.running, now.good) ? { ...now, running: slot, good: slot } : now));
+        serving.resume();
+        await serving.swap(runner);
+        log.info({ workload, variant: slot.variant, wanted: wanted.variant }, 'changed the variant in place');
+      } catch (error) {
+        serving.resume();
+        options.unfit.add(variantKey(slot.bundle, slot.variant));
+        log.warn({ workload, variant: slot.variant, reason: (error as Error).message }, 'the variant that fits now did not prove itself; staying');
+      }
+    },
+
+    async remove({ workload, revision }) {
+      await options.removeServing(workload);
+      await state.move(workload, (now) => removed(now, revision));
+    },
+
+    async wait() {},
+
+    async collect({ keep }) {
+      await store.collect(new Set(keep));
+    },
+  };
+}
+
+function neededFiles(manifest: Manifest, wanted: WantedWorkload): ReturnType<typeof filesFor> {
+  if (!manifest.variants.some(({ name }) => name === wanted.variant)) {
+    throw new ReefError('bundle.variant_missing', 'invalid', `The bundle has no variant ${wanted.variant}; it has ${manifest.variants.map(({ name }) => name).join(', ')}.`);
+  }
+  return filesFor(manifest, wanted.variant, wanted.policy.cpuFallback);
+}
+
+function isGood(check: () => unknown): boolean {
+  try {
+    check();
+    return true;
+  } catch {
+    return false;
+  }
+}

@@ -1,0 +1,323 @@
+import { randomUUID } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { asReefError, ReefError } from '@reefkeeper/platform/errors';
+import type { Logger } from '@reefkeeper/platform/logger';
+import { agentConfig, commandResult, reported, telemetry, type Command, type Desired } from '@reefkeeper/protocol';
+import { Accelerators } from './accelerator.ts';
+import { activationExecutors, type ActivationOptions } from './activation.ts';
+import { sleep } from './backoff.ts';
+import { agentVersion, capabilitiesOf } from './capabilities.ts';
+import { Commands } from './commands.ts';
+import type { AgentSettings } from './config.ts';
+import { crashPoint } from './crash-point.ts';
+import { FolderFrames } from './frames.ts';
+import { Gateway } from './gateway.ts';
+import { loadIdentity, renewIfDue, type Identity } from './identity.ts';
+import { Link } from './link.ts';
+import { Outbox } from './outbox.ts';
+import { Reconciler } from './reconcile.ts';
+import { reportOf, wantsAccelerator } from './report.ts';
+import { Runner } from './runner.ts';
+import { Serving } from './serving.ts';
+import { StateFile } from './state.ts';
+import { Store } from './store.ts';
+import type { ClosedWindow } from './window.ts';
+import { isOpen, returned, type Slot } from './workload.ts';
+
+const renewalCheckMs = 6 * 3_600_000;
+
+/** Delays that tests shorten. */
+export interface Tuning {
+  download?: ActivationOptions['download'];
+  link?: { firstDelayMs: number; maxDelayMs: number };
+  serving?: { firstDelayMs: number; maxDelayMs: number };
+}
+
+/** One device's agent: holds the parts and carries word between them. What is done and why is decided in `plan.ts`. */
+export class Agent {
+  private readonly bootId = randomUUID();
+  private readonly startedMs = performance.now();
+  private readonly serving = new Map<string, Serving>();
+  private readonly percent = new Map<string, number>();
+  private readonly unfit = new Set<string>();
+  private readonly stopped = new AbortController();
+  private reportSeq = 0;
+  private windowSeq = 0;
+  private reportTimer: NodeJS.Timeout | undefined;
+  private windowTimer: NodeJS.Timeout | undefined;
+  private pendingWindows: Promise<void> = Promise.resolve();
+  private gateway: Gateway;
+  private readonly accelerators: Accelerators;
+  private readonly link: Link;
+  private readonly reconciler: Reconciler;
+  private commands!: Commands;
+
+  private constructor(private readonly settings: AgentSettings, private identity: Identity, private readonly state: StateFile, private readonly store: Store, private readonly outbox: Outbox, private readonly log: Logger, private readonly tuning: Tuning) {
+    this.gateway = this.openGateway();
+    this.accelerators = new Accelerators({ tflite: settings.REEF_TFLITE_LIBRARY, edgetpu: settings.REEF_EDGETPU_LIBRARY, maxMs: settings.REEF_PROBE_MAX_S * 1_000, onChange: () => this.changed() });
+    this.link = new Link({
+      identity: () => this.identity, stableMs: settings.REEF_STABLE_S * 1_000, log, ...tuning.link,
+      nextSession: async () => {
+        await state.update((now) => ({ ...now, session: now.session + 1 }));
+        return state.now.session;
+      },
+    });
+    const crash = crashPoint(settings.REEF_AGENT_CRASH_AT, settings.REEF_AGENT_DIR);
+    this.reconciler = new Reconciler({
+      state, log, crashPoint: crash,
+      observe: async () => ({ workloads: state.now.workloads, ...(await store.survey()), accelerator: this.accelerators.now, unfit: this.unfit }),
+      executors: activationExecutors({
+        state, store, log, crashPoint: crash, unfit: this.unfit, ...(tuning.download ? { download: tuning.download } : {}),
+        gateway: () => this.gateway, identity: () => this.identity, start: (slot) => this.startRunner(slot),
+        serving: (workload) => this.servingOf(workload),
+        removeServing: async (workload) => {
+          await this.serving.get(workload)?.stop();
+          this.serving.delete(workload);
+        },
+        onPercent: (workload, percent) => this.progress(workload, percent),
+      }),
+    });
+  }
+
+  /** Reads what is on disk and starts serving it before any network is touched. @throws ReefError `identity.missing`, ... */
+  static async start(settings: AgentSettings, log: Logger, tuning: Tuning = {}): Promise<Agent> {
+    const dir = settings.REEF_AGENT_DIR;
+    const identity = await loadIdentity(dir);
+    const state = await StateFile.open(dir);
+    if (state.wasDamaged) log.error({ file: join(dir, 'state.json.damaged') }, 'state.json could not be read and was set aside; the wanted state comes again from the broker');
+    const store = await Store.open(join(dir, 'store'), settings.REEF_DISK_RESERVE);
+    const outbox = await Outbox.open(join(dir, 'telemetry'), settings.REEF_TELEMETRY_BYTES);
+    const agent = new Agent(settings, identity, state, store, outbox, log.child({ device: identity.deviceId }), tuning);
+    await agent.begin();
+    return agent;
+  }
+
+  get deviceId(): string {
+    return this.identity.deviceId;
+  }
+
+  /** Process ids of the inference children, by workload. */
+  get children(): Record<string, number | undefined> {
+    return Object.fromEntries([...this.serving].map(([name, serving]) => [name, serving.pid]));
+  }
+
+  async stop(): Promise<void> {
+    this.stopped.abort(new Error('stopped'));
+    clearInterval(this.windowTimer);
+    clearTimeout(this.reportTimer);
+    await this.reconciler.stop();
+    await Promise.all([...this.serving.values()].map((serving) => serving.stop()));
+    await this.pendingWindows;
+    // A last try: what does not leave now leaves after the next start.
+    if (this.link.up) await Promise.race([this.drain(), sleep(2_000)]);
+    await this.link.stop();
+    this.gateway.close();
+  }
+
+  private async begin(): Promise<void> {
+    await this.accelerators.probe();
+    this.commands = await Commands.open(join(this.settings.REEF_AGENT_DIR, 'journal'), {
+      ping: async () => ({ agentVersion, uptimeMs: Math.round(performance.now() - this.startedMs), bootId: this.bootId, windowsWaiting: this.outbox.count }),
+      'restart-inference': async (args) => {
+        const chosen = this.chosen(args);
+        await Promise.all(chosen.map(([, serving]) => serving.restart()));
+        return { restarted: chosen.map(([name]) => name) };
+      },
+      bench: async (args) => {
+        const [name, serving] = this.chosen(args)[0]!;
+        const runs = Math.min(1_000, Math.max(1, Math.trunc(Number(args.runs ?? 50)) || 50));
+        const sorted = (await serving.bench(runs)).sort((a, b) => a - b);
+        const at = (q: number) => Math.round(sorted[Math.min(sorted.length - 1, Math.floor(q * sorted.length))]!);
+        return { workload: name, runs, p50Us: at(0.5), p95Us: at(0.95), p99Us: at(0.99), maxUs: at(1) };
+      },
+    });
+    for (const [name, { running }] of Object.entries(this.state.now.workloads)) if (running) this.servingOf(name).want(running);
+    this.state.onChange(() => this.reportSoon(0));
+    this.link.on('up', () => void this.birth());
+    this.link.on('desired', (wanted) => void this.take(wanted).catch((err: unknown) => this.log.error({ err }, 'the wanted state could not be stored')));
+    this.link.on('command', (command) => void this.obey(command).catch((err: unknown) => this.log.error({ err }, 'a command could not be journalled')));
+    this.link.start();
+    this.openWindows();
+    void this.accelerators.watch(() => !this.accelerators.now.present && wantsAccelerator(this.state.now.desired), this.stopped.signal);
+    void this.renewals();
+    this.reconciler.poke();
+  }
+
+  private async take(wanted: Desired): Promise<void> {
+    const known = this.state.now.desired?.revision ?? 0;
+    if (wanted.revision < known) {
+      this.log.warn({ revision: wanted.revision, known }, 'a lower revision was ignored');
+      // Says so: the report names the revision we hold.
+      this.reportSoon(0);
+      return;
+    }
+    if (wanted.revision === known) return;
+    let taken = false;
+    await this.state.update((now) => {
+      taken = wanted.revision > (now.desired?.revision ?? 0);
+      return taken ? { ...now, desired: wanted } : now;
+    });
+    if (!taken) return;
+    this.log.info({ revision: wanted.revision, workloads: Object.keys(wanted.workloads) }, 'new wanted state');
+    this.openWindows();
+    this.reconciler.supersede(wanted);
+    this.reconciler.poke();
+  }
+
+  private async obey(command: Command): Promise<void> {
+    const result = await this.commands.handle(command, new Date());
+    // Not sent when the link is down: the broker delivers the command again, and the journal has the answer.
+    await this.link.publish(commandResult.topicFor(this.deviceId, command.id), commandResult.encode(result), commandResult).catch(() => {});
+  }
+
+  private async birth(): Promise<void> {
+    await this.report(true);
+    await this.drain();
+  }
+
+  private async report(birth = false): Promise<void> {
+    clearTimeout(this.reportTimer);
+    this.reportTimer = undefined;
+    if (!this.link.up) return;
+    const body = {
+      bootId: this.bootId, seq: this.reportSeq++, session: this.link.currentSession,
+      ...reportOf(this.state.now, {
+        accelerator: this.accelerators.now, percent: this.percent, stateWasDamaged: this.state.wasDamaged,
+        crashLooping: new Set([...this.serving].filter(([, serving]) => serving.crashLooping).map(([name]) => name)),
+      }),
+      ...(birth ? { capabilities: await capabilitiesOf(this.accelerators.found) } : {}),
+    };
+    // Lost with the link: the birth of the next connection says it all again.
+    await this.link.publish(reported.topicFor(this.deviceId), reported.encode(body), reported).catch(() => {});
+  }
+
+  /** Changes close together become one report. */
+  private reportSoon(delayMs: number): void {
+    if (this.stopped.signal.aborted || (this.reportTimer && delayMs > 0)) return;
+    clearTimeout(this.reportTimer);
+    this.reportTimer = setTimeout(() => void this.report(), delayMs);
+  }
+
+  private progress(workload: string, percent: number | null): void {
+    if (percent === null) this.percent.delete(workload);
+    else if (percent !== this.percent.get(workload)) {
+      this.percent.set(workload, percent);
+      this.reportSoon(1_000);
+    }
+  }
+
+  private changed(): void {
+    this.log.info({ accelerators: this.accelerators.found.devices.length }, 'accelerators changed');
+    // With capabilities, since those have changed too.
+    void this.report(true);
+    this.reconciler.poke();
+  }
+
+  private servingOf(workload: string): Serving {
+    const existing = this.serving.get(workload);
+    if (existing) return existing;
+    const { FRAMES_DIR, FRAMES_FPS } = this.settings;
+    const serving = new Serving({
+      workload, log: this.log.child({ workload }), frames: FRAMES_DIR ? new FolderFrames(FRAMES_DIR) : undefined, ...this.tuning.serving,
+      fps: () => Math.min(FRAMES_FPS, this.config.maxFps ?? Infinity),
+      start: (slot) => this.startRunner(slot),
+      onWindow: (window) => this.keep(window),
+      onCrashLoop: (slot) => void this.leave(workload, slot),
+    });
+    this.serving.set(workload, serving);
+    return serving;
+  }
+
+  private async startRunner(slot: Slot): Promise<Runner> {
+    try {
+      return await Runner.start(this.store, slot, { tflite: this.settings.REEF_TFLITE_LIBRARY, edgetpu: this.settings.REEF_EDGETPU_LIBRARY, device: this.accelerators.found.devices[0] });
+    } catch (error) {
+      if (asReefError(error).code === 'inference.no_device' && this.accelerators.now.present) {
+        this.accelerators.lost();
+        this.changed();
+      }
+      throw error;
+    }
+  }
+
+  /** A committed bundle dies again and again: back to the one before, with or without a network. */
+  private async leave(workload: string, slot: Slot): Promise<void> {
+    const now = this.state.workload(workload);
+    this.reportSoon(0);
+    // While an execution is open, its own observation decides. A missing accelerator is not the bundle's fault.
+    if (isOpen(now.execution) || !now.previous || now.running?.bundle !== slot.bundle) return;
+    if (slot.backend === 'edgetpu' && !this.accelerators.now.present) return;
+    const back = now.previous;
+    if (!(await this.store.manifest(back.bundle))) return;
+    this.log.error({ workload, from: slot.bundle, to: back.bundle }, 'crash loop: returning to the bundle before');
+    await this.state.move(workload, (state) => (isOpen(state.execution) ? state : returned(state, back)));
+    this.servingOf(workload).want(this.state.workload(workload).running ?? undefined);
+  }
+
+  private get config(): Desired['config'] {
+    return this.state.now.desired?.config ?? agentConfig.parse({});
+  }
+
+  private windowMs = 0;
+  private openWindows(): void {
+    const ms = this.config.telemetryWindowS * 1_000;
+    if (ms === this.windowMs) return;
+    this.windowMs = ms;
+    clearInterval(this.windowTimer);
+    this.windowTimer = setInterval(() => { for (const serving of this.serving.values()) serving.closeWindow(); }, ms);
+  }
+
+  private keep(window: ClosedWindow): void {
+    const seq = this.windowSeq++;
+    this.pendingWindows = this.pendingWindows.then(async () => {
+      await this.outbox.put(telemetry.schema.parse({ ...window, bootId: this.bootId, seq, temperatureC: await temperature() }));
+    }).catch((err: unknown) => this.log.error({ err }, 'a telemetry window could not be kept'));
+    void this.pendingWindows.then(() => this.drain());
+  }
+
+  private async drain(): Promise<void> {
+    if (!this.link.up) return;
+    // What is left stays on disk for the next connection.
+    await this.outbox.drain((payload) => this.link.publish(telemetry.topicFor(this.deviceId), payload, telemetry)).catch(() => {});
+  }
+
+  private async renewals(): Promise<void> {
+    const { signal } = this.stopped;
+    while (!signal.aborted) {
+      try {
+        const renewed = await renewIfDue(this.settings.REEF_AGENT_DIR, this.identity, new Date());
+        if (renewed) {
+          this.identity = renewed;
+          this.gateway.close();
+          this.gateway = this.openGateway();
+          this.log.info('certificate renewed');
+          this.link.reconnect();
+        }
+      } catch (error) {
+        this.log.warn({ reason: asReefError(error).message }, 'the certificate could not be renewed yet');
+      }
+      await sleep(renewalCheckMs * (0.5 + Math.random() / 2), signal).catch(() => {});
+    }
+  }
+
+  private openGateway(): Gateway {
+    const { gatewayUrl, ca, certificate, key } = this.identity;
+    return new Gateway({ url: gatewayUrl, ca, cert: certificate, key });
+  }
+
+  private chosen(args: Record<string, unknown>): [string, Serving][] {
+    const chosen = [...this.serving].filter(([name]) => args.workload === undefined || args.workload === name);
+    if (chosen.length === 0) throw new ReefError('command.no_workload', 'not_found', args.workload === undefined ? 'No workload is served on this device.' : `No workload ${String(args.workload)} is served on this device.`);
+    return chosen;
+  }
+}
+
+/** Degrees Celsius of the Edge TPU, else of the board; null where nobody measures. */
+async function temperature(): Promise<number | null> {
+  for (const file of ['/sys/class/apex/apex_0/temp', '/sys/class/thermal/thermal_zone0/temp']) {
+    const value = Number(await readFile(file, 'utf8').catch(() => 'none'));
+    if (Number.isFinite(value) && value !== 0) return value / 1_000;
+  }
+  return null;
+}

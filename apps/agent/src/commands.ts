@@ -1,0 +1,62 @@
+import { mkdir, readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { asReefError, ReefError } from '@reefkeeper/platform/errors';
+import type { Command, CommandResult } from '@reefkeeper/protocol';
+import writeFileAtomic from 'write-file-atomic';
+
+export type CommandHandlers = { [K in Command['kind']]: (args: Record<string, unknown>) => Promise<Record<string, unknown>> };
+
+interface Entry { id: string; result: CommandResult | null }
+/** As many as a broker could still deliver again. */
+const kept = 256;
+
+/** One-off requests, each at most once: the id is noted before it is run, the answer after. A repeat gets the same answer. */
+export class Commands {
+  private tail: Promise<unknown> = Promise.resolve();
+
+  private constructor(private readonly path: string, private entries: Entry[], private readonly handlers: CommandHandlers) {}
+
+  static async open(dir: string, handlers: CommandHandlers): Promise<Commands> {
+    await mkdir(dir, { recursive: true });
+    const path = join(dir, 'commands.json');
+    const entries = await readFile(path, 'utf8').then((text) => JSON.parse(text) as Entry[]).catch(() => []);
+    return new Commands(path, Array.isArray(entries) ? entries : [], handlers);
+  }
+
+  handle(command: Command, now: Date): Promise<CommandResult> {
+    const answer = this.tail.then(() => this.answer(command, now));
+    this.tail = answer.catch(() => {});
+    return answer;
+  }
+
+  private async answer(command: Command, now: Date): Promise<CommandResult> {
+    const { id } = command;
+    const before = this.entries.find((entry) => entry.id === id);
+    if (before) return before.result ?? refused(id, new ReefError('command.interrupted', 'unavailable', 'The agent was restarted while it ran this command; whether it took effect is not known. Send a new one.'));
+    this.entries = [...this.entries.slice(-(kept - 1)), { id, result: null }];
+    await this.save();
+    const result = await this.run(command, now);
+    this.entries = this.entries.map((entry) => (entry.id === id ? { id, result } : entry));
+    await this.save();
+    return result;
+  }
+
+  private async run(command: Command, now: Date): Promise<CommandResult> {
+    const { id, kind, args, expiresAt } = command;
+    try {
+      // The one place where the device clock counts; a clock that is behind only makes a stale command run.
+      if (expiresAt && Date.parse(expiresAt) < now.getTime()) throw new ReefError('command.expired', 'invalid', `The command was only good until ${expiresAt}.`);
+      return { id, ok: true, result: await this.handlers[kind](args), failure: null };
+    } catch (error) {
+      return refused(id, asReefError(error));
+    }
+  }
+
+  private save(): Promise<void> {
+    return writeFileAtomic(this.path, JSON.stringify(this.entries));
+  }
+}
+
+function refused(id: string, { code, message }: ReefError): CommandResult {
+  return { id, ok: false, result: {}, failure: { code, message } };
+}

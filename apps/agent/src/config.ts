@@ -1,0 +1,30 @@
+import { z } from 'zod';
+import { commonConfig, parseConfig } from '@reefkeeper/platform/config';
+
+const schema = z.object({
+  ...commonConfig.shape,
+  /** Everything the agent keeps lies below it. */
+  REEF_AGENT_DIR: z.string().default('/var/lib/reefkeeper'),
+  /** A folder of images to infer, in name order, again and again; `labels.csv` in it tells the truth. */
+  FRAMES_DIR: z.string().optional(),
+  FRAMES_FPS: z.coerce.number().positive().max(1_000).default(5),
+  /** Telemetry kept while offline, bytes; the oldest goes first. */
+  REEF_TELEMETRY_BYTES: z.coerce.number().int().min(64 * 1024).default(16 * 1024 * 1024),
+  /** Free space that downloads never touch, bytes. */
+  REEF_DISK_RESERVE: z.coerce.number().int().nonnegative().default(32 * 1024 * 1024),
+  /** libtensorflowlite_c and libedgetpu, where they are not found by themselves. */
+  REEF_TFLITE_LIBRARY: z.string().optional(),
+  REEF_EDGETPU_LIBRARY: z.string().optional(),
+  /** How often a missing accelerator is looked for at most, seconds. */
+  REEF_PROBE_MAX_S: z.coerce.number().positive().default(60),
+  /** A connection that held this long counts as stable, seconds. */
+  REEF_STABLE_S: z.coerce.number().positive().default(30),
+  /** Tests only: die with SIGKILL, once, at this point (`crash-point.ts`). */
+  REEF_AGENT_CRASH_AT: z.string().optional(),
+});
+export type AgentSettings = Readonly<z.output<typeof schema>>;
+
+/** @throws ReefError `config.invalid` */
+export function agentSettings(env: Record<string, string | undefined>): AgentSettings {
+  return parseConfig(schema, env);
+}

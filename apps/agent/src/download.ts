@@ -1,0 +1,120 @@
+import { createWriteStream } from 'node:fs';
+import { rm, stat } from 'node:fs/promises';
+import type { IncomingMessage } from 'node:http';
+import { Transform } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
+import { asReefError, ReefError } from '@reefkeeper/platform/errors';
+import { Backoff, sleep } from './backoff.ts';
+import { refusal, textOf, type Gateway } from './gateway.ts';
+import type { BlobName, Store } from './store.ts';
+
+export interface DownloadOptions {
+  /** Tries without a single new byte before giving up. */
+  tries?: number;
+  firstDelayMs?: number;
+  maxDelayMs?: number;
+  signal?: AbortSignal;
+  /** Bytes that have just arrived from the network. */
+  onBytes?: (bytes: number) => void;
+}
+
+/** A blob that the gateway does not have may be on its way into another replica: a few tries, then it is missing. */
+const triesWhenMissing = 3;
+
+/**
+ * Brings the blob into the store. What arrived before a cut is kept and continued; what has the wrong digest is thrown away and
+ * fetched once more from the first byte, since a resume over a changed file gives the same symptom as a damaged one.
+ * @throws ReefError `artifact.missing`, `artifact.checksum_mismatch`, `disk.full`, or what the last try met
+ */
+export async function downloadBlob(gateway: Gateway, store: Store, blob: BlobName, options: DownloadOptions = {}): Promise<void> {
+  if (await store.holds(blob)) return;
+  let mismatches = 0;
+  await retrying(options, `/v1/blobs/${blob.digest}`, async () => {
+    const before = await partSize(store, blob);
+    await fetchRest(gateway, store, blob, Math.min(before, blob.bytes), options);
+    try {
+      await store.adopt(blob);
+    } catch (error) {
+      if (asReefError(error).code !== 'artifact.checksum_mismatch' || (mismatches += 1) > 1) throw error;
+      throw new ReefError('artifact.damaged', 'unavailable', (error as Error).message, { cause: error });
+    }
+  }, () => partSize(store, blob));
+}
+
+/** @throws ReefError `artifact.missing`, or what the last try met */
+export async function downloadJson(gateway: Gateway, path: string, options: DownloadOptions = {}): Promise<unknown> {
+  let found: unknown;
+  await retrying(options, path, async () => { found = await gateway.json('GET', path, undefined, options.signal); }, async () => 0);
+  return found;
+}
+
+async function retrying(options: DownloadOptions, path: string, attempt: () => Promise<void>, progress: () => Promise<number>): Promise<void> {
+  const backoff = new Backoff({ firstMs: options.firstDelayMs ?? 1_000, maxMs: options.maxDelayMs ?? 30_000 });
+  const tries = options.tries ?? 8;
+  let missing = 0;
+  let reached = await progress();
+  for (;;) {
+    options.signal?.throwIfAborted();
+    try {
+      return await attempt();
+    } catch (thrown) {
+      options.signal?.throwIfAborted();
+      const error = asReefError(thrown);
+      if (error.kind === 'not_found') {
+        if ((missing += 1) >= triesWhenMissing) throw new ReefError('artifact.missing', 'not_found', `The gateway does not have ${path}. Publish the version again.`, { cause: error });
+      } else if (!error.retryable || error.code === 'disk.full') {
+        throw error;
+      }
+      const now = await progress();
+      if (now > reached) backoff.reset();
+      reached = now;
+      if (backoff.count + 1 >= tries) throw error;
+      await sleep(backoff.next(), options.signal);
+    }
+  }
+}
+
+async function fetchRest(gateway: Gateway, store: Store, blob: BlobName, from: number, options: DownloadOptions): Promise<void> {
+  if (from === blob.bytes && from > 0) return;
+  await store.ensureRoom(blob.bytes - from);
+  const response = await gateway.bytes(`/v1/blobs/${blob.digest}`, from, options.signal);
+  const start = startOf(response, from);
+  if (start === undefined) {
+    const body = await textOf(response);
+    // 416: our part is longer than the file. It cannot be its beginning.
+    if (response.statusCode === 416) await rm(store.partPath(blob.digest), { force: true });
+    throw response.statusCode === 416 ? new ReefError('artifact.damaged', 'unavailable', 'The part on disk does not fit the file; it was thrown away.') : refusal(response.statusCode ?? 0, body, `/v1/blobs/${blob.digest}`);
+  }
+  let position = start;
+  const limit = new Transform({
+    transform(chunk: Buffer, _encoding, done) {
+      position += chunk.length;
+      options.onBytes?.(chunk.length);
+      // More than the manifest says is not this blob; stop before it fills the disk.
+      done(position > blob.bytes ? new ReefError('artifact.checksum_mismatch', 'invalid', `The file is longer than the ${blob.bytes} bytes of the manifest; it was thrown away.`) : null, chunk);
+    },
+  });
+  try {
+    await pipeline(response, limit, createWriteStream(store.partPath(blob.digest), start > 0 ? { flags: 'r+', start } : { flags: 'w' }));
+  } catch (cause) {
+    if (cause instanceof ReefError) {
+      await rm(store.partPath(blob.digest), { force: true });
+      throw cause;
+    }
+    if ((cause as NodeJS.ErrnoException).code === 'ENOSPC') throw new ReefError('disk.full', 'unavailable', 'The disk filled up during the download. Free space on the device.', { cause });
+    throw new ReefError('artifact.interrupted', 'unavailable', `The download of ${blob.digest} stopped after ${position} of ${blob.bytes} bytes: ${(cause as Error).message}`, { cause });
+  }
+  if (position < blob.bytes) throw new ReefError('artifact.interrupted', 'unavailable', `The download of ${blob.digest} ended after ${position} of ${blob.bytes} bytes.`);
+}
+
+/** Where the body begins in the file: a server may ignore the range (200) or answer another one. */
+function startOf(response: IncomingMessage, asked: number): number | undefined {
+  if (response.statusCode === 200) return 0;
+  if (response.statusCode !== 206) return undefined;
+  const start = Number(/^bytes (\d+)-/.exec(response.headers['content-range'] ?? '')?.[1] ?? Number.NaN);
+  return start <= asked ? start : undefined;
+}
+
+async function partSize(store: Store, { digest }: BlobName): Promise<number> {
+  return stat(store.partPath(digest)).then(({ size }) => size, () => 0);
+}

@@ -1,0 +1,98 @@
+import { Agent, request, type RequestOptions } from 'node:https';
+import type { IncomingMessage } from 'node:http';
+import { ReefError } from '@reefkeeper/platform/errors';
+
+export interface GatewayOptions {
+  /** Origin, `https://host:port`. */
+  url: string;
+  /** The only authority that is trusted. */
+  ca: string;
+  /** The device's own certificate; absent before enrolment. */
+  cert?: string;
+  key?: string;
+  /** Silence on the line that counts as a failure. */
+  idleMs?: number;
+}
+
+const maxAnswerBytes = 16 * 1024 * 1024;
+
+/**
+ * The device gateway. Node's own https rather than undici: TLS is loaded for MQTT anyway, undici would cost another 25 MB of memory.
+ */
+export class Gateway {
+  private readonly agent: Agent;
+  private readonly origin: URL;
+
+  constructor(private readonly options: GatewayOptions) {
+    this.origin = new URL(options.url);
+    this.agent = new Agent({ keepAlive: true, maxSockets: 2, ca: options.ca, ...(options.cert ? { cert: options.cert } : {}), ...(options.key ? { key: options.key } : {}), minVersion: 'TLSv1.2' });
+  }
+
+  /** @throws ReefError with the gateway's own code for 4xx, `gateway.unreachable`, `gateway.failed` */
+  async json(method: 'GET' | 'POST', path: string, body?: unknown, signal?: AbortSignal): Promise<unknown> {
+    const response = await this.open(method, path, { body, ...(signal ? { signal } : {}) });
+    const text = await textOf(response);
+    if (response.statusCode !== 200 && response.statusCode !== 201) throw refusal(response.statusCode ?? 0, text, path);
+    try {
+      return JSON.parse(text);
+    } catch (cause) {
+      throw new ReefError('gateway.failed', 'unavailable', `The gateway answered ${path} with something other than JSON.`, { cause });
+    }
+  }
+
+  /** The bytes of `path` from `start` on. The caller looks at the status (200, 206, 416, ...) and drains the stream. */
+  bytes(path: string, start: number, signal?: AbortSignal): Promise<IncomingMessage> {
+    return this.open('GET', path, { headers: start > 0 ? { range: `bytes=${start}-` } : {}, ...(signal ? { signal } : {}) });
+  }
+
+  close(): void {
+    this.agent.destroy();
+  }
+
+  private open(method: string, path: string, options: { body?: unknown; headers?: Record<string, string>; signal?: AbortSignal }): Promise<IncomingMessage> {
+    const payload = options.body === undefined ? undefined : Buffer.from(JSON.stringify(options.body));
+    const target: RequestOptions = {
+      agent: this.agent, method, host: this.origin.hostname, port: this.origin.port || 443, path,
+      headers: { ...options.headers, ...(payload ? { 'content-type': 'application/json', 'content-length': payload.length } : {}) },
+      ...(options.signal ? { signal: options.signal } : {}),
+    };
+    return new Promise((resolve, reject) => {
+      const sent = request(target, resolve);
+      sent.setTimeout(this.options.idleMs ?? 30_000, () => sent.destroy(new Error('no answer in time')));
+      sent.on('error', (cause) => reject(options.signal?.aborted ? options.signal.reason as Error : unreachable(this.options.url, cause)));
+      sent.end(payload);
+    });
+  }
+}
+
+export function unreachable(url: string, cause: Error): ReefError {
+  return new ReefError('gateway.unreachable', 'unavailable', `The gateway at ${url} cannot be reached: ${cause.message}. Check the address and the network.`, { cause });
+}
+
+/** An answer that is not what was asked for, in the gateway's words where it has any (RFC 9457). */
+export function refusal(status: number, text: string, path: string): ReefError {
+  let problem: { code?: string; detail?: string } = {};
+  try {
+    problem = JSON.parse(text) as typeof problem;
+  } catch {
+    // A proxy in between answers in HTML.
+  }
+  const kind = status === 404 ? 'not_found' : status === 409 ? 'conflict' : status === 401 || status === 403 ? 'forbidden' : status >= 500 || status === 429 || status === 408 ? 'unavailable' : 'invalid';
+  return new ReefError(problem.code ?? (kind === 'unavailable' ? 'gateway.failed' : 'gateway.refused'), kind, problem.detail ?? `The gateway answered ${path} with status ${status}.`, { detail: { status } });
+}
+
+export async function textOf(response: IncomingMessage): Promise<string> {
+  const chunks: Buffer[] = [];
+  let bytes = 0;
+  try {
+    for await (const chunk of response) {
+      bytes += (chunk as Buffer).length;
+      if (bytes > maxAnswerBytes) throw new ReefError('gateway.failed', 'unavailable', 'The gateway answered with more than was asked for.');
+      chunks.push(chunk as Buffer);
+    }
+  } catch (cause) {
+    if (cause instanceof ReefError) throw cause;
+    throw unreachable('', cause as Error);
+  }
+  return Buffer.concat(chunks).toString('utf8');
+}

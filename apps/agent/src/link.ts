@@ -1,0 +1,158 @@
+import { EventEmitter } from 'node:events';
+import type { Logger } from '@reefkeeper/platform/logger';
+import { command, desired, parseTopic, presence, type Command, type Desired } from '@reefkeeper/protocol';
+import mqtt, { type MqttClient } from 'mqtt';
+import { Backoff, sleep } from './backoff.ts';
+import type { Identity } from './identity.ts';
+
+export interface LinkOptions {
+  identity: () => Identity;
+  /** Raises the session counter and returns it, on disk before it is used. */
+  nextSession: () => Promise<number>;
+  /** Connected for so long means stable. */
+  stableMs: number;
+  log: Logger;
+  firstDelayMs?: number;
+  maxDelayMs?: number;
+}
+
+interface LinkEvents {
+  /** Subscribed; the birth is to be sent now. */
+  up: [];
+  down: [];
+  desired: [Desired];
+  command: [Command];
+}
+
+/**
+ * The connection to the broker. Each one is a new client with the will of its own session number; nothing is queued in memory,
+ * since state, telemetry and command answers all wait on disk and are sent when a link is up.
+ */
+export class Link extends EventEmitter<LinkEvents> {
+  private client: MqttClient | undefined;
+  private session = 0;
+  private readonly stopped = new AbortController();
+  private running: Promise<void> = Promise.resolve();
+
+  constructor(private readonly options: LinkOptions) {
+    super();
+  }
+
+  get up(): boolean {
+    return this.client?.connected === true;
+  }
+
+  /** Of the present (or last) connection. */
+  get currentSession(): number {
+    return this.session;
+  }
+
+  start(): void {
+    this.running = this.run();
+  }
+
+  /** @throws Error when the link is down or goes down before the broker has acknowledged */
+  async publish(topic: string, payload: Buffer, options: { qos: 0 | 1; retain: boolean }): Promise<void> {
+    const { client } = this;
+    if (!client?.connected) throw new Error('the link is down');
+    let lost: () => void = () => {};
+    // mqtt.js keeps a publish for its own reconnect, which we never use: without this it would wait for ever.
+    const closed = new Promise<never>((_, reject) => { lost = () => reject(new Error('the link went down')); client.once('close', lost); });
+    try {
+      await Promise.race([client.publishAsync(topic, payload, options), closed]);
+    } finally {
+      client.off('close', lost);
+    }
+  }
+
+  /** Drops the connection so that the next one uses what has changed (a renewed certificate). */
+  reconnect(): void {
+    this.client?.end(true);
+  }
+
+  async stop(): Promise<void> {
+    this.stopped.abort(new Error('stopped'));
+    const { client } = this;
+    if (client?.connected) {
+      await this.publish(this.presenceTopic, presence.encode({ online: false, session: this.session }), presence).catch(() => {});
+      await client.endAsync().catch(() => {});
+    } else {
+      client?.end(true);
+    }
+    await this.running;
+  }
+
+  private get presenceTopic(): string {
+    return presence.topicFor(this.options.identity().deviceId);
+  }
+
+  private async run(): Promise<void> {
+    const backoff = new Backoff({ firstMs: this.options.firstDelayMs ?? 1_000, maxMs: this.options.maxDelayMs ?? 60_000 });
+    const { signal } = this.stopped;
+    while (!signal.aborted) {
+      const lastedMs = await this.connection();
+      // A broker that accepts and drops at once must not be hammered: only what held resets the delay.
+      if (lastedMs >= this.options.stableMs) backoff.reset();
+      await sleep(backoff.next(), signal).catch(() => {});
+    }
+  }
+
+  /** One connection from dial to end. @returns how long it was up, milliseconds */
+  private async connection(): Promise<number> {
+    const { log } = this.options;
+    const identity = this.options.identity();
+    this.session = await this.options.nextSession();
+    if (this.stopped.signal.aborted) return 0;
+    const client = mqtt.connect(identity.mqttUrl, {
+      clientId: identity.deviceId, clean: false, reconnectPeriod: 0, connectTimeout: 15_000, keepalive: 30, resubscribe: false, protocolVersion: 4,
+      ca: identity.ca, cert: identity.certificate, key: identity.key, rejectUnauthorized: true,
+      will: { topic: this.presenceTopic, payload: presence.encode({ online: false, session: this.session }), qos: presence.qos, retain: presence.retain },
+    });
+    this.client = client;
+    let upAt = 0;
+    // Before CONNACK: what the broker kept for us arrives right behind it.
+    client.on('message', (topic, payload) => this.receive(topic, payload));
+    client.on('connect', () => {
+      upAt = performance.now();
+      void this.greet(client, identity.deviceId).catch((error: Error) => {
+        log.warn({ reason: error.message }, 'broker refused the greeting');
+        client.end(true);
+      });
+    });
+    const reason = await new Promise<string>((resolve) => {
+      let last = 'closed';
+      client.on('error', (error) => { last = error.message; });
+      client.on('close', () => resolve(last));
+      client.on('end', () => resolve(last));
+    });
+    client.end(true);
+    // A late error of a client that is done must not become an unhandled one.
+    client.on('error', () => {});
+    if (upAt > 0) this.emit('down');
+    if (!this.stopped.signal.aborted) log.info({ session: this.session, reason }, upAt > 0 ? 'link down' : 'broker not reached');
+    return upAt > 0 ? performance.now() - upAt : 0;
+  }
+
+  private async greet(client: MqttClient, id: string): Promise<void> {
+    await client.publishAsync(this.presenceTopic, presence.encode({ online: true, session: this.session }), presence);
+    const granted = await client.subscribeAsync({ [desired.topicFor(id)]: { qos: 1 }, [command.topicFor(id)]: { qos: 1 } });
+    const refused = granted.filter(({ qos }) => qos > 2);
+    if (refused.length > 0) throw new Error(`subscription refused: ${refused.map(({ topic }) => topic).join(', ')}`);
+    this.options.log.info({ session: this.session }, 'link up');
+    this.emit('up');
+  }
+
+  private receive(topic: string, payload: Buffer): void {
+    const parsed = parseTopic(topic);
+    if (!parsed || parsed.device !== this.options.identity().deviceId) return;
+    if (parsed.path === 'desired') {
+      const decoded = desired.decode(payload);
+      if (decoded.ok) this.emit('desired', decoded.body);
+      else this.options.log.warn({ topic, reason: decoded.reason }, 'unreadable message ignored');
+    } else if (parsed.path === 'cmd/{id}') {
+      const decoded = command.decode(payload);
+      if (decoded.ok && decoded.body.id === parsed.id) this.emit('command', decoded.body);
+      else this.options.log.warn({ topic, reason: decoded.ok ? 'id and topic differ' : decoded.reason }, 'unreadable message ignored');
+    }
+  }
+}

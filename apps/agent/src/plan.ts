@@ -1,0 +1,166 @@
+import type { Desired, ExecutionStep, WantedWorkload } from '@reefkeeper/protocol';
+import { begun, emptyWorkload, isOpen, maxTrials, onTrial, type Execution, type Slot, type WorkloadState } from './workload.ts';
+
+/** A bundle on disk: verified, complete, with the variants whose files are there. */
+export interface InstalledBundle {
+  variants: readonly { name: string; minRuntime: number | null }[];
+}
+
+/** Everything a plan depends on. No clock, no disk, no network behind it. */
+export interface Actual {
+  workloads: Readonly<Record<string, WorkloadState>>;
+  installed: ReadonlyMap<string, InstalledBundle>;
+  /** Bundles of which anything lies on disk, complete or not. */
+  stored: ReadonlySet<string>;
+  accelerator: Accelerator;
+  /** `bundle/variant` of what did not prove itself when it was to replace a running variant. */
+  unfit: ReadonlySet<string>;
+}
+
+/** `runtime`: RuntimeVersion of libedgetpu, null = not known. */
+export type Accelerator = { present: false } | { present: true; runtime: number | null };
+
+interface Of { workload: string }
+interface OfBundle extends Of { bundle: string; wanted: WantedWorkload }
+
+export type Step =
+  | (Of & { kind: 'begin'; revision: number; wanted: WantedWorkload })
+  | (OfBundle & { kind: 'download' | 'verify' | 'install' })
+  | (OfBundle & { kind: 'golden' | 'activate' | 'observe'; slot: Slot })
+  | (Of & { kind: 'commit' })
+  | (Of & { kind: 'refetch' })
+  /** Gives up, for a reason that no step has met. */
+  | (Of & { kind: 'fail'; code: string; message: string })
+  | (Of & { kind: 'rollback'; to: Slot | null })
+  | (Of & { kind: 'close'; state: 'SUCCEEDED' | 'FAILED' | 'TIMED_OUT' })
+  /** Serves the same bundle by another variant: an accelerator came or went. */
+  | (Of & { kind: 'reseat'; slot: Slot; wanted: WantedWorkload })
+  | (Of & { kind: 'remove'; revision: number })
+  /** Nothing to do until the world changes. */
+  | (Of & { kind: 'wait'; reason: 'NO_ACCELERATOR' })
+  | { kind: 'collect'; keep: string[] };
+
+/** A step cannot lack an executor. */
+export type Executors = { [K in Step['kind']]: (step: Step & { kind: K }, signal: AbortSignal) => Promise<void> };
+
+export const timeoutCode = 'activation.timeout';
+
+/**
+ * All that is left to do, in order, as far as it can be foreseen. Only the first is executed before planning again, so a
+ * plan never acts on facts that its own steps have changed.
+ */
+export function plan(desired: Desired | null, actual: Actual): Step[] {
+  if (!desired) return [];
+  const names = [...new Set([...Object.keys(desired.workloads), ...Object.keys(actual.workloads)])].sort();
+  const steps: Step[] = names.flatMap((name) => planWorkload(name, desired.revision, desired.workloads[name], actual.workloads[name] ?? emptyWorkload, actual));
+  // Rubbish only goes when nothing is under way: what an open execution needs is not yet all named.
+  if (steps.every((step) => step.kind === 'wait')) {
+    const keep = kept(desired, actual);
+    if ([...actual.stored].some((bundle) => !keep.has(bundle))) steps.push({ kind: 'collect', keep: [...keep].sort() });
+  }
+  return steps;
+}
+
+function planWorkload(workload: string, revision: number, wanted: WantedWorkload | undefined, state: WorkloadState, actual: Actual): Step[] {
+  if (!wanted) return state.running || isOpen(state.execution) ? [{ kind: 'remove', workload, revision }] : [];
+
+  if (!state.execution || state.execution.revision < revision) {
+    const after = begun(state, revision, wanted);
+    return [{ kind: 'begin', workload, revision, wanted }, ...planWorkload(workload, revision, wanted, after, actual)];
+  }
+  if (!isOpen(state.execution)) return planSettled(workload, wanted, state, actual);
+  return planExecution(workload, wanted, state, state.execution, actual);
+}
+
+function planExecution(workload: string, wanted: WantedWorkload, state: WorkloadState, execution: Execution, actual: Actual): Step[] {
+  const { bundle } = wanted;
+  if (execution.failure) {
+    const end = execution.failure.code === timeoutCode ? 'TIMED_OUT' : 'FAILED';
+    const close: Step = { kind: 'close', workload, state: end };
+    return onTrial(state) ? [{ kind: 'rollback', workload, to: returnTo(wanted, state, actual) }, close] : [close];
+  }
+  const fail = (code: string, message: string): Step[] => [{ kind: 'fail', workload, code, message }];
+  const limitMs = (wanted.policy.timeoutS + wanted.policy.observeS) * 1_000;
+  if (execution.elapsedMs > limitMs) return fail(timeoutCode, `The activation was not finished within ${wanted.policy.timeoutS} s.`);
+
+  const installed = actual.installed.get(bundle);
+  if (state.running?.bundle === bundle && !onTrial(state) && installed) {
+    return [{ kind: 'close', workload, state: 'SUCCEEDED' }];
+  }
+  if (execution.trials >= maxTrials && !execution.done.includes('observe')) {
+    return fail('observe.agent_crash_loop', `The agent died ${execution.trials} times while it observed this bundle.`);
+  }
+
+  const of = { workload, bundle, wanted };
+  const left = (step: ExecutionStep) => !execution.done.includes(step);
+  // Installed once and not there any more: a damaged file was thrown away.
+  if (!installed && !left('install')) return [{ kind: 'refetch', workload }];
+  const fetching: Step[] = installed && execution.rollback ? [] : (['download', 'verify', 'install'] as const).filter(left).map((kind) => ({ kind, ...of }));
+  // Which variant it will be is known when the manifest is.
+  if (!installed) return fetching;
+
+  const choice = chooseVariant(wanted, installed, actual.accelerator);
+  if (!choice.ok) {
+    return [...fetching, choice.reason === 'NO_ACCELERATOR' ? { kind: 'wait', workload, reason: choice.reason } : { kind: 'fail', workload, code: choice.reason, message: choice.message }];
+  }
+  const slot: Slot = { bundle, ...choice.variant };
+  const proving = (['golden', 'activate', 'observe'] as const)
+    // A rollback goes to what has proved itself here before: no golden run, no observation, only the switch.
+    .filter((kind) => left(kind) && (!execution.rollback || kind === 'activate'))
+    .map((kind) => ({ kind, ...of, slot }));
+  return [...fetching, ...proving, { kind: 'commit', workload }];
+}
+
+/** Nothing is open. The only thing that can still be wrong is the variant, when an accelerator has come. */
+function planSettled(workload: string, wanted: WantedWorkload, state: WorkloadState, actual: Actual): Step[] {
+  const installed = state.running && actual.installed.get(state.running.bundle);
+  if (!installed || !state.running || state.running.bundle !== wanted.bundle) return [];
+  const choice = chooseVariant(wanted, installed, actual.accelerator);
+  if (!choice.ok) return choice.reason === 'NO_ACCELERATOR' ? [{ kind: 'wait', workload, reason: 'NO_ACCELERATOR' }] : [];
+  if (choice.variant.variant === state.running.variant || actual.unfit.has(variantKey(wanted.bundle, choice.variant.variant))) return [];
+  return [{ kind: 'reseat', workload, wanted, slot: { bundle: state.running.bundle, ...choice.variant } }];
+}
+
+export type VariantChoice =
+  | { ok: true; variant: { variant: string; backend: 'edgetpu' | 'cpu' } }
+  | { ok: false; reason: 'NO_ACCELERATOR' | 'bundle.variant_missing'; message: string };
+
+export function chooseVariant(wanted: Pick<WantedWorkload, 'variant' | 'policy'>, installed: InstalledBundle, accelerator: Accelerator): VariantChoice {
+  const found = installed.variants.find(({ name }) => name === wanted.variant);
+  if (!found) return { ok: false, reason: 'bundle.variant_missing', message: `The bundle has no variant ${wanted.variant}; it has ${installed.variants.map(({ name }) => name).join(', ')}.` };
+  if (!needsAccelerator(found.name)) return { ok: true, variant: { variant: found.name, backend: 'cpu' } };
+  if (accelerator.present && (found.minRuntime === null || accelerator.runtime === null || accelerator.runtime >= found.minRuntime)) {
+    return { ok: true, variant: { variant: found.name, backend: 'edgetpu' } };
+  }
+  if (wanted.policy.cpuFallback && installed.variants.some(({ name }) => name === cpuVariant)) return { ok: true, variant: { variant: cpuVariant, backend: 'cpu' } };
+  return { ok: false, reason: 'NO_ACCELERATOR', message: `${wanted.variant} needs an Edge TPU and none answers.` };
+}
+
+export function variantKey(bundle: string, variant: string): string {
+  return `${bundle}/${variant}`;
+}
+
+export const cpuVariant = 'cpu-int8';
+
+export function needsAccelerator(variant: string): boolean {
+  return variant.startsWith('edgetpu');
+}
+
+/** The bundle the controller names, if it is here whole; else our own last good one. */
+function returnTo(wanted: WantedWorkload, state: WorkloadState, actual: Actual): Slot | null {
+  const named = [state.good, state.previous].find((slot) => slot?.bundle === wanted.rollbackTo);
+  return named && actual.installed.has(named.bundle) ? named : state.good;
+}
+
+/** What must stay on disk. The wanted bundle stays also after a failure, so that a new try need not fetch it again. */
+function kept(desired: Desired, actual: Actual): Set<string> {
+  const keep = new Set<string>();
+  for (const { running, good, previous } of Object.values(actual.workloads)) {
+    for (const slot of [running, good, previous]) if (slot) keep.add(slot.bundle);
+  }
+  for (const { bundle, rollbackTo } of Object.values(desired.workloads)) {
+    keep.add(bundle);
+    if (rollbackTo) keep.add(rollbackTo);
+  }
+  return keep;
+}

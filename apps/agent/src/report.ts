@@ -1,0 +1,55 @@
+import type { Desired, Execution as ReportedExecution, Reported, ReportedWorkload } from '@reefkeeper/protocol';
+import { needsAccelerator, type Accelerator } from './plan.ts';
+import type { AgentState } from './state.ts';
+import { isOpen, onTrial, type Execution, type WorkloadState } from './workload.ts';
+
+export interface Live {
+  accelerator: Accelerator;
+  /** Of the step at hand, by workload. */
+  percent: ReadonlyMap<string, number>;
+  /** Workloads whose inference process dies again and again. */
+  crashLooping: ReadonlySet<string>;
+  /** The agent could not read its own state at start and began anew. */
+  stateWasDamaged: boolean;
+}
+
+/** What the device says of itself, all of it derived: nothing is reported that is not in the state. */
+export function reportOf(state: Readonly<AgentState>, live: Live): Pick<Reported, 'observedRevision' | 'health' | 'conditions' | 'workloads'> {
+  const conditions = conditionsOf(state, live);
+  return {
+    observedRevision: state.desired?.revision ?? null,
+    health: conditions.length === 0 ? 'HEALTHY' : 'DEGRADED', conditions,
+    workloads: Object.fromEntries(Object.entries(state.workloads).map(([name, workload]) => [name, reportedWorkload(workload, live.percent.get(name) ?? null)])),
+  };
+}
+
+function conditionsOf(state: Readonly<AgentState>, live: Live): string[] {
+  const conditions = new Set<string>();
+  if (!live.accelerator.present && wantsAccelerator(state.desired)) conditions.add('NO_ACCELERATOR');
+  for (const [name, workload] of Object.entries(state.workloads)) {
+    const wanted = state.desired?.workloads[name];
+    // After a success only a crash loop makes us leave what is wanted.
+    const left = wanted && workload.running && workload.execution?.state === 'SUCCEEDED' && workload.running.bundle !== wanted.bundle;
+    if (left || live.crashLooping.has(name)) conditions.add('CRASH_LOOP');
+  }
+  if (live.stateWasDamaged) conditions.add('STATE_LOST');
+  return [...conditions].sort();
+}
+
+export function wantsAccelerator(desired: Desired | null): boolean {
+  return Object.values(desired?.workloads ?? {}).some(({ variant }) => needsAccelerator(variant));
+}
+
+function reportedWorkload(workload: WorkloadState, percent: number | null): ReportedWorkload {
+  const { running, good, previous, execution } = workload;
+  return {
+    running: running?.bundle ?? null, variant: running?.variant ?? null, backend: running?.backend ?? null,
+    previous: (onTrial(workload) && good?.bundle !== running?.bundle ? good : previous)?.bundle ?? null,
+    execution: execution && reportedExecution(execution, percent),
+  };
+}
+
+function reportedExecution(execution: Execution, percent: number | null): ReportedExecution {
+  const { revision, bundle, state, step, failure } = execution;
+  return { revision, bundle, state, step, percent: isOpen(execution) ? percent : null, failure };
+}

@@ -1,0 +1,169 @@
+import { createHash } from 'node:crypto';
+import { createReadStream } from 'node:fs';
+import { mkdir, open, readdir, readFile, rename, rm, stat, statfs } from 'node:fs/promises';
+import { join } from 'node:path';
+import { pipeline } from 'node:stream/promises';
+import { bundleDigest, parseManifest, type Manifest } from '@reefkeeper/bundle';
+import { ReefError } from '@reefkeeper/platform/errors';
+import writeFileAtomic from 'write-file-atomic';
+import type { InstalledBundle } from './plan.ts';
+import { cpuVariant, needsAccelerator } from './plan.ts';
+
+export interface BlobName { digest: string; bytes: number }
+
+/**
+ * Bundles on disk, below one folder:
+ * - `blobs/<digest>` models and golden packs, shared between bundles;
+ * - `parts/<digest>.part` downloads that are not whole yet;
+ * - `envelopes/<bundle>.json` signed manifests as they came;
+ * - `bundles/<bundle>/manifest.json` exists only if every file it needs has been verified: the rename that brings it is the install.
+ */
+export class Store {
+  private constructor(private readonly root: string, private readonly reserveBytes: number) {}
+
+  static async open(root: string, reserveBytes: number): Promise<Store> {
+    for (const folder of ['blobs', 'parts', 'envelopes', 'bundles', 'incoming']) await mkdir(join(root, folder), { recursive: true });
+    const store = new Store(root, reserveBytes);
+    await rm(join(root, 'incoming'), { recursive: true });
+    await mkdir(join(root, 'incoming'));
+    return store;
+  }
+
+  blobPath(digest: string): string {
+    return join(this.root, 'blobs', digest);
+  }
+
+  partPath(digest: string): string {
+    return join(this.root, 'parts', `${digest}.part`);
+  }
+
+  /** Whether the blob is here and still has its digest: cards rot, and TFLite runs damaged files without complaint. */
+  async holds({ digest, bytes }: BlobName): Promise<boolean> {
+    const found = await stat(this.blobPath(digest)).catch(() => undefined);
+    if (!found) return false;
+    if (found.size === bytes && (await digestOf(this.blobPath(digest))) === digest) return true;
+    await rm(this.blobPath(digest), { force: true });
+    return false;
+  }
+
+  /** Takes a whole part in. @throws ReefError `artifact.checksum_mismatch`; the part is then gone */
+  async adopt({ digest, bytes }: BlobName): Promise<void> {
+    const part = this.partPath(digest);
+    const found = await digestOf(part);
+    if (found !== digest) {
+      await rm(part, { force: true });
+      throw new ReefError('artifact.checksum_mismatch', 'invalid', `The downloaded file has digest ${found} instead of ${digest} (${bytes} bytes); it was thrown away.`, { detail: { digest, found } });
+    }
+    const file = await open(part, 'r+');
+    await file.sync();
+    await file.close();
+    await rename(part, this.blobPath(digest));
+  }
+
+  /** @throws ReefError `disk.full` */
+  async ensureRoom(bytes: number): Promise<void> {
+    const { bavail, bsize } = await statfs(this.root);
+    const free = bavail * bsize;
+    if (free - bytes < this.reserveBytes) {
+      throw new ReefError('disk.full', 'unavailable', `The bundle needs ${bytes} bytes; ${free} are free and ${this.reserveBytes} of them are kept back. Free space on the device or lower REEF_DISK_RESERVE.`, { detail: { needed: bytes, free, reserve: this.reserveBytes } });
+    }
+  }
+
+  async putEnvelope(bundle: string, envelope: unknown): Promise<void> {
+    await writeFileAtomic(this.envelopePath(bundle), JSON.stringify(envelope));
+  }
+
+  /** @returns undefined where there is none, or none that is JSON */
+  async envelope(bundle: string): Promise<unknown> {
+    const text = await readFile(this.envelopePath(bundle), 'utf8').catch(() => undefined);
+    try {
+      return text === undefined ? undefined : JSON.parse(text);
+    } catch {
+      return undefined;
+    }
+  }
+
+  /** Makes the bundle usable, at once and once: a second call finds it done. */
+  async install(bundle: string, manifest: Manifest): Promise<void> {
+    const target = join(this.root, 'bundles', bundle);
+    if (await this.manifest(bundle)) return;
+    await rm(target, { recursive: true, force: true });
+    const incoming = join(this.root, 'incoming', bundle);
+    await rm(incoming, { recursive: true, force: true });
+    await mkdir(incoming);
+    await writeFileAtomic(join(incoming, 'manifest.json'), JSON.stringify(manifest));
+    await rename(incoming, target);
+    const folder = await open(join(this.root, 'bundles'), 'r');
+    await folder.sync().catch(() => {});
+    await folder.close();
+  }
+
+  /** The verified manifest of an installed bundle. */
+  async manifest(bundle: string): Promise<Manifest | undefined> {
+    try {
+      const manifest = parseManifest(JSON.parse(await readFile(join(this.root, 'bundles', bundle, 'manifest.json'), 'utf8')));
+      return bundleDigest(manifest) === bundle ? manifest : undefined;
+    } catch {
+      return undefined;
+    }
+  }
+
+  /** Takes the bundle out of use; its files stay until collected. */
+  async uninstall(bundle: string): Promise<void> {
+    await rm(join(this.root, 'bundles', bundle), { recursive: true, force: true });
+  }
+
+  /** What is on disk, for the planner. */
+  async survey(): Promise<{ installed: Map<string, InstalledBundle>; stored: Set<string> }> {
+    const installed = new Map<string, InstalledBundle>();
+    const stored = new Set<string>();
+    for (const name of await readdir(join(this.root, 'envelopes'))) if (name.endsWith('.json')) stored.add(name.slice(0, -5));
+    for (const bundle of await readdir(join(this.root, 'bundles'))) {
+      stored.add(bundle);
+      const manifest = await this.manifest(bundle);
+      if (!manifest) continue;
+      const sizes = await Promise.all(manifest.variants.map(async ({ file }) => (await stat(this.blobPath(file.digest)).catch(() => undefined))?.size === file.bytes));
+      const variants = manifest.variants.filter((_, index) => sizes[index]).map(({ name, minRuntime }) => ({ name, minRuntime }));
+      if (variants.length > 0) installed.set(bundle, { variants });
+    }
+    return { installed, stored };
+  }
+
+  /** Removes every bundle that is not named, and every file that no named one needs. */
+  async collect(keep: ReadonlySet<string>): Promise<void> {
+    const needed = new Set<string>();
+    for (const bundle of keep) {
+      const manifest = await this.manifest(bundle);
+      for (const { digest } of manifest ? filesOf(manifest) : []) needed.add(digest);
+    }
+    // Bundles go before their files: a crash in between must not leave a bundle that looks whole.
+    for (const bundle of await readdir(join(this.root, 'bundles'))) if (!keep.has(bundle)) await this.uninstall(bundle);
+    for (const name of await readdir(join(this.root, 'envelopes'))) if (!keep.has(name.replace(/\.json$/, ''))) await rm(join(this.root, 'envelopes', name), { force: true });
+    for (const digest of await readdir(join(this.root, 'blobs'))) if (!needed.has(digest)) await rm(this.blobPath(digest), { force: true });
+    for (const part of await readdir(join(this.root, 'parts'))) if (!needed.has(part.replace(/\.part$/, ''))) await rm(join(this.root, 'parts', part), { force: true });
+  }
+
+  private envelopePath(bundle: string): string {
+    return join(this.root, 'envelopes', `${bundle}.json`);
+  }
+}
+
+/** The files a device needs to serve `variant`, with the one to fall back to and the self-test. */
+export function filesFor(manifest: Manifest, variant: string, cpuFallback: boolean): BlobName[] {
+  const names = new Set([variant, ...(cpuFallback && needsAccelerator(variant) ? [cpuVariant] : [])]);
+  return unique([...manifest.variants.filter(({ name }) => names.has(name)).map(({ file }) => file), ...(manifest.golden ? [manifest.golden] : [])]);
+}
+
+function filesOf(manifest: Manifest): BlobName[] {
+  return unique([...manifest.variants.map(({ file }) => file), ...(manifest.golden ? [manifest.golden] : [])]);
+}
+
+function unique(files: BlobName[]): BlobName[] {
+  return [...new Map(files.map(({ digest, bytes }) => [digest, { digest, bytes }])).values()];
+}
+
+async function digestOf(path: string): Promise<string> {
+  const hash = createHash('sha256');
+  await pipeline(createReadStream(path), hash);
+  return hash.digest('hex');
+}

@@ -1,0 +1,59 @@
+import { Sketch, type Telemetry } from '@reefkeeper/protocol';
+import type { Slot } from './workload.ts';
+
+export interface Sample {
+  preprocessUs: number;
+  invokeUs: number;
+  totalUs: number;
+  /** Top-1 score, 0 to 1; null where the output has none. */
+  score: number | null;
+  /** Whether the answer was right; null where the truth is not known. */
+  correct: boolean | null;
+}
+
+export type ClosedWindow = Omit<Telemetry, 'bootId' | 'seq' | 'temperatureC'>;
+
+/** What happened on one workload and one bundle since it was opened. */
+export class Window {
+  private readonly latency = { preprocess: new Sketch(), invoke: new Sketch(), total: new Sketch() };
+  private readonly scores = new Sketch();
+  private readonly errors = new Map<string, number>();
+  private inferences = 0;
+  private labelled = 0;
+  private correct = 0;
+
+  /** @param startedAt the device's clock, data only; @param openedMs the monotonic clock */
+  constructor(private readonly workload: string, private readonly slot: Slot, private readonly startedAt: Date, private readonly openedMs: number) {}
+
+  add(sample: Sample): void {
+    this.inferences += 1;
+    this.latency.preprocess.add(sample.preprocessUs);
+    this.latency.invoke.add(sample.invokeUs);
+    this.latency.total.add(sample.totalUs);
+    if (sample.score !== null) this.scores.add(Math.max(0, sample.score) * 1_000);
+    if (sample.correct !== null) {
+      this.labelled += 1;
+      if (sample.correct) this.correct += 1;
+    }
+  }
+
+  fail(code: string): void {
+    this.errors.set(code, (this.errors.get(code) ?? 0) + 1);
+  }
+
+  get empty(): boolean {
+    return this.inferences === 0 && this.errors.size === 0;
+  }
+
+  close(nowMs: number): ClosedWindow {
+    const { preprocess, invoke, total } = this.latency;
+    return {
+      workload: this.workload, ...this.slot,
+      startedAt: this.startedAt.toISOString(), durationMs: Math.max(0, Math.round(nowMs - this.openedMs)),
+      inferences: this.inferences, errors: Object.fromEntries(this.errors),
+      latency: { preprocess: preprocess.toBase64(), invoke: invoke.toBase64(), total: total.toBase64() },
+      labelled: this.labelled, correct: this.correct,
+      ...(this.scores.count > 0 ? { scores: this.scores.toBase64() } : {}),
+    };
+  }
+}
