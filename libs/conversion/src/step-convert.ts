@@ -16,7 +16,8 @@ export function convertStep(python: PythonTools): StepExecutor<'convert'> {
       const { request } = context;
       return {
         source: request.source.digest, filename: request.source.filename, calibration: request.calibration?.digest, input: request.input, outputs: request.outputs,
-        signature: request.signature, preprocessing: preprocessingOf(context), labels: request.labels?.length, task: request.task, tools: await python.toolset(),
+        signature: request.signature, preprocessing: preprocessingOf(context), labels: request.labels?.length, task: request.task,
+        tools: needsCalibration(outputOf(context, 'import')) ? await python.toolset() : null,
       };
     },
     async run(context) {

@@ -33,7 +33,8 @@ export function verifyStep(python: PythonTools): StepExecutor<'verify'> {
       const { request } = context;
       return {
         model: outputOf(context, 'convert').model.digest, source: request.source.digest, samples: (request.evaluation ?? request.calibration)?.digest, evaluation: request.evaluation?.digest,
-        labels: request.labels, task: request.task, thresholds: request.thresholds, allowWorse: request.allowWorse, preprocessing: preprocessingOf(context), edition: verifyEdition, tools: await python.toolset(),
+        labels: request.labels, task: request.task, thresholds: request.thresholds, allowWorse: request.allowWorse, preprocessing: preprocessingOf(context), edition: verifyEdition,
+        tools: needsCalibration(outputOf(context, 'import')) ? await python.toolset() : null,
       };
     },
     async run(context) {
