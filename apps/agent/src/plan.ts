@@ -54,7 +54,7 @@ export function plan(desired: Desired | null, actual: Actual): Step[] {
   const names = [...new Set([...Object.keys(desired.workloads), ...Object.keys(actual.workloads)])].sort();
   const steps: Step[] = names.flatMap((name) => planWorkload(name, desired.revision, desired.workloads[name], actual.workloads[name] ?? emptyWorkload, actual));
   // Rubbish only goes when nothing is under way: what an open execution needs is not yet all named.
-  if (steps.every((step) => step.kind === 'wait')) {
+  if (!steps.some((step) => step.kind !== 'wait')) {
     const keep = kept(desired, actual);
     if ([...actual.stored].some((bundle) => !keep.has(bundle))) steps.push({ kind: 'collect', keep: [...keep].sort() });
   }

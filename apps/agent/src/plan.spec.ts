@@ -1,0 +1,212 @@
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { desired as desiredMessage, terminalStates, type Desired } from '@reefkeeper/protocol';
+import { chooseVariant, plan, type Accelerator, type Actual, type InstalledBundle, type Step } from './plan.ts';
+import { activated, begun, closed, committed, did, emptyWorkload, entered, failed, isOpen, maxTrials, onTrial, refetched, removed, returned, type Slot, type WorkloadState } from './workload.ts';
+
+const [A, B, C] = ['a', 'b', 'c'].map((letter) => letter.repeat(64)) as [string, string, string];
+const both: InstalledBundle = { variants: [{ name: 'cpu-int8', minRuntime: null }, { name: 'edgetpu-14', minRuntime: 14 }] };
+const cpu = (bundle: string): Slot => ({ bundle, variant: 'cpu-int8', backend: 'cpu' });
+const settled = (bundle: string, revision: number, previous: Slot | null = null): WorkloadState => ({
+  running: cpu(bundle), good: cpu(bundle), previous,
+  execution: { revision, bundle, wantedVariant: 'cpu-int8', rollback: false, state: 'SUCCEEDED', step: null, percent: null, failure: null, done: [], elapsedMs: 0, trials: 0 },
+});
+
+interface Wish { bundle: string; variant?: string; rollback?: boolean; rollbackTo?: string | null; policy?: { cpuFallback?: boolean; timeoutS?: number; observeS?: number } }
+function wish(revision: number, workloads: Record<string, Wish>): Desired {
+  return desiredMessage.schema.parse({ revision, workloads: Object.fromEntries(Object.entries(workloads).map(([name, one]) => [name, { variant: 'cpu-int8', manifestUrl: '/x', ...one }])) });
+}
+function actual(workloads: Record<string, WorkloadState> = {}, installed: string[] = [], accelerator: Accelerator = { present: false }): Actual {
+  return { workloads, installed: new Map(installed.map((bundle) => [bundle, both])), stored: new Set(installed), accelerator, unfit: new Set() };
+}
+const kinds = (steps: Step[]) => steps.map(({ kind }) => kind);
+
+describe('plan', () => {
+  it('does nothing without a wish', () => {
+    expect(plan(null, actual({ w: settled(A, 1) }, [A]))).toEqual([]);
+  });
+
+  it('begins and fetches what is not here; the rest is foreseen when the manifest is known', () => {
+    expect(kinds(plan(wish(1, { w: { bundle: A } }), actual()))).toEqual(['begin', 'download', 'verify', 'install']);
+    expect(kinds(plan(wish(1, { w: { bundle: A } }), actual({}, [A])))).toEqual(['begin', 'download', 'verify', 'install', 'golden', 'activate', 'observe', 'commit']);
+  });
+
+  it('goes on where it was', () => {
+    const state = did(did(did(begun(settled(A, 1), 2, wish(2, { w: { bundle: B } }).workloads.w!), 'download'), 'verify'), 'install');
+    expect(kinds(plan(wish(2, { w: { bundle: B } }), actual({ w: state }, [A, B])))).toEqual(['golden', 'activate', 'observe', 'commit']);
+  });
+
+  it('keeps what was done for the same bundle under a lower revision', () => {
+    const state = did(begun(settled(A, 1), 2, wish(2, { w: { bundle: B } }).workloads.w!), 'download');
+    expect(kinds(plan(wish(3, { w: { bundle: B } }), actual({ w: state }, [A])))).toEqual(['begin', 'verify', 'install']);
+    expect(kinds(plan(wish(3, { w: { bundle: C } }), actual({ w: state }, [A])))).toEqual(['begin', 'download', 'verify', 'install']);
+  });
+
+  it('only says so when the bundle runs already', () => {
+    expect(plan(wish(2, { w: { bundle: A } }), actual({ w: settled(A, 1) }, [A]))).toEqual([
+      expect.objectContaining({ kind: 'begin', revision: 2 }), { kind: 'close', workload: 'w', state: 'SUCCEEDED' },
+    ]);
+  });
+
+  it('takes a rollback from its own disk: no download, no observation', () => {
+    expect(kinds(plan(wish(3, { w: { bundle: A, rollback: true } }), actual({ w: settled(B, 2, cpu(A)) }, [A, B])))).toEqual(['begin', 'activate', 'commit']);
+  });
+
+  it('fetches for a rollback only what is gone', () => {
+    expect(kinds(plan(wish(3, { w: { bundle: A, rollback: true } }), actual({ w: settled(B, 2) }, [B])))).toEqual(['begin', 'download', 'verify', 'install']);
+  });
+
+  it.each([['good', null, cpu(A)], ['the one named', C, cpu(C)], ['good, when the one named is not here', 'd'.repeat(64), cpu(A)]])('returns from a failed trial to %s', (_, rollbackTo, to) => {
+    const trial = failed(activated(begun(settled(A, 1, cpu(C)), 2, wish(2, { w: { bundle: B } }).workloads.w!), cpu(B)), { code: 'observe.crashed', message: 'x' });
+    expect(plan(wish(2, { w: { bundle: B, rollbackTo } }), actual({ w: trial }, [A, B, C]))).toEqual([{ kind: 'rollback', workload: 'w', to }, { kind: 'close', workload: 'w', state: 'FAILED' }]);
+  });
+
+  it('closes what failed before the switch without touching what runs', () => {
+    const state = failed(begun(settled(A, 1), 2, wish(2, { w: { bundle: B } }).workloads.w!), { code: 'golden.failed', message: 'x' });
+    expect(plan(wish(2, { w: { bundle: B } }), actual({ w: state }, [A, B]))).toEqual([{ kind: 'close', workload: 'w', state: 'FAILED' }]);
+  });
+
+  it('gives up on time and on agents that die while observing', () => {
+    const open = begun(settled(A, 1), 2, wish(2, { w: { bundle: B } }).workloads.w!);
+    const late = { ...open, execution: { ...open.execution!, elapsedMs: 700_000 } };
+    expect(plan(wish(2, { w: { bundle: B } }), actual({ w: late }, [A]))).toMatchObject([{ kind: 'fail', code: 'activation.timeout' }]);
+    const dying = { ...open, execution: { ...open.execution!, trials: maxTrials } };
+    expect(plan(wish(2, { w: { bundle: B } }), actual({ w: dying }, [A, B]))).toMatchObject([{ kind: 'fail', code: 'observe.agent_crash_loop' }]);
+  });
+
+  it('waits for an accelerator only where the CPU may not help out', () => {
+    const here = did(did(did(begun(emptyWorkload, 1, wish(1, { w: { bundle: A, variant: 'edgetpu-14' } }).workloads.w!), 'download'), 'verify'), 'install');
+    const stubborn = wish(1, { w: { bundle: A, variant: 'edgetpu-14', policy: { cpuFallback: false } } });
+    expect(plan(stubborn, actual({ w: here }, [A]))).toEqual([{ kind: 'wait', workload: 'w', reason: 'NO_ACCELERATOR' }]);
+    expect(kinds(plan(stubborn, actual({ w: here }, [A], { present: true, runtime: 14 })))).toEqual(['golden', 'activate', 'observe', 'commit']);
+    expect(plan(wish(1, { w: { bundle: A, variant: 'edgetpu-14' } }), actual({ w: here }, [A]))[0]).toMatchObject({ kind: 'golden', slot: cpu(A) });
+  });
+
+  it('changes the variant in place when an accelerator comes or goes, unless it has proved unfit', () => {
+    const wanted = wish(1, { w: { bundle: A, variant: 'edgetpu-14' } });
+    const tpu: Accelerator = { present: true, runtime: null };
+    expect(plan(wanted, actual({ w: settled(A, 1) }, [A], tpu))).toMatchObject([{ kind: 'reseat', slot: { variant: 'edgetpu-14', backend: 'edgetpu' } }]);
+    expect(plan(wanted, { ...actual({ w: settled(A, 1) }, [A], tpu), unfit: new Set([`${A}/edgetpu-14`]) })).toEqual([]);
+    expect(plan(wanted, actual({ w: settled(A, 1) }, [A]))).toEqual([]);
+  });
+
+  it('does not serve a runtime that is too old', () => {
+    const wanted = wish(1, { w: { bundle: A, variant: 'edgetpu-14', policy: { cpuFallback: false } } }).workloads.w!;
+    expect(chooseVariant(wanted, both, { present: true, runtime: 13 })).toMatchObject({ ok: false, reason: 'NO_ACCELERATOR' });
+    expect(chooseVariant({ ...wanted, variant: 'other' }, both, { present: true, runtime: 13 })).toMatchObject({ ok: false, reason: 'bundle.variant_missing' });
+  });
+
+  it('removes what is no longer wanted, then its files', () => {
+    const wanted = wish(2, {});
+    expect(kinds(plan(wanted, actual({ w: settled(A, 1) }, [A])))).toEqual(['remove']);
+    expect(plan(wanted, actual({ w: removed(settled(A, 1), 2) }, [A]))).toEqual([{ kind: 'collect', keep: [] }]);
+  });
+
+  it('keeps the running, the good, the previous and the named bundle; nothing else, and only when idle', () => {
+    const wanted = wish(2, { w: { bundle: B, rollbackTo: C } });
+    expect(plan(wanted, actual({ w: settled(B, 2, cpu(A)) }, [A, B, C, 'd'.repeat(64)]))).toEqual([{ kind: 'collect', keep: [A, B, C] }]);
+    expect(plan(wanted, actual({ w: settled(B, 2, cpu(A)) }, [A, B, C]))).toEqual([]);
+  });
+});
+
+/** A device in memory whose steps succeed, fail or are cut off as `luck` says. */
+class Device {
+  workloads: Record<string, WorkloadState> = {};
+  installed = new Set<string>();
+  installs: string[] = [];
+  ends: string[] = [];
+  constructor(private readonly luck: () => 'ok' | 'fail' | 'cut', private readonly accelerator: Accelerator = { present: false }) {}
+
+  get actual(): Actual {
+    return actual(this.workloads, [...this.installed], this.accelerator);
+  }
+
+  /** @returns steps taken until nothing but waiting is left */
+  settle(wanted: Desired, limit = 500): number {
+    for (let taken = 0; taken < limit; taken += 1) {
+      const step = plan(wanted, this.actual).find(({ kind }) => kind !== 'wait');
+      if (!step) return taken;
+      this.take(step);
+    }
+    throw new Error(`no end after ${limit} steps: ${JSON.stringify(plan(wanted, this.actual))}`);
+  }
+
+  private take(step: Step): void {
+    if (step.kind === 'collect') {
+      for (const bundle of this.installed) if (!step.keep.includes(bundle)) this.installed.delete(bundle);
+      return;
+    }
+    const move = (change: (state: WorkloadState) => WorkloadState) => { this.workloads = { ...this.workloads, [step.workload]: change(this.workloads[step.workload] ?? emptyWorkload) }; };
+    switch (step.kind) {
+      case 'begin': return move((now) => begun(now, step.revision, step.wanted));
+      case 'fail': return move((now) => failed(now, step));
+      case 'rollback': return move((now) => returned(now, step.to));
+      case 'refetch': return move(refetched);
+      case 'remove': return move((now) => removed(now, step.revision));
+      case 'commit':
+        this.ends.push(`${step.workload}@${this.workloads[step.workload]!.execution!.revision}`);
+        return move(committed);
+      case 'close':
+        this.ends.push(`${step.workload}@${this.workloads[step.workload]!.execution!.revision}`);
+        return move((now) => closed(now, step.state));
+      case 'reseat': return move((now) => ({ ...now, running: step.slot, good: step.slot }));
+      case 'wait': return;
+      default: {
+        move((now) => entered(now, step.kind));
+        const luck = this.luck();
+        if (luck === 'fail') return move((now) => failed(now, { code: `${step.kind}.failed`, message: 'x' }));
+        if (step.kind === 'install' && !this.installed.has(step.bundle)) {
+          this.installed.add(step.bundle);
+          this.installs.push(step.bundle);
+        }
+        // Cut off: the effect is there, the note is not.
+        if (luck === 'cut') return;
+        move((now) => (step.kind === 'activate' ? activated(now, step.slot) : did(now, step.kind)));
+      }
+    }
+  }
+}
+
+describe('plan, for any history', () => {
+  const luck = fc.infiniteStream(fc.oneof({ weight: 6, arbitrary: fc.constant('ok' as const) }, { weight: 1, arbitrary: fc.constant('fail' as const) }, { weight: 2, arbitrary: fc.constant('cut' as const) }));
+  const workload = fc.record({ bundle: fc.constantFrom(A, B, C), variant: fc.constantFrom('cpu-int8', 'edgetpu-14'), rollback: fc.boolean(), rollbackTo: fc.option(fc.constantFrom(A, B, C)), policy: fc.record({ cpuFallback: fc.boolean() }) });
+  const history = fc.array(fc.dictionary(fc.constantFrom('v', 'w'), workload, { maxKeys: 2 }), { minLength: 1, maxLength: 8 });
+
+  it('ends, stays settled, ignores repeats, and leaves every device on something good', () => {
+    fc.assert(fc.property(history, luck, fc.boolean(), (wishes, lucky, tpu) => {
+      const stream = lucky[Symbol.iterator]();
+      const device = new Device(() => stream.next().value as 'ok', tpu ? { present: true, runtime: 14 } : { present: false });
+      for (const [index, workloads] of wishes.entries()) {
+        const wanted = wish(index + 1, workloads);
+        device.settle(wanted);
+        const after = JSON.stringify(device.workloads);
+        expect(device.settle(wanted)).toBe(0);
+        expect(JSON.stringify(device.workloads)).toBe(after);
+        for (const [name, state] of Object.entries(device.workloads)) {
+          if (!workloads[name]) continue;
+          const waiting = plan(wanted, device.actual).some((step) => 'workload' in step && step.workload === name && step.kind === 'wait');
+          // A wait leaves the last good one running; everything else has ended, and nothing is left on trial.
+          expect(isOpen(state.execution)).toBe(waiting && isOpen(state.execution));
+          expect(onTrial(state)).toBe(false);
+          expect(state.execution!.revision).toBe(index + 1);
+          if (state.execution!.state === 'SUCCEEDED') expect(state.running!.bundle).toBe(workloads[name].bundle);
+          if (state.running) expect(device.installed.has(state.running.bundle)).toBe(true);
+          if (state.previous) expect(state.previous.bundle).not.toBe(state.running?.bundle);
+        }
+      }
+      // One end per revision and workload, however often the work was cut off.
+      expect(new Set(device.ends).size).toBe(device.ends.length);
+    }), { numRuns: 500 });
+  });
+
+  it('a terminal state is never left within a revision', () => {
+    fc.assert(fc.property(workload, luck, fc.array(fc.constantFrom(did, entered), { maxLength: 5 }), (one, lucky, moves) => {
+      const stream = lucky[Symbol.iterator]();
+      const device = new Device(() => stream.next().value as 'ok', { present: true, runtime: 14 });
+      device.settle(wish(1, { w: one }));
+      const end = device.workloads.w!;
+      expect(terminalStates.has(end.execution!.state)).toBe(true);
+      expect(moves.reduce((state, move) => move(state, 'observe'), failed(closed(end, 'FAILED'), { code: 'x', message: 'x' }))).toEqual(end);
+    }), { numRuns: 200 });
+  });
+});
