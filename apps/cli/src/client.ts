@@ -1,0 +1,77 @@
+import { createReadStream } from 'node:fs';
+import { stat } from 'node:fs/promises';
+import { Readable, Transform } from 'node:stream';
+import { ReefError, type ErrorKind } from '@reefkeeper/platform/errors';
+import { createClient } from 'graphql-ws';
+import WebSocket from 'ws';
+
+const kinds: Record<number, ErrorKind> = { 400: 'invalid', 401: 'unauthenticated', 403: 'forbidden', 404: 'not_found', 409: 'conflict', 413: 'invalid', 503: 'unavailable' };
+
+/** The controller's API. Every problem it answers comes back as the ReefError it was on the other side. */
+export class Client {
+  constructor(readonly url: string, private readonly token: string) {}
+
+  async get<T>(path: string, query: Record<string, string | number | boolean | undefined> = {}): Promise<T> {
+    const text = new URLSearchParams(Object.entries(query).flatMap(([key, value]) => (value === undefined ? [] : [[key, String(value)]]))).toString();
+    return this.request<T>('GET', text ? `${path}?${text}` : path);
+  }
+
+  async post<T>(path: string, body?: unknown): Promise<T> {
+    return this.request<T>('POST', path, body ?? {});
+  }
+
+  async patch<T>(path: string, body: unknown): Promise<T> {
+    return this.request<T>('PATCH', path, body);
+  }
+
+  async delete(path: string): Promise<void> {
+    await this.request('DELETE', path);
+  }
+
+  /** Streams a file into the artifact store. `onBytes` hears how many have gone. */
+  async upload(file: string, onBytes: (sent: number, total: number) => void = () => {}): Promise<{ digest: string; bytes: number }> {
+    const { size } = await stat(file);
+    let sent = 0;
+    const counted = createReadStream(file).pipe(new Transform({ transform(chunk: Buffer, _encoding, done) { sent += chunk.length; onBytes(sent, size); done(null, chunk); } }));
+    return this.request('POST', '/uploads', undefined, { body: Readable.toWeb(counted) as BodyInit, type: 'application/octet-stream', bytes: size });
+  }
+
+  private async request<T>(method: string, path: string, json?: unknown, raw?: { body: BodyInit; type: string; bytes: number }): Promise<T> {
+    const response = await fetch(`${this.url}/api/v1${path}`, {
+      method,
+      headers: { authorization: `Bearer ${this.token}`, ...(raw ? { 'content-type': raw.type, 'content-length': String(raw.bytes) } : json === undefined ? {} : { 'content-type': 'application/json' }) },
+      ...(raw ? { body: raw.body, duplex: 'half' } : json === undefined ? {} : { body: JSON.stringify(json) }),
+    } as RequestInit).catch((cause: Error) => {
+      throw new ReefError('controller.unreachable', 'unavailable', `The controller at ${this.url} does not answer. Start one with \`reef up\`, or name another with --url or REEF_URL.`, { cause });
+    });
+    if (response.status === 204) return undefined as T;
+    const body = (await response.json().catch(() => ({}))) as { code?: string; detail?: string; context?: Record<string, unknown> };
+    if (!response.ok) throw new ReefError(body.code ?? 'controller.failed', kinds[response.status] ?? 'bug', body.detail ?? `The controller answered ${response.status}.`, body.context ? { detail: body.context } : {});
+    return body as T;
+  }
+
+  /**
+   * Calls `look` at once, at every event of the subscription and at least every two seconds, until it returns something. Events are
+   * hints: what `look` reads is the truth, so a lost one only costs time.
+   */
+  async follow<T>(subscription: string, look: () => Promise<T | undefined>): Promise<T> {
+    let wake = () => {};
+    const events = createClient({ url: `${this.url.replace(/^http/, 'ws')}/graphql`, webSocketImpl: WebSocket, connectionParams: { authorization: `Bearer ${this.token}` }, retryAttempts: 100, shouldRetry: () => true, lazy: true });
+    const stop = events.subscribe({ query: subscription }, { next: () => wake(), error: () => {}, complete: () => {} });
+    try {
+      for (;;) {
+        const hinted = new Promise<void>((resolve) => { wake = resolve; });
+        const found = await look();
+        if (found !== undefined) return found;
+        await Promise.race([hinted, sleep(2_000)]);
+      }
+    } finally {
+      stop();
+      await events.dispose();
+    }
+  }
+}
+
+export function sleep(ms: number): Promise<void> {
+  return new Promise((resolve) => { setTimeout(resolve, ms); });
+}

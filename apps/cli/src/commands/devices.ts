@@ -1,0 +1,73 @@
+import type { Command } from 'commander';
+import { ReefError } from '@reefkeeper/platform/errors';
+import { action } from '../context.ts';
+import { ago, facts, table, tone } from '../output.ts';
+
+interface Workload { running: string | null; variant: string | null; backend: string | null; execution: { state: string; step: string | null; failure: { code: string; message: string } | null } | null }
+export interface DeviceView {
+  id: string; labels: Record<string, string>; online: boolean; lastSeenAt: string | null; enrolledAt: string;
+  capabilities: { hostClass: string; edgetpus: { path: string }[]; edgetpuRuntime: number | null; agentVersion: string; tfliteVersion: string | null } | null;
+  desired: { revision: number; workloads: Record<string, { bundle: string; variant: string }> };
+  reported: { health: string; conditions: string[]; observedRevision: number | null; workloads: Record<string, Workload> } | null;
+}
+
+export function registerDevices(program: Command): void {
+  const device = program.command('device').description('the fleet');
+  device.command('ls').description('list devices').option('-l, --selector <labels>', 'such as site=lyon,line in (a,b)').option('--online', 'only those connected now')
+    .action(action(async ({ output, client }, options: { selector?: string; online?: boolean }) => {
+      const { items } = await (await client()).get<{ items: DeviceView[] }>('/devices', { limit: 1_000, selector: options.selector, online: options.online });
+      output.show(items, () => table(['device', 'presence', 'health', 'host', 'labels', 'runs'], items.map((one) => [
+        one.id, `${tone(one.online ? 'online' : 'offline')} ${ago(one.lastSeenAt)}`, one.reported && tone(one.reported.health), one.capabilities?.hostClass,
+        Object.entries(one.labels).map(([key, value]) => `${key}=${value}`).join(','),
+        Object.entries(one.reported?.workloads ?? {}).map(([name, work]) => `${name}: ${work.running?.slice(0, 12) ?? 'nothing'} ${work.backend ?? ''}`).join('; '),
+      ])));
+    }));
+  device.command('show <id>').description('one device').action(action(async ({ output, client }, id: string) => {
+    const one = await (await client()).get<DeviceView>(`/devices/${encodeURIComponent(id)}`);
+    output.show(one, () => [
+      facts([
+        ['device', one.id], ['presence', `${tone(one.online ? 'online' : 'offline')}, seen ${ago(one.lastSeenAt)}`], ['health', one.reported ? `${tone(one.reported.health)} ${one.reported.conditions.join(', ')}` : 'no report yet'],
+        ['labels', Object.entries(one.labels).map(([key, value]) => `${key}=${value}`).join(', ')], ['host', one.capabilities?.hostClass],
+        ['Edge TPU', one.capabilities ? `${one.capabilities.edgetpus.length || 'none'}${one.capabilities.edgetpuRuntime === null ? '' : `, runtime ${one.capabilities.edgetpuRuntime}`}` : null],
+        ['agent', one.capabilities?.agentVersion], ['revision', `${one.desired.revision} wanted, ${one.reported?.observedRevision ?? '-'} taken in`],
+      ]),
+      table(['workload', 'wanted', 'runs', 'variant', 'last execution'], Object.keys({ ...one.desired.workloads, ...one.reported?.workloads }).map((name) => {
+        const work = one.reported?.workloads[name];
+        return [name, one.desired.workloads[name]?.bundle.slice(0, 12), work?.running?.slice(0, 12), work?.variant && `${work.variant} on ${work.backend}`, work?.execution && `${tone(work.execution.state)} ${work.execution.step ?? ''} ${work.execution.failure?.message ?? ''}`];
+      })),
+    ].join('\n\n'));
+  }));
+  device.command('label <id> <labels...>').description('replace its labels, as key=value').action(action(async ({ output, client }, id: string, pairs: string[]) => {
+    const one = await (await client()).patch<DeviceView>(`/devices/${encodeURIComponent(id)}`, { labels: labelsOf(pairs) });
+    output.show(one, () => `${one.id}: ${Object.entries(one.labels).map(([key, value]) => `${key}=${value}`).join(', ')}`);
+  }));
+  device.command('retire <id>').description('take a device out of service; its certificate stops working').option('--reason <text>').action(action(async ({ output, client }, id: string, options: { reason?: string }) => {
+    await (await client()).delete(`/devices/${encodeURIComponent(id)}${options.reason ? `?reason=${encodeURIComponent(options.reason)}` : ''}`);
+    output.show({ id, retired: true }, () => `${id} is out of service`);
+  }));
+  device.command('token').description('a one-time enrolment token, with the line to run on the device')
+    .option('--id <id>', 'only for this device').option('--label <key=value...>', 'labels the device gets').option('--uses <n>', 'how many devices may use it', '1').option('--ttl <seconds>', 'how long it is good', '3600')
+    .action(action(async ({ output, client }, options: { id?: string; label?: string[]; uses: string; ttl: string }) => {
+      const made = await (await client()).post<{ token: string; expiresAt: string; gatewayUrl?: string }>('/enrolment-tokens', { ...(options.id ? { deviceId: options.id } : {}), labels: labelsOf(options.label ?? []), uses: Number(options.uses), ttlS: Number(options.ttl) });
+      output.show(made, () => `${made.token}\n\nOn the device, before ${new Date(made.expiresAt).toLocaleString()}:\n  reef-agent enrol --gateway ${made.gatewayUrl ?? 'https://CONTROLLER:8443'} --token ${made.token}`);
+    }));
+  device.command('ping <id>').description('ask a device for a sign of life').action(action(async ({ output, client }, id: string) => {
+    const api = await client();
+    const begin = Date.now();
+    const sent = await api.post<{ id: string }>(`/devices/${encodeURIComponent(id)}/commands`, { kind: 'ping', ttlS: 15 });
+    const answer = await api.follow(`subscription { deviceChanged(id: ${JSON.stringify(id)}) { id } }`, async () => {
+      const now = await api.get<{ state: string; answer: unknown }>(`/devices/${encodeURIComponent(id)}/commands/${sent.id}`);
+      if (Date.now() - begin > 15_000) throw new ReefError('device.silent', 'unavailable', `${id} did not answer within 15 s.`);
+      return now.state === 'SUCCEEDED' || now.state === 'FAILED' ? now : undefined;
+    });
+    output.show(answer, () => `${id} answered after ${Date.now() - begin} ms`);
+  }));
+}
+
+function labelsOf(pairs: string[]): Record<string, string> {
+  return Object.fromEntries(pairs.map((pair) => {
+    const at = pair.indexOf('=');
+    if (at < 1) throw new ReefError('option.invalid', 'invalid', `"${pair}" is not a label; write key=value.`);
+    return [pair.slice(0, at), pair.slice(at + 1)];
+  }));
+}

@@ -1,0 +1,162 @@
+import { createHash } from 'node:crypto';
+import { createReadStream } from 'node:fs';
+import { mkdtemp, readFile, rm, stat } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { basename, dirname, join, resolve } from 'node:path';
+import { pipeline } from 'node:stream/promises';
+import type { Command } from 'commander';
+import { create as createTar } from 'tar';
+import { ReefError } from '@reefkeeper/platform/errors';
+import type { Client } from '../client.ts';
+import { action } from '../context.ts';
+import { ago, bytes, facts, percent, table, tone, type Output } from '../output.ts';
+import { followJob, type JobView } from './jobs.ts';
+
+export interface PushOptions {
+  name?: string; calibration?: string; evaluation?: string; labels?: string; task?: string; inputShape?: string; resize?: string; mean?: string; std?: string;
+  signature?: string; minAgreement?: string; notes?: string; watch?: boolean;
+}
+
+export interface VersionView {
+  id: string; model: string; version: number; ref: string; state: string; task: string; createdAt: string; bundleDigest: string | null; error: { code: string; message: string } | null;
+  variants: { name: string; kind: string; minRuntime: number | null; digest: string; bytes: number }[];
+  labels: string[] | null; analysis: { verdict?: string; summary?: string } | null; lineage: Record<string, unknown> | null;
+  parity: {
+    samples: number; agreement: number | null; accuracy: { float: number; int8: number } | null; warnings: string[];
+    outputs: { name: string; cosine: number | null; maxError: number | null }[];
+  } | null;
+}
+
+/** A stored archive or file, as the API takes it. */
+interface Uploaded { digest: string; filename: string }
+
+export function registerModels(program: Command): void {
+  const model = program.command('model').description('models and their versions');
+
+  model.command('push <path>')
+    .description('bring in a model: it is converted to int8, checked against the original, compiled where a compiler is, signed')
+    .option('--name <name>', 'model name; the file or folder name where absent')
+    .option('--calibration <path>', 'folder, archive (.tar.gz, .zip) or .npz of real samples, to measure activation ranges on')
+    .option('--evaluation <path>', 'held-out samples to compare on, with labels.csv (file,label) for accuracy')
+    .option('--labels <file>', 'class names in output order, one a line')
+    .option('--task <task>', 'classification, detection, segmentation, embedding or other', 'classification')
+    .option('--input-shape <shape>', 'such as 1,224,224,3, where the model leaves it open')
+    .option('--resize <how>', 'stretch or center-crop')
+    .option('--mean <values>', 'subtracted from pixels 0 to 255; one value or one per channel')
+    .option('--std <values>', 'divides them after that')
+    .option('--signature <name>', 'signature of a SavedModel')
+    .option('--min-agreement <share>', 'least top-1 agreement with the original, 0 to 1')
+    .option('--notes <text>')
+    .option('--no-watch', 'do not wait for the job')
+    .addHelpText('after', '\nExample:\n  reef model push ./saved_model --name classifier --calibration photos/ --evaluation held-out/ --labels labels.txt')
+    .action(action(async ({ output, client }, path: string, options: PushOptions) => {
+      const { version } = await push(await client(), output, path, options);
+      return version.state === 'READY' || options.watch === false ? 0 : 1;
+    }));
+
+  model.command('ls').description('list models').action(action(async ({ output, client }) => {
+    const { items } = await (await client()).get<{ items: { name: string; latestVersion: number | null; description: string | null; createdAt: string }[] }>('/models', { limit: 500 });
+    output.show(items, () => table(['model', 'latest', 'created', 'description'], items.map((one) => [one.name, one.latestVersion, ago(one.createdAt), one.description])));
+  }));
+
+  model.command('show <model>').description('one version (name@3), or all of a model (name)').action(action(async ({ output, client }, ref: string) => {
+    const [name = '', number] = ref.split('@');
+    const api = await client();
+    if (number !== undefined) {
+      const version = await api.get<VersionView>(`/models/${encodeURIComponent(name)}/versions/${encodeURIComponent(number)}`);
+      output.show(version, () => versionText(version));
+      return;
+    }
+    const { items } = await api.get<{ items: VersionView[] }>(`/models/${encodeURIComponent(name)}/versions`, { limit: 500 });
+    output.show(items, () => table(['version', 'state', 'bundle', 'created', 'error'], items.map((one) => [`${name}@${one.version}`, tone(one.state), one.bundleDigest?.slice(0, 12), ago(one.createdAt), one.error?.code])));
+  }));
+}
+
+/** Uploads what is needed, asks for the version and follows its job to the end. */
+export async function push(api: Client, output: Output, path: string, options: PushOptions): Promise<{ version: VersionView; job: JobView }> {
+  const source = await uploadPath(api, output, path, 'model');
+  const [calibration, evaluation] = [options.calibration, options.evaluation].map((one) => one && resolve(one));
+  const body = {
+    source,
+    calibration: calibration ? await uploadPath(api, output, calibration, 'samples') : null,
+    evaluation: evaluation ? await uploadPath(api, output, evaluation, 'held-out') : null,
+    ...(options.labels ? { labels: (await readText(options.labels)).split('\n').map((line) => line.trim()).filter(Boolean) } : {}),
+    task: options.task ?? 'classification',
+    input: options.inputShape ? { shape: numbersOf('--input-shape', options.inputShape) } : {},
+    preprocessing: {
+      ...(options.resize ? { resize: options.resize } : {}),
+      ...(options.mean ? { mean: numbersOf('--mean', options.mean) } : {}),
+      ...(options.std ? { std: numbersOf('--std', options.std) } : {}),
+    },
+    ...(options.signature ? { signature: options.signature } : {}),
+    ...(options.minAgreement ? { thresholds: { agreement: numbersOf('--min-agreement', options.minAgreement)[0] } } : {}),
+    ...(options.notes ? { notes: options.notes } : {}),
+  };
+  const name = options.name ?? basename(resolve(path)).replace(/\.(tar\.gz|tgz|zip|keras|h5|pb|tflite)$/, '').toLowerCase().replaceAll(/[^a-z0-9-]+/g, '-').replaceAll(/^-+|-+$/g, '');
+  const made = await api.post<{ version: VersionView; job: JobView }>(`/models/${encodeURIComponent(name)}/versions`, body);
+  output.step({ event: 'queued', version: `${name}@${made.version.version}`, job: made.job.id }, `${name}@${made.version.version} queued as job ${made.job.id}`);
+  if (options.watch === false) return made;
+  const job = await followJob(api, output, made.job.id);
+  const version = await api.get<VersionView>(`/models/${name}/versions/${made.version.version}`);
+  output.show(version, () => versionText(version));
+  if (job.state !== 'SUCCEEDED') throw new ReefError(job.error?.code ?? 'job.failed', 'invalid', `${name}@${version.version} was not built: ${job.error?.message ?? job.state}`);
+  return { version, job };
+}
+
+export function versionText(version: VersionView): string {
+  const { parity } = version;
+  const parts = [facts([
+    ['version', `${version.model}@${version.version}`], ['state', tone(version.state)], ['bundle', version.bundleDigest], ['task', version.task],
+    ['labels', version.labels ? `${version.labels.length} (${version.labels.slice(0, 3).join(', ')}${version.labels.length > 3 ? ', ...' : ''})` : null],
+    ['Edge TPU', version.analysis ? `${version.analysis.verdict ?? '-'}${version.analysis.summary ? `: ${version.analysis.summary}` : ''}` : null],
+    ...(version.error ? [['error', `${version.error.message} (${version.error.code})`] as [string, string]] : []),
+  ])];
+  if (version.variants.length > 0) parts.push(table(['variant', 'min runtime', 'size', 'file'], version.variants.map((one) => [one.name, one.minRuntime, bytes(one.bytes), one.digest.slice(0, 12)])));
+  if (parity) {
+    parts.push(table(['float against int8', 'float', 'int8', 'difference'], [
+      ['samples', parity.samples, parity.samples, null],
+      ['top-1 agreement', null, percent(parity.agreement), null],
+      ...(parity.accuracy ? [['accuracy on labels', percent(parity.accuracy.float), percent(parity.accuracy.int8), `${((parity.accuracy.int8 - parity.accuracy.float) * 100).toFixed(1)} points`]] : []),
+      ...parity.outputs.map((one) => [`output ${one.name}`, null, `cosine ${one.cosine?.toFixed(4) ?? '-'}`, `at most ${one.maxError?.toPrecision(2) ?? '-'}`]),
+    ]));
+    parts.push(...parity.warnings.map((warning) => `warning: ${warning}`));
+  }
+  return parts.join('\n\n');
+}
+
+/** Folders travel as tar.gz with fixed times and order, so that the same folder is the same upload. */
+async function uploadPath(api: Client, output: Output, path: string, title: string): Promise<Uploaded> {
+  const found = await stat(path).catch((cause: unknown) => { throw new ReefError('file.missing', 'not_found', `There is nothing at ${path}.`, { cause }); });
+  const scratch = await mkdtemp(join(tmpdir(), 'reef-push-'));
+  try {
+    let [file, filename] = [resolve(path), basename(resolve(path))];
+    if (found.isDirectory()) {
+      filename = `${filename}.tar.gz`;
+      file = join(scratch, filename);
+      await createTar({ gzip: { level: 1 }, file, cwd: dirname(resolve(path)), portable: true, noMtime: true }, [basename(resolve(path))]);
+    }
+    const digest = await digestOf(file);
+    const bar = output.bar(title);
+    const stored = await api.upload(file, (sent, total) => bar.update((100 * sent) / total, bytes(sent))).finally(() => bar.done());
+    if (stored.digest !== digest) throw new ReefError('upload.changed', 'unavailable', `${path} changed while it was uploaded; try again.`);
+    return { digest, filename };
+  } finally {
+    await rm(scratch, { recursive: true, force: true });
+  }
+}
+
+async function digestOf(file: string): Promise<string> {
+  const hash = createHash('sha256');
+  await pipeline(createReadStream(file), hash);
+  return hash.digest('hex');
+}
+
+async function readText(file: string): Promise<string> {
+  return readFile(file, 'utf8').catch((cause: unknown) => { throw new ReefError('file.missing', 'not_found', `There is no file ${file}.`, { cause }); });
+}
+
+function numbersOf(flag: string, text: string): number[] {
+  const numbers = text.split(',').map(Number);
+  if (numbers.some((one) => !Number.isFinite(one))) throw new ReefError('option.invalid', 'invalid', `${flag} takes numbers separated by commas, not "${text}".`);
+  return numbers;
+}

@@ -1,0 +1,147 @@
+import type { Command } from 'commander';
+import colours from 'picocolors';
+import { ReefError } from '@reefkeeper/platform/errors';
+import type { Client } from '../client.ts';
+import { action } from '../context.ts';
+import { ago, facts, percent, table, tone, type Output } from '../output.ts';
+
+export interface Verdict { gate: string; verdict: string; value: number | null; baseline: number | null; limit: number | null; unit: string; basis: string; method: string; interval: [number, number] | null; sample: { devices: number; inferences: number }; message: string }
+export interface RolloutView {
+  id: string; name: string; version: string; bundle: string; workload: string; selector: string; state: string; stateReason: { code: string; message: string }; wave: number; createdAt: string; createdBy: string;
+  waves: { index: number; state: string; size: number; canary: boolean; counts: Record<string, number>; verdicts: Verdict[] }[];
+  rollback: Record<string, number> | null; plan: PlanView;
+}
+interface PlanView { eligible: number; excluded: { device: string; reason: string }[]; blastRadius: { statement: string }; waves?: { index: number; devices: unknown; size?: number }[] }
+export interface RolloutEvent { id: number; at: string; kind: string; wave: number | null; code: string; message: string; actor: string }
+
+const ended = new Set(['SUCCEEDED', 'ROLLED_BACK', 'ABORTED']);
+
+interface CreateOptions {
+  workload: string; selector?: string; name?: string; wave?: string[]; soak?: string; deadline?: string; minSamples?: string; observe?: string; timeout?: string; supersede?: boolean; start?: boolean; watch?: boolean;
+  maxLatencyIncrease?: string; maxAccuracyDrop?: string; maxErrorIncrease?: string; maxInstallFailures?: string; cpuFallback?: boolean;
+}
+
+export function registerRollouts(program: Command): void {
+  const rollout = program.command('rollout').description('bring a version onto the fleet, in waves');
+  const described = (name: string, text: string) => rollout.command(name).description(text)
+    .requiredOption('-w, --workload <name>', 'inference slot on the devices', 'classifier').option('-l, --selector <labels>', 'which devices; all where absent').option('--name <text>')
+    .option('--wave <size...>', 'percent (20%, cumulative), count (2) or selector (canary=true), in order; a canary, half, all where absent')
+    .option('--soak <seconds>', 'how long a wave serves before it can pass').option('--deadline <seconds>', 'after which an undecided wave is inconclusive').option('--min-samples <n>', 'inferences per device before it is judged')
+    .option('--observe <seconds>', 'how long a device watches itself before it commits').option('--timeout <seconds>', 'for one device\'s activation')
+    .option('--max-latency-increase <percent>', 'p95 against the same device before').option('--max-accuracy-drop <points>', 'on labelled frames').option('--max-error-increase <points>').option('--max-install-failures <percent>')
+    .option('--no-cpu-fallback', 'wait for an Edge TPU rather than serve on the CPU').option('--supersede', 'stop other rollouts of this workload on these devices');
+
+  described('preview <version>', 'who would get it, in which waves, and what could go wrong at most').action(action(async ({ output, client }, version: string, options: CreateOptions) => {
+    const plan = await (await client()).post<PlanView>('/rollouts/preview', bodyOf(version, options));
+    output.show(plan, () => planText(plan));
+  }));
+  described('create <version>', 'start a rollout').option('--no-start', 'leave it as a draft').option('--watch', 'follow it to its end')
+    .addHelpText('after', '\nExample:\n  reef rollout create classifier@2 --workload classifier --wave 1 --wave 50% --wave 100% --watch')
+    .action(action(async ({ output, client }, version: string, options: CreateOptions) => {
+      const api = await client();
+      const made = await createRollout(api, output, version, options);
+      if (!options.watch) return 0;
+      return exitOf(await followRollout(api, output, made.id));
+    }));
+  rollout.command('ls').description('newest first').action(action(async ({ output, client }) => {
+    const { items } = await (await client()).get<{ items: RolloutView[] }>('/rollouts', { limit: 50 });
+    output.show(items, () => table(['rollout', 'name', 'version', 'workload', 'state', 'created', 'why'], items.map((one) => [one.id, one.name, one.version, one.workload, tone(one.state), ago(one.createdAt), one.stateReason.message])));
+  }));
+  rollout.command('show <id>').description('waves, verdicts and numbers').action(action(async ({ output, client }, id: string) => {
+    const one = await (await client()).get<RolloutView>(`/rollouts/${encodeURIComponent(id)}`);
+    output.show(one, () => rolloutText(one));
+  }));
+  rollout.command('watch <id>').description('follow it to its end; exits 1 when it went back or was aborted').action(action(async ({ output, client }, id: string) => exitOf(await followRollout(await client(), output, id))));
+  rollout.command('explain <id>').description('every decision, with its reason').action(action(async ({ output, client }, id: string) => {
+    const { items } = await (await client()).get<{ items: RolloutEvent[] }>(`/rollouts/${encodeURIComponent(id)}/events`, { limit: 1_000 });
+    output.show(items, () => table(['at', 'wave', 'code', 'what', 'by'], items.map((one) => [one.at.slice(11, 19), one.wave === null ? null : one.wave + 1, one.code, one.message, one.actor])));
+  }));
+  const verbs: [string, string][] = [['start', 'start a draft'], ['pause', 'tell nobody else for now'], ['resume', 'go on; judges the same wave again'], ['rollback', 'send every device back to its own previous version'], ['advance', 'open the next wave without a verdict']];
+  for (const [verb, text] of verbs) {
+    rollout.command(`${verb} <id>`).description(text).action(action(async ({ output, client }, id: string) => {
+      const one = await (await client()).post<RolloutView>(`/rollouts/${encodeURIComponent(id)}/${verb}`);
+      output.show(one, () => `${one.name} ${tone(one.state)}: ${one.stateReason.message}`);
+    }));
+  }
+  rollout.command('abort <id>').description('end it').option('--stop-new', 'tell nobody else; devices keep what they have').option('--recall', 'and send those back that were told')
+    .action(action(async ({ output, client }, id: string, options: { stopNew?: boolean; recall?: boolean }) => {
+      if (Boolean(options.stopNew) === Boolean(options.recall)) throw new ReefError('option.invalid', 'invalid', 'Say which abort you mean: --stop-new (devices keep what they have) or --recall (they go back).');
+      const one = await (await client()).post<RolloutView>(`/rollouts/${encodeURIComponent(id)}/abort`, { mode: options.recall ? 'recall' : 'stop-new' });
+      output.show(one, () => `${one.name} ${tone(one.state)}: ${one.stateReason.message}`);
+    }));
+}
+
+export async function createRollout(api: Client, output: Output, version: string, options: CreateOptions): Promise<RolloutView> {
+  const made = await api.post<RolloutView>('/rollouts', bodyOf(version, options));
+  output.step({ event: 'created', rollout: made.id, version: made.version, state: made.state }, `rollout ${made.id}\n${planText(made.plan)}`);
+  return made;
+}
+
+/** Prints every decision as it is taken, and the verdicts of each wave. */
+export async function followRollout(api: Client, output: Output, id: string): Promise<RolloutView> {
+  let last = 0;
+  const seen = new Map<number, string>();
+  return api.follow<RolloutView>(`subscription { rolloutChanged(id: ${JSON.stringify(id)}) { id } }`, async () => {
+    const now = await api.get<RolloutView>(`/rollouts/${encodeURIComponent(id)}`);
+    const { items } = await api.get<{ items: RolloutEvent[] }>(`/rollouts/${encodeURIComponent(id)}/events`, { limit: 1_000 });
+    for (const event of items.filter((one) => one.id > last).toSorted((a, b) => a.id - b.id)) {
+      last = event.id;
+      output.step({ event: 'decision', ...event }, `${colours.dim(event.at.slice(11, 19))} ${event.wave === null ? '' : `wave ${event.wave + 1}: `}${event.message}`);
+    }
+    for (const wave of now.waves) {
+      if (['PASSED', 'FAILED', 'INCONCLUSIVE'].includes(wave.state) && seen.get(wave.index) !== wave.state) {
+        seen.set(wave.index, wave.state);
+        output.step({ event: 'wave', ...wave }, `${verdictTable(wave.verdicts)}\n`);
+      }
+    }
+    if (now.state === 'PAUSED') throw new ReefError('rollout.paused', 'conflict', `The rollout is paused: ${now.stateReason.message} Resume, advance, abort or roll it back.`, { detail: { rollout: id } });
+    return ended.has(now.state) ? now : undefined;
+  });
+}
+
+function exitOf(rollout: RolloutView): number {
+  return rollout.state === 'SUCCEEDED' ? 0 : 1;
+}
+
+function bodyOf(version: string, options: CreateOptions): Record<string, unknown> {
+  const number = (flag: string, text: string | undefined) => {
+    if (text === undefined) return undefined;
+    const value = Number(text);
+    if (!Number.isFinite(value)) throw new ReefError('option.invalid', 'invalid', `${flag} takes a number, not "${text}".`);
+    return value;
+  };
+  const only = (parts: Record<string, unknown>) => Object.fromEntries(Object.entries(parts).filter(([, value]) => value !== undefined));
+  const limit = (name: string, flag: string, text: string | undefined) => (text === undefined ? undefined : { [name]: number(flag, text) });
+  return only({
+    version, workload: options.workload, selector: options.selector, name: options.name,
+    waves: options.wave?.map((text) => (/^[\d.]+%$/.test(text) ? { percent: Number(text.slice(0, -1)) } : /^\d+$/.test(text) ? { count: Number(text) } : { selector: text })),
+    soakS: number('--soak', options.soak), deadlineS: number('--deadline', options.deadline), minSamples: number('--min-samples', options.minSamples),
+    policy: only({ observeS: number('--observe', options.observe), timeoutS: number('--timeout', options.timeout), cpuFallback: options.cpuFallback === false ? false : undefined }),
+    gates: only({
+      latencyP95: limit('maxIncreasePercent', '--max-latency-increase', options.maxLatencyIncrease), accuracy: limit('maxDropPoints', '--max-accuracy-drop', options.maxAccuracyDrop),
+      errorRate: limit('maxIncreasePoints', '--max-error-increase', options.maxErrorIncrease), installFailures: limit('maxPercent', '--max-install-failures', options.maxInstallFailures),
+    }),
+    supersede: options.supersede, start: options.start === false ? false : undefined,
+  });
+}
+
+export function rolloutText(one: RolloutView): string {
+  return [
+    facts([['rollout', one.id], ['name', one.name], ['version', one.version], ['workload', one.workload], ['devices', one.selector || 'all'], ['state', tone(one.state)], ['why', one.stateReason.message], ['by', `${one.createdBy}, ${ago(one.createdAt)}`]]),
+    table(['wave', 'state', 'size', 'done', 'failed', 'open'], one.waves.map((wave) => [`${wave.index + 1}${wave.canary ? ' (canary)' : ''}`, tone(wave.state), wave.size, wave.counts.SUCCEEDED ?? 0, (wave.counts.FAILED ?? 0) + (wave.counts.TIMED_OUT ?? 0) + (wave.counts.REJECTED ?? 0), (wave.counts.QUEUED ?? 0) + (wave.counts.IN_PROGRESS ?? 0)])),
+    ...one.waves.filter((wave) => wave.verdicts.length > 0).map((wave) => `wave ${wave.index + 1}\n${verdictTable(wave.verdicts)}`),
+  ].join('\n\n');
+}
+
+export function verdictTable(verdicts: Verdict[]): string {
+  return table(['gate', 'verdict', 'now', 'before', 'limit', 'judged on'], verdicts.map((one) => [one.gate.replaceAll('_', ' '), tone(one.verdict), quantity(one.value, one.unit), quantity(one.baseline, one.unit), quantity(one.limit, one.unit), `${one.sample.devices} devices, ${one.sample.inferences} inferences, ${one.method}`]));
+}
+
+function quantity(value: number | null, unit: string): string | null {
+  if (value === null) return null;
+  return unit === 'share' || unit === 'ratio' ? percent(value) : `${Number(value.toPrecision(4))} ${unit}`;
+}
+
+function planText(plan: PlanView): string {
+  return [`${plan.eligible} devices${plan.waves ? ` in ${plan.waves.length} waves` : ''}, ${plan.excluded.length} left out`, plan.blastRadius.statement, ...plan.excluded.slice(0, 20).map((one) => `  not ${one.device}: ${typeof one.reason === 'string' ? one.reason : JSON.stringify(one.reason)}`)].join('\n');
+}

@@ -1,0 +1,86 @@
+import { SingleBar } from 'cli-progress';
+import Table from 'cli-table3';
+import colours from 'picocolors';
+import type { ReefError } from '@reefkeeper/platform/errors';
+
+const tones: Record<string, (text: string) => string> = {
+  SUCCEEDED: colours.green, PASSED: colours.green, READY: colours.green, HEALTHY: colours.green, CACHED: colours.green, online: colours.green,
+  RUNNING: colours.cyan, IN_PROGRESS: colours.cyan, ANALYSING: colours.cyan, BUILDING: colours.cyan, QUEUED: colours.cyan,
+  FAILED: colours.red, ROLLED_BACK: colours.red, ROLLING_BACK: colours.red, TIMED_OUT: colours.red, ABORTED: colours.red, CANCELED: colours.red,
+  PAUSED: colours.yellow, INCONCLUSIVE: colours.yellow, DEGRADED: colours.yellow, SKIPPED: colours.dim, PENDING: colours.dim, NOT_APPLICABLE: colours.dim, offline: colours.dim,
+};
+
+/** A state in its colour. */
+export function tone(state: string): string {
+  return (tones[state] ?? ((text: string) => text))(state);
+}
+
+/** Where results go. With --json, stdout carries JSON and nothing else; otherwise words and tables for people. Progress goes to stderr. */
+export class Output {
+  constructor(readonly json: boolean) {}
+
+  /** One result. */
+  show(value: unknown, people: () => string): void {
+    process.stdout.write(this.json ? `${JSON.stringify(value)}\n` : `${people()}\n`);
+  }
+
+  /** Something on the way; for programs one JSON line. */
+  step(value: Record<string, unknown>, people: string): void {
+    if (this.json) process.stdout.write(`${JSON.stringify(value)}\n`);
+    else process.stdout.write(`${people}\n`);
+  }
+
+  note(text: string): void {
+    if (!this.json) process.stderr.write(`${colours.dim(text)}\n`);
+  }
+
+  failed(error: ReefError): void {
+    if (this.json) process.stdout.write(`${JSON.stringify({ error: { code: error.code, kind: error.kind, message: error.message, context: error.detail } })}\n`);
+    else process.stderr.write(`${colours.red('error:')} ${error.message}\n${colours.dim(`code: ${error.code}`)}\n`);
+    if (error.kind === 'bug' && process.env.REEF_DEBUG) process.stderr.write(`${error.stack}\n${(error.cause as Error | undefined)?.stack ?? ''}\n`);
+    process.exitCode = error.exitCode;
+  }
+
+  /** A bar on a terminal; nothing elsewhere. `update` takes percent. */
+  bar(title: string): { update(percent: number, what?: string): void; done(): void } {
+    if (this.json || !process.stderr.isTTY) return { update() {}, done() {} };
+    const bar = new SingleBar({ format: `${title.padEnd(10)} {bar} {percentage} % {what}`, barCompleteChar: '█', barIncompleteChar: '░', hideCursor: true, stream: process.stderr, clearOnComplete: true });
+    bar.start(100, 0, { what: '' });
+    return { update: (percent, what = '') => bar.update(Math.min(100, Math.round(percent)), { what }), done: () => bar.stop() };
+  }
+}
+
+export function table(head: string[], rows: (string | number | null | undefined)[][]): string {
+  if (rows.length === 0) return colours.dim('(none)');
+  const made = new Table({
+    head: head.map((name) => colours.bold(name)), style: { head: [], border: [], 'padding-left': 0, 'padding-right': 2 },
+    chars: { top: '', 'top-mid': '', 'top-left': '', 'top-right': '', bottom: '', 'bottom-mid': '', 'bottom-left': '', 'bottom-right': '', left: '', 'left-mid': '', mid: '', 'mid-mid': '', right: '', 'right-mid': '', middle: '' },
+  });
+  for (const row of rows) made.push(row.map((cell) => (cell === null || cell === undefined ? '-' : String(cell))));
+  return made.toString();
+}
+
+/** Name and value, one per line. */
+export function facts(pairs: [string, string | number | null | undefined][]): string {
+  const width = Math.max(...pairs.map(([name]) => name.length));
+  return pairs.map(([name, value]) => `${colours.dim(name.padEnd(width))}  ${value ?? '-'}`).join('\n');
+}
+
+export function percent(share: number | null | undefined, digits = 1): string {
+  return share === null || share === undefined ? '-' : `${(share * 100).toFixed(digits)} %`;
+}
+
+export function bytes(n: number): string {
+  if (n < 1_000) return `${n} B`;
+  if (n < 1_000_000) return `${(n / 1_000).toFixed(1)} kB`;
+  return `${(n / 1_000_000).toFixed(1)} MB`;
+}
+
+export function ago(at: string | null | undefined): string {
+  if (!at) return 'never';
+  const s = Math.max(0, Math.round((Date.now() - Date.parse(at)) / 1_000));
+  if (s < 60) return `${s} s ago`;
+  if (s < 3_600) return `${Math.floor(s / 60)} min ago`;
+  if (s < 86_400) return `${Math.floor(s / 3_600)} h ago`;
+  return `${Math.floor(s / 86_400)} d ago`;
+}

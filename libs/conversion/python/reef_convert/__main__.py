@@ -1,0 +1,106 @@
+"""`python -m reef_convert {inspect-source,convert,evaluate} --request request.json`.
+
+Events go to standard output, one JSON object a line; the last is `result` or `error`. Exit status 0 only after `result`.
+"""
+
+import argparse
+import ctypes
+import json
+import os
+import resource
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+from . import __version__, events
+
+
+def contain() -> None:
+    """Model files come from strangers. We end with our parent, leave no core dump, and have no network where the system lets us say so."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    parent = os.getppid()
+    libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if libc.unshare(0x40000000) != 0:  # CLONE_NEWNET
+        events.log("the network cannot be shut off here (it takes a privileged worker)", "debug")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="reef_convert")
+    parser.add_argument("command", choices=["inspect-source", "convert", "evaluate"])
+    parser.add_argument("--request", required=True, type=Path)
+    args = parser.parse_args()
+    events.open_channel()
+    contain()
+    try:
+        request = json.loads(args.request.read_text(encoding="utf-8"))
+        with tempfile.TemporaryDirectory(prefix="reef-") as scratch:
+            result = COMMANDS[args.command](request, Path(scratch))
+        events.emit("result", **result)
+        return 0
+    except events.ConvertError as error:
+        events.emit("error", code=error.code, kind=error.kind, message=str(error), detail=error.detail)
+        return 1
+    except MemoryError:
+        events.emit("error", code="convert.out_of_memory", kind="invalid", message="The worker ran out of memory; give it more, or a smaller model.", detail={})
+        return 1
+    except OSError as error:
+        full = error.errno == 28
+        events.emit("error", code="disk.full" if full else "convert.io", kind="unavailable", message="The worker's disk is full; free some space and retry." if full else str(error), detail={})
+        return 1
+
+
+def inspect_source(request: dict, scratch: Path) -> dict:
+    from .sources import open_source
+
+    source = open_source(request, scratch)
+    source.static_shapes(request.get("inputShape"))
+    return {
+        "kind": source.kind, "description": source.description, "signature": source.signature,
+        "inputs": [vars(one) for one in source.inputs], "outputs": [vars(one) for one in source.outputs], "tools": tools(),
+    }
+
+
+def convert(request: dict, scratch: Path) -> dict:
+    from . import quantise
+    from .sources import open_source
+
+    events.progress("load", 0, "loading TensorFlow")
+    source = open_source(request, scratch)
+    shapes = source.static_shapes(request.get("inputShape"))
+    samples = samples_of(request, "calibration", "calibrationFilename", source, shapes, scratch, 500)
+    warnings = quantise.convert(source, shapes, samples, Path(request["output"]), request.get("ioType", "int8"))
+    return {"calibrationSamples": samples.count, "warnings": warnings, "tools": tools()}
+
+
+def evaluate(request: dict, scratch: Path) -> dict:
+    from . import quantise
+    from .sources import open_source
+
+    events.progress("load", 0, "loading TensorFlow")
+    source = open_source(request, scratch)
+    shapes = source.static_shapes(request.get("inputShape"))
+    samples = samples_of(request, "samples", "samplesFilename", source, shapes, scratch, request.get("limit"))
+    quantise.evaluate(source, shapes, samples, Path(request["output"]))
+    return {"samples": samples.count, "labels": samples.labels, "tools": tools()}
+
+
+def samples_of(request: dict, key: str, filename: str, source, shapes, scratch: Path, limit):
+    from .samples import open_samples
+
+    path = Path(request[key])
+    return open_samples(path, request.get(filename) or path.name, request["preprocessing"], shapes, [one.name for one in source.inputs], scratch, limit, key)
+
+
+def tools() -> dict:
+    tf = sys.modules.get("tensorflow")
+    return {"reef-convert": __version__, "python": ".".join(map(str, sys.version_info[:3])), **({"tensorflow": tf.__version__} if tf else {})}
+
+
+COMMANDS = {"inspect-source": inspect_source, "convert": convert, "evaluate": evaluate}
+
+if __name__ == "__main__":
+    sys.exit(main())
