@@ -29,7 +29,7 @@ function conditionsOf(state: Readonly<AgentState>, live: Live): string[] {
   for (const [name, workload] of Object.entries(state.workloads)) {
     const wanted = state.desired?.workloads[name];
     // After a success only a crash loop makes us leave what is wanted.
-    const left = wanted && workload.running && workload.execution?.state === 'SUCCEEDED' && workload.running.bundle !== wanted.bundle;
+    const left = wanted && workload.running && workload.execution?.revision === state.desired?.revision && workload.execution?.state === 'SUCCEEDED' && workload.running.bundle !== wanted.bundle;
     if (left || live.crashLooping.has(name)) conditions.add('CRASH_LOOP');
   }
   if (live.stateWasDamaged) conditions.add('STATE_LOST');
