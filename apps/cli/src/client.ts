@@ -3,7 +3,7 @@ import { stat } from 'node:fs/promises';
 import { Readable, Transform } from 'node:stream';
 import { ReefError, type ErrorKind } from '@reefkeeper/platform/errors';
 import { createClient } from 'graphql-ws';
-import WebSocket from 'ws';
+import { WebSocket } from 'ws';
 
 const kinds: Record<number, ErrorKind> = { 400: 'invalid', 401: 'unauthenticated', 403: 'forbidden', 404: 'not_found', 409: 'conflict', 413: 'invalid', 503: 'unavailable' };
 
@@ -12,7 +12,7 @@ export class Client {
   constructor(readonly url: string, private readonly token: string) {}
 
   async get<T>(path: string, query: Record<string, string | number | boolean | undefined> = {}): Promise<T> {
-    const text = new URLSearchParams(Object.entries(query).flatMap(([key, value]) => (value === undefined ? [] : [[key, String(value)]]))).toString();
+    const text = new URLSearchParams(Object.entries(query).flatMap(([key, value]) => (value === undefined ? [] : [[key, String(value)] as [string, string]]))).toString();
     return this.request<T>('GET', text ? `${path}?${text}` : path);
   }
 
@@ -33,10 +33,10 @@ export class Client {
     const { size } = await stat(file);
     let sent = 0;
     const counted = createReadStream(file).pipe(new Transform({ transform(chunk: Buffer, _encoding, done) { sent += chunk.length; onBytes(sent, size); done(null, chunk); } }));
-    return this.request('POST', '/uploads', undefined, { body: Readable.toWeb(counted) as BodyInit, type: 'application/octet-stream', bytes: size });
+    return this.request('POST', '/uploads', undefined, { body: Readable.toWeb(counted), type: 'application/octet-stream', bytes: size });
   }
 
-  private async request<T>(method: string, path: string, json?: unknown, raw?: { body: BodyInit; type: string; bytes: number }): Promise<T> {
+  private async request<T>(method: string, path: string, json?: unknown, raw?: { body: unknown; type: string; bytes: number }): Promise<T> {
     const response = await fetch(`${this.url}/api/v1${path}`, {
       method,
       headers: { authorization: `Bearer ${this.token}`, ...(raw ? { 'content-type': raw.type, 'content-length': String(raw.bytes) } : json === undefined ? {} : { 'content-type': 'application/json' }) },
