@@ -27,12 +27,15 @@ const schema = commonConfig.extend({
   /** Shared subscription group for several replicas; needs a broker that knows $share (Mosquitto, EMQX). */
   MQTT_SHARED_GROUP: z.string().regex(/^[A-Za-z0-9_-]+$/).optional(),
   /** Names this replica's broker session, so that messages wait for it over a restart. */
-  INSTANCE_ID: z.string().regex(/^[A-Za-z0-9_-]{1,40}$/).default(hostname().replaceAll(/[^A-Za-z0-9_-]/g, '-').slice(0, 40)),
+  INSTANCE_ID: z.string().regex(/^[A-Za-z0-9_-]{1,40}$/).optional(),
   UPLOAD_LIMIT_BYTES: z.coerce.number().int().positive().default(4 * 1024 ** 3),
 });
 
-export type Config = Readonly<z.output<typeof schema>>;
+export type Config = Readonly<z.output<typeof schema>> & { INSTANCE_ID: string };
 
+/** @throws ReefError `config.invalid` naming every fault */
 export function readConfig(env: NodeJS.ProcessEnv): Config {
-  return parseConfig(schema, env);
+  const config = parseConfig(schema, env);
+  // The port tells replicas on one host apart: two with the same session would throw each other out for ever.
+  return Object.freeze({ ...config, INSTANCE_ID: config.INSTANCE_ID ?? `${hostname().replaceAll(/[^A-Za-z0-9_-]/g, '-').slice(0, 34)}-${config.PORT}` });
 }

@@ -1,25 +1,35 @@
-import { readFileSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Inject, Injectable, type BeforeApplicationShutdown, type OnApplicationBootstrap } from '@nestjs/common';
 import { Commands, Desired, Devices, Reports } from '@reefkeeper/devices';
-import { asReefError, type ChangeFeed, type Logger } from '@reefkeeper/platform';
+import { databaseGone, type ChangeFeed, type Logger } from '@reefkeeper/platform';
 import { command, commandResult, desired, parseTopic, presence, reported, telemetry, type Message } from '@reefkeeper/protocol';
 import { Telemetry } from '@reefkeeper/telemetry';
 import { connect, type IClientOptions, type IPublishPacket, type MqttClient } from 'mqtt';
 import { Counter } from 'prom-client';
 import type { z } from 'zod';
 import type { Config } from './config.ts';
+import { takeConcurrently } from './inbox.ts';
+import { Revocations } from './revocations.ts';
+import { TelemetryBatches } from './telemetry-batches.ts';
 
 export interface BrokerIdentity { ca: string; certificate: string; key: string }
 
 /** How late a message goes out when the hint about it is lost. */
 const sweepMs = 1_000;
+const expireMs = 10_000;
 const batch = 500;
-const retryMs = { first: 200, most: 10_000 };
+const acknowledgeMs = 15_000;
+/** After this long on a broker that had forgotten us, devices it knows no presence of are offline. */
+const presenceGraceMs = 30_000;
+const reconnectMs = { first: 500, most: 15_000 };
+const retryMs = { first: 100, most: 5_000 };
+/** A message that fails this often while the database is there will never be stored. */
+const attempts = 3;
 
 const received = new Counter({ name: 'reef_mqtt_received_total', help: 'Device messages by kind and outcome', labelNames: ['message', 'outcome'] });
 const published = new Counter({ name: 'reef_mqtt_published_total', help: 'Messages sent to devices by kind', labelNames: ['message'] });
 
-type Taker = (device: string, payload: Buffer, topic: string) => Promise<void>;
+type Taker = (device: string, payload: Buffer) => Promise<void>;
 
 /**
  * MQTT in and out. In: a message is acknowledged after its effect is committed, so a crash between loses nothing; the topic says who
@@ -28,11 +38,17 @@ type Taker = (device: string, payload: Buffer, topic: string) => Promise<void>;
 @Injectable()
 export class DeviceLink implements OnApplicationBootstrap, BeforeApplicationShutdown {
   private readonly clients: MqttClient[] = [];
+  private readonly inboxes: { idle(): Promise<void> }[] = [];
   private readonly complained = new Set<string>();
+  /** Devices to which an older message may still be on its way, from a connection that broke: they are told again. */
+  private readonly doubtful = new Set<string>();
+  private readonly stopping = new AbortController();
+  private readonly timers: NodeJS.Timeout[] = [];
+  private heard = new Set<string>();
+  private audit: NodeJS.Timeout | undefined;
   private sending: Promise<void> | undefined;
   private again = false;
-  private stopped = false;
-  private sweep: NodeJS.Timeout | undefined;
+  private once = false;
   private off = () => {};
 
   constructor(
@@ -45,90 +61,150 @@ export class DeviceLink implements OnApplicationBootstrap, BeforeApplicationShut
     @Inject(Reports) private readonly reports: Reports,
     @Inject(Commands) private readonly commands: Commands,
     @Inject(Telemetry) private readonly telemetry: Telemetry,
+    @Inject(Revocations) private readonly revocations: Revocations,
   ) {}
 
   get connected(): boolean {
     return this.clients.length > 0 && this.clients.every((client) => client.connected);
   }
 
+  /** Whether the broker was reached since this process started. */
+  get wasConnected(): boolean {
+    return this.once ||= this.connected;
+  }
+
   onApplicationBootstrap(): void {
-    // Two sessions, so that a flood of telemetry does not hold up what rollouts wait for.
-    this.listen('state', new Map<Message<string, z.ZodType>, Taker>([
-      [presence, this.taker(presence, (device, body) => this.devices.presence(device, body))],
-      [reported, this.taker(reported, async (device, body) => {
+    const inOrder = perDevice();
+    const windows = new TelemetryBatches((gathered) => this.telemetry.ingest(gathered));
+    // Two sessions, so that a flood of telemetry does not hold up what rollouts wait for. Few states at a time: each takes a
+    // database connection, and the API wants some too.
+    this.listen('state', 8, [
+      this.taker(presence, (device, body) => inOrder(device, async () => {
+        this.heard.add(device);
+        await this.devices.presence(device, body);
+      })),
+      this.taker(reported, (device, body) => inOrder(device, async () => {
         await this.reports.ingest(device, body);
         if (body.capabilities) await this.reports.reconcileBirth(device, body.observedRevision);
-      })],
-      [commandResult, this.taker(commandResult, (device, body) => this.commands.answered(device, body))],
-    ]));
-    this.listen('telemetry', new Map<Message<string, z.ZodType>, Taker>([
-      [telemetry, this.taker(telemetry, async (device, window) => { await this.telemetry.ingest([{ device, window }]); })],
-    ]));
+      })),
+      this.taker(commandResult, (device, body) => this.commands.answered(device, body)),
+    ]);
+    this.listen('telemetry', 2_000, [this.taker(telemetry, (device, window) => windows.add(device, window))]);
     this.off = this.feed.onChange(({ kind }) => { if (kind === 'desired') this.send(); });
-    this.sweep = setInterval(() => this.send(), sweepMs);
+    this.timers.push(
+      setInterval(() => this.send(), sweepMs),
+      setInterval(() => { this.commands.expire().catch((err: unknown) => this.log.warn({ err }, 'commands could not be expired')); }, expireMs),
+    );
   }
 
   async beforeApplicationShutdown(): Promise<void> {
-    this.stopped = true;
+    this.stopping.abort();
     this.off();
-    clearInterval(this.sweep);
+    for (const timer of this.timers) clearInterval(timer);
+    clearTimeout(this.audit);
     await this.sending;
-    await Promise.all(this.clients.map((client) => client.endAsync()));
+    // What is being stored gets its acknowledgement; what waits for a database that is away does not.
+    await Promise.all(this.inboxes.map((inbox) => Promise.race([inbox.idle(), sleep(2_000)])));
+    await Promise.all(this.clients.map((client) => client.endAsync(true)));
   }
 
-  private listen(purpose: string, takers: Map<Message<string, z.ZodType>, Taker>): void {
+  private listen(purpose: 'state' | 'telemetry', limit: number, takers: { message: Message<string, z.ZodType>; take: Taker }[]): void {
     const options: IClientOptions = {
-      clientId: `reef-controller-${this.config.INSTANCE_ID}-${purpose}`,
-      clean: false, protocolVersion: 4, reconnectPeriod: 1_000, connectTimeout: 10_000, keepalive: 30, resubscribe: false,
-      ca: this.identity.ca, cert: this.identity.certificate, key: this.identity.key,
+      ...this.identityOptions(), clientId: `reef-controller-${this.config.INSTANCE_ID}-${purpose}`,
+      clean: false, protocolVersion: 4, reconnectPeriod: reconnectMs.first, connectTimeout: 10_000, keepalive: 30, resubscribe: false,
     };
     const client = connect(this.config.MQTT_URL, options);
-    const filters = [...takers.keys()].map(({ filter }) => (this.config.MQTT_SHARED_GROUP ? `$share/${this.config.MQTT_SHARED_GROUP}/${filter}` : filter));
-    const byPath = new Map([...takers].map(([message, take]) => [message.filter.replace(/^reef\/v1\/\+\//, '').replace('+', '{id}'), take]));
-    client.handleMessage = (packet, done) => void this.take(byPath, packet).then(() => done());
-    // Subscribed at every connection: the session may be new to a broker that was restarted without its state.
-    client.on('connect', () => {
-      this.log.info({ purpose }, 'broker connected');
-      client.subscribeAsync(filters, { qos: 1 }).catch((err: unknown) => this.log.warn({ err }, 'subscription failed'));
+    const byPath = new Map(takers.map(({ message, take }) => [message.filter.replace(/^reef\/v1\/\+\//, '').replace('+', '{id}'), { name: message.name, take }]));
+    this.inboxes.push(takeConcurrently(client, { session: purpose, limit, take: (packet) => this.take(byPath, packet) }));
+    client.on('connect', ({ sessionPresent }) => {
+      this.log.info({ purpose, sessionPresent }, 'broker connected');
+      client.options.reconnectPeriod = reconnectMs.first;
+      if (purpose === 'state' && !sessionPresent) this.auditPresence();
+      // At every connection: the session may be new to a broker that was restarted without its state.
+      client.subscribeAsync(takers.map(({ message }) => this.filterOf(message)), { qos: 1 }).catch((err: unknown) => {
+        this.log.warn({ err, purpose }, 'subscription failed, connecting again');
+        client.stream.destroy();
+      });
       this.send();
     });
-    client.on('close', () => { if (!this.stopped) this.log.warn({ purpose }, 'broker connection closed'); });
+    client.on('close', () => {
+      if (this.stopping.signal.aborted) return;
+      // Full jitter, so that replicas do not come back in step.
+      const most = Math.min(2 * (client.options.reconnectPeriod ?? 0), reconnectMs.most);
+      client.options.reconnectPeriod = Math.max(reconnectMs.first, Math.random() * most);
+      this.log.warn({ purpose }, 'broker connection closed');
+    });
     client.on('error', (err) => this.log.warn({ err: { message: err.message }, purpose }, 'broker connection failed'));
     this.clients.push(client);
   }
 
-  /** Returns when the message may be acknowledged: its effect is stored, or it will never have one. */
-  private async take(takers: Map<string, Taker>, { topic, payload }: IPublishPacket): Promise<void> {
+  /** Reports and telemetry are shared between replicas where the broker can; presence goes to all, because shared subscriptions get no retained messages. */
+  private filterOf(message: Message<string, z.ZodType>): string {
+    const group = this.config.MQTT_SHARED_GROUP;
+    return group && !message.retain ? `$share/${group}/${message.filter}` : message.filter;
+  }
+
+  private identityOptions(): IClientOptions {
+    return { ca: this.identity.ca, cert: this.identity.certificate, key: this.identity.key };
+  }
+
+  /** Settles when the message may be acknowledged: its effect is stored, or it will never have one. */
+  private async take(takers: Map<string, { name: string; take: Taker }>, { topic, payload }: IPublishPacket): Promise<void> {
     const address = parseTopic(topic);
     const taker = address && takers.get(address.path);
     if (!taker) return;
-    for (let waitMs = retryMs.first; !this.stopped; waitMs = Math.min(2 * waitMs, retryMs.most)) {
+    for (let failures = 0, waitMs = retryMs.first; !this.stopping.signal.aborted; waitMs = Math.min(2 * waitMs, retryMs.most)) {
       try {
-        await taker(address.device, Buffer.from(payload), topic);
+        await taker.take(address.device, Buffer.from(payload));
         return;
-      } catch (thrown) {
+      } catch (err) {
         // Not acknowledging is the back pressure: the broker keeps what we cannot store.
-        this.log.warn({ err: thrown, device: address.device }, 'message could not be stored, trying again');
-        if (asReefError(thrown).kind !== 'unavailable' && waitMs >= 8 * retryMs.first) return;
-        await new Promise((resolve) => { setTimeout(resolve, waitMs); });
+        if (!databaseGone(err) && ++failures >= attempts) {
+          received.inc({ message: taker.name, outcome: 'refused' });
+          this.complain(address.device, taker.name, { err }, 'message cannot be stored and is dropped');
+          return;
+        }
+        await sleep(waitMs, undefined, { signal: this.stopping.signal }).catch(() => {});
       }
     }
     // Stopping: never acknowledged, so the broker delivers it again to whoever comes next.
     await new Promise(() => {});
   }
 
-  private taker<S extends z.ZodType>(message: Message<string, S>, take: (device: string, body: z.output<S>) => Promise<void>): Taker {
-    return async (device, payload) => {
-      const decoded = message.decode(payload);
-      if (!decoded.ok) {
-        received.inc({ message: message.name, outcome: 'malformed' });
-        if (!this.complained.has(device)) this.log.warn({ device, message: message.name, reason: decoded.reason }, 'malformed message; further ones of this device are only counted');
-        this.complained.add(device);
-        return;
-      }
-      await take(device, decoded.body);
-      received.inc({ message: message.name, outcome: 'taken' });
+  private taker<S extends z.ZodType>(message: Message<string, S>, take: (device: string, body: z.output<S>) => Promise<void>): { message: Message<string, z.ZodType>; take: Taker } {
+    return {
+      message: message as unknown as Message<string, z.ZodType>,
+      take: async (device, payload) => {
+        const decoded = message.decode(payload);
+        if (!decoded.ok) {
+          received.inc({ message: message.name, outcome: 'malformed' });
+          return this.complain(device, message.name, { reason: decoded.reason }, 'malformed message');
+        }
+        await take(device, decoded.body);
+        received.inc({ message: message.name, outcome: 'taken' });
+      },
     };
+  }
+
+  private complain(device: string, message: string, why: object, text: string): void {
+    const key = `${device} ${message}`;
+    if (this.complained.has(key)) return;
+    if (this.complained.size > 10_000) this.complained.clear();
+    this.complained.add(key);
+    this.log.warn({ device, message, ...why }, `${text}; further ones of this device are only counted`);
+  }
+
+  /** A broker that lost its state lost the wills of devices that died with it. Presence that is still true has been heard again by then. */
+  private auditPresence(): void {
+    this.heard = new Set();
+    clearTimeout(this.audit);
+    this.audit = setTimeout(() => {
+      if (!this.clients[0]?.connected) return;
+      this.devices.absent([...this.heard]).then(
+        (gone) => { if (gone.length > 0) this.log.info({ devices: gone.length }, 'offline: unknown to the broker since it came back'); },
+        (err: unknown) => this.log.warn({ err }, 'presence could not be checked'),
+      );
+    }, presenceGraceMs);
   }
 
   /** One sender at a time; a call while it runs makes it look once more. */
@@ -138,30 +214,72 @@ export class DeviceLink implements OnApplicationBootstrap, BeforeApplicationShut
   }
 
   private async sendAll(): Promise<void> {
-    const client = this.clients[0];
-    while (this.again && !this.stopped && client?.connected) {
+    while (this.again && !this.stopping.signal.aborted && this.clients[0]?.connected) {
       this.again = false;
       try {
-        const waiting = await this.desired.unpublished(batch);
-        const sent = await Promise.all(waiting.map(async ({ device, message }) => {
-          await client.publishAsync(desired.topicFor(device), desired.encode(message), { qos: desired.qos, retain: desired.retain });
-          return { device, revision: message.revision };
-        }));
-        await this.desired.markPublished(sent);
-        published.inc({ message: 'desired' }, sent.length);
-        const commands = await this.commands.queued(batch);
-        await Promise.all(commands.map(({ id, deviceId, kind, args, expiresAt }) => client.publishAsync(command.topicFor(deviceId, id), command.encode({ id, kind: kind as 'ping', args, expiresAt: expiresAt.toISOString() }), { qos: command.qos })));
-        await this.commands.markSent(commands.map(({ id }) => id));
-        published.inc({ message: 'command' }, commands.length);
-        if (waiting.length === batch || commands.length === batch) this.again = true;
+        await this.desired.publishing(() => this.sendWaiting(this.clients[0]!));
       } catch (err) {
         this.log.warn({ err }, 'sending to devices failed, trying again at the next sweep');
         return;
       }
     }
   }
+
+  private async sendWaiting(client: MqttClient): Promise<void> {
+    const doubtful = [...this.doubtful];
+    const waiting = await this.desired.unpublished(batch);
+    const told = new Map([...(await this.desired.messages(doubtful)), ...waiting].map((one) => [one.device, one]));
+    for (const device of told.keys()) this.doubtful.add(device);
+    await acknowledged(client, [...told.values()].map(({ device, message }) => client.publishAsync(desired.topicFor(device), desired.encode(message), { qos: desired.qos, retain: desired.retain })));
+    await this.desired.markPublished([...told.values()].map(({ device, message }) => ({ device, revision: message.revision })));
+    for (const device of [...told.keys(), ...doubtful]) this.doubtful.delete(device);
+    if (told.size > 0) published.inc({ message: 'desired' }, told.size);
+    for (const { device } of waiting.filter(({ retired }) => retired)) await this.cut(device);
+
+    const commands = await this.commands.queued(batch);
+    await acknowledged(client, commands.map(({ id, deviceId, kind, args, expiresAt }) => client.publishAsync(command.topicFor(deviceId, id), command.encode({ id, kind: kind as 'ping', args, expiresAt: expiresAt.toISOString() }), { qos: command.qos })));
+    await this.commands.markSent(commands.map(({ id }) => id));
+    if (commands.length > 0) published.inc({ message: 'command' }, commands.length);
+    if (waiting.length === batch || commands.length === batch) this.again = true;
+  }
+
+  /** Ends a retired device's connection by taking its client id over, which every broker allows the controller. The revocation list keeps it from coming back. */
+  private async cut(device: string): Promise<void> {
+    await this.revocations.refresh();
+    const client = connect(this.config.MQTT_URL, { ...this.identityOptions(), clientId: device, clean: true, reconnectPeriod: 0, connectTimeout: 5_000, protocolVersion: 4 });
+    await new Promise<void>((resolve) => { client.once('connect', () => resolve()).once('error', () => resolve()).once('close', () => resolve()); });
+    await client.endAsync(true);
+    this.log.info({ device }, 'retired device disconnected');
+  }
 }
 
-export function readBrokerCa(file: string): string {
-  return readFileSync(file, 'utf8');
+/** Waits for every acknowledgement; mqtt.js would wait for ever when the connection breaks meanwhile. */
+async function acknowledged(client: MqttClient, sent: Promise<unknown>[]): Promise<void> {
+  if (sent.length === 0) return;
+  const all = Promise.all(sent);
+  const done = new AbortController();
+  let broken = () => {};
+  try {
+    await Promise.race([
+      all,
+      new Promise<never>((_, reject) => { client.once('close', broken = () => reject(new Error('the broker connection closed'))); }),
+      sleep(acknowledgeMs, undefined, { signal: done.signal }).then(() => { throw new Error('the broker does not acknowledge'); }),
+    ]);
+  } finally {
+    done.abort();
+    client.off('close', broken);
+    all.catch(() => {});
+  }
+}
+
+/** Runs work one after the other for the same device: within a session, going online and offline again must not change places. */
+function perDevice(): (device: string, work: () => Promise<void>) => Promise<void> {
+  const last = new Map<string, Promise<void>>();
+  return (device, work) => {
+    const mine = (last.get(device) ?? Promise.resolve()).catch(() => {}).then(work);
+    last.set(device, mine);
+    const forget = () => { if (last.get(device) === mine) last.delete(device); };
+    mine.then(forget, forget);
+    return mine;
+  };
 }

@@ -1,23 +1,21 @@
+import type { AddressInfo } from 'node:net';
 import type { TLSSocket } from 'node:tls';
 import { Inject, Injectable, type BeforeApplicationShutdown, type OnApplicationBootstrap } from '@nestjs/common';
 import { Authority, Devices, Enrolment } from '@reefkeeper/devices';
-import { readWhole, ReefError, type Logger, type ObjectStore } from '@reefkeeper/platform';
+import { ReefError, type Logger, type ObjectStore } from '@reefkeeper/platform';
 import { fromHttp, problemOf } from '@reefkeeper/platform/http';
 import { deviceId } from '@reefkeeper/protocol';
 import { Registry } from '@reefkeeper/registry';
 import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import type { Config } from './config.ts';
+import { Downloads } from './downloads.ts';
 
 export interface GatewayIdentity { certificate: string; key: string; signingKeys: { keyId: string; publicKeyPem: string }[] }
 
 const enrolBody = z.object({ token: z.string().max(200), csr: z.string().max(8_192), deviceId: deviceId.optional() });
 const renewBody = z.object({ csr: z.string().max(8_192) });
 const digest = /^[0-9a-f]{64}$/;
-
-/** Blobs up to this size are kept in memory once asked for: a rollout sends the same few to everyone. */
-const hotBlobBytes = 32 * 1024 ** 2;
-const hotTotalBytes = 128 * 1024 ** 2;
 
 /**
  * The devices' own HTTPS door, apart from the API: enrolment with a one-time token, everything else with the device's certificate.
@@ -26,19 +24,27 @@ const hotTotalBytes = 128 * 1024 ** 2;
 @Injectable()
 export class Gateway implements OnApplicationBootstrap, BeforeApplicationShutdown {
   private server: FastifyInstance | undefined;
-  private readonly hot = new Map<string, Buffer>();
-  private hotBytes = 0;
+  private readonly downloads: Downloads;
+  /** Digests found open to devices. They stay so: a ready version never changes. */
+  private readonly open = new Set<string>();
 
   constructor(
     @Inject('CONFIG') private readonly config: Config,
     @Inject('GATEWAY_IDENTITY') private readonly identity: GatewayIdentity,
     @Inject('LOG') private readonly log: Logger,
-    @Inject('OBJECTS') private readonly objects: ObjectStore,
+    @Inject('OBJECTS') objects: ObjectStore,
     @Inject(Authority) private readonly authority: Authority,
     @Inject(Enrolment) private readonly enrolment: Enrolment,
     @Inject(Devices) private readonly devices: Devices,
     @Inject(Registry) private readonly registry: Registry,
-  ) {}
+  ) {
+    this.downloads = new Downloads(objects);
+  }
+
+  /** The port it listens on; for when the system chose it. */
+  get port(): number {
+    return (this.server!.server.address() as AddressInfo).port;
+  }
 
   async onApplicationBootstrap(): Promise<void> {
     const { certificate, key } = this.identity;
@@ -46,9 +52,12 @@ export class Gateway implements OnApplicationBootstrap, BeforeApplicationShutdow
     server.setErrorHandler((thrown, _request, reply) => {
       const error = fromHttp(thrown);
       if (error.kind === 'bug') this.log.error({ err: thrown }, 'gateway request failed');
+      // What was said of the blob is not true of the problem.
+      void reply.removeHeader('content-length').removeHeader('etag').removeHeader('cache-control');
       void reply.status(error.httpStatus).type('application/problem+json').send(problemOf(error));
     });
 
+    server.setNotFoundHandler((_request, reply) => reply.status(404).type('application/problem+json').send(problemOf(new ReefError('request.not_found', 'not_found', 'The gateway has no such path. Devices use /ca.pem, /v1/enrol, /v1/renew, /v1/bundles and /v1/blobs; people use the API on its own port.'))));
     server.get('/ca.pem', (_request, reply) => reply.type('application/x-pem-file').send(this.authority.certificatePem));
     server.post('/v1/enrol', async (request) => {
       const { token, csr, deviceId: id } = parsed(enrolBody, request.body);
@@ -63,13 +72,16 @@ export class Gateway implements OnApplicationBootstrap, BeforeApplicationShutdow
     });
     server.get<{ Params: { digest: string } }>('/v1/bundles/:digest', async (request, reply) => {
       await this.deviceOf(request);
-      const version = digest.test(request.params.digest) ? await this.registry.versionByBundle(request.params.digest) : null;
+      const version = await this.registry.versionByBundle(checked(request.params.digest));
       if (!version?.envelopeDigest) throw new ReefError('artifact.missing', 'not_found', 'There is no such bundle.', { detail: { digest: request.params.digest } });
-      return this.serve(version.envelopeDigest, request, reply, 'application/json');
+      return this.downloads.serve(version.envelopeDigest, 'application/json', request, reply);
     });
     server.get<{ Params: { digest: string } }>('/v1/blobs/:digest', async (request, reply) => {
       await this.deviceOf(request);
-      return this.serve(request.params.digest, request, reply, 'application/octet-stream');
+      const wanted = checked(request.params.digest);
+      if (!this.open.has(wanted) && !(await this.registry.openToDevices(wanted))) throw new ReefError('artifact.missing', 'not_found', 'There is no such blob for devices.', { detail: { digest: wanted } });
+      this.open.add(wanted);
+      return this.downloads.serve(wanted, 'application/octet-stream', request, reply);
     });
     await server.listen({ host: this.config.GATEWAY_HOST, port: this.config.GATEWAY_PORT });
     this.server = server;
@@ -92,47 +104,11 @@ export class Gateway implements OnApplicationBootstrap, BeforeApplicationShutdow
     if (!(await this.devices.mayConnect(name, certificate.serialNumber))) throw new ReefError('device.retired', 'forbidden', `The certificate of "${name}" is no longer valid: the device was retired or enrolled anew.`);
     return name;
   }
-
-  private async serve(name: string, request: FastifyRequest, reply: FastifyReply, type: string): Promise<FastifyReply> {
-    if (!digest.test(name)) throw new ReefError('artifact.missing', 'not_found', 'There is no such blob.');
-    const { bytes } = await this.objects.stat(name).catch((cause: unknown) => { throw new ReefError('artifact.missing', 'not_found', 'There is no such blob.', { detail: { digest: name }, cause }); });
-    void reply.header('etag', `"${name}"`).header('accept-ranges', 'bytes').header('cache-control', 'private, max-age=31536000, immutable').type(type);
-    if (request.headers['if-none-match'] === `"${name}"`) return reply.status(304).send();
-    const wanted = rangeOf(request.headers.range, bytes);
-    if (wanted === 'unsatisfiable') return reply.status(416).header('content-range', `bytes */${bytes}`).send();
-    const { start, end } = wanted ?? { start: 0, end: bytes - 1 };
-    if (wanted) void reply.status(206).header('content-range', `bytes ${start}-${end}/${bytes}`);
-    void reply.header('content-length', end - start + 1);
-    if (bytes <= hotBlobBytes) return reply.send((await this.whole(name, bytes)).subarray(start, end + 1));
-    return reply.send(await this.objects.read(name, { start, end }));
-  }
-
-  /** From memory; the one unused for longest makes room. */
-  private async whole(name: string, bytes: number): Promise<Buffer> {
-    let content = this.hot.get(name);
-    if (content) {
-      this.hot.delete(name);
-    } else {
-      content = await readWhole(this.objects, name);
-      this.hotBytes += bytes;
-    }
-    this.hot.set(name, content);
-    for (const [oldest, old] of this.hot) {
-      if (this.hotBytes <= hotTotalBytes) break;
-      this.hot.delete(oldest);
-      this.hotBytes -= old.length;
-    }
-    return content;
-  }
 }
 
-/** One range (RFC 9110 section 14.2); anything else is answered with the whole, as the standard allows. */
-export function rangeOf(header: string | undefined, bytes: number): { start: number; end: number } | 'unsatisfiable' | undefined {
-  const match = /^bytes=(\d*)-(\d*)$/.exec(header ?? '');
-  if (!match || (match[1] === '' && match[2] === '')) return undefined;
-  const start = match[1] === '' ? Math.max(0, bytes - Number(match[2])) : Number(match[1]);
-  const end = match[1] === '' || match[2] === '' ? bytes - 1 : Math.min(Number(match[2]), bytes - 1);
-  return start > end || start >= bytes ? 'unsatisfiable' : { start, end };
+function checked(text: string): string {
+  if (!digest.test(text)) throw new ReefError('request.invalid', 'invalid', 'A digest is a SHA-256 in 64 lower-case hex digits.');
+  return text;
 }
 
 function parsed<S extends z.ZodType>(schema: S, body: unknown): z.output<S> {

@@ -18,12 +18,12 @@ export class HealthController {
     return { ok: true };
   }
 
-  /** And can do its work. */
+  /** And can do its work. A broker that goes away later takes nothing from the API, so it only shows. */
   @Get('readyz')
-  async ready(): Promise<{ ok: true }> {
+  async ready(): Promise<{ ok: true; broker: 'connected' | 'away' }> {
     await this.db.query('SELECT 1').catch((cause: unknown) => { throw new ReefError('not_ready.database', 'unavailable', 'The database does not answer.', { cause }); });
-    if (!this.link.connected) throw new ReefError('not_ready.broker', 'unavailable', 'The MQTT broker is not connected.');
-    return { ok: true };
+    if (!this.link.wasConnected) throw new ReefError('not_ready.broker', 'unavailable', 'The MQTT broker was not reached yet.');
+    return { ok: true, broker: this.link.connected ? 'connected' : 'away' };
   }
 
   @Get('metrics')

@@ -1,13 +1,10 @@
 import 'reflect-metadata';
-import { join } from 'node:path';
-import fastifyStatic from '@fastify/static';
 import { NestFactory } from '@nestjs/core';
 import { FastifyAdapter, type NestFastifyApplication } from '@nestjs/platform-fastify';
-import { DocumentBuilder, SwaggerModule } from '@nestjs/swagger';
 import { loadOrCreateSigningKey } from '@reefkeeper/bundle';
 import { conversionSchema } from '@reefkeeper/conversion';
 import { ApiTokens, Authority, controllerName, devicesSchema } from '@reefkeeper/devices';
-import { asReefError, ChangeFeed, openDatabase, openLogger, openObjects, openQueues, systemClock, type Logger } from '@reefkeeper/platform';
+import { asReefError, ChangeFeed, openDatabase, openLogger, openObjects, openQueues, ReefError, systemClock, type Logger } from '@reefkeeper/platform';
 import { ProblemFilter } from '@reefkeeper/platform/http';
 import { registrySchema } from '@reefkeeper/registry';
 import { rolloutsSchema } from '@reefkeeper/rollouts';
@@ -15,10 +12,9 @@ import { telemetrySchema } from '@reefkeeper/telemetry';
 import { collectDefaultMetrics } from 'prom-client';
 import { AppModule } from './app.module.ts';
 import { readConfig, type Config } from './config.ts';
+import { serveDocs } from './docs.ts';
 import { NestLog } from './nest-log.ts';
-
-/** Pages of the console that live in the browser: the server answers all of them with the same document. */
-const consolePages = ['/models', '/models/*', '/rollouts', '/rollouts/*', '/devices/*', '/jobs/*'];
+import { guardAnswers, serveConsole } from './pages.ts';
 
 export async function startController(config: Config, log: Logger): Promise<NestFastifyApplication> {
   const authority = await Authority.loadOrCreate(config.KEYS_DIR);
@@ -44,8 +40,8 @@ export async function startController(config: Config, log: Logger): Promise<Nest
   );
   app.useGlobalFilters(new ProblemFilter(log));
   app.setGlobalPrefix('api/v1', { exclude: ['healthz', 'readyz', 'metrics'] });
-  const document = new DocumentBuilder().setTitle('Reefkeeper').setDescription('Model pipeline, fleet and rollouts for Coral devices. Errors are RFC 9457 problem details with a stable `code`.').setVersion('1').addBearerAuth().addSecurityRequirements('bearer').build();
-  SwaggerModule.setup('docs', app, SwaggerModule.createDocument(app, document), { jsonDocumentUrl: 'openapi.json' });
+  guardAnswers(adapter.getInstance() as never);
+  serveDocs(app);
   await serveConsole(app, config.CONSOLE_DIR);
   if (config.BOOTSTRAP_ADMIN_TOKEN) await app.get(ApiTokens).bootstrap(config.BOOTSTRAP_ADMIN_TOKEN);
   // `init` runs the bootstrap hooks, which connect and listen; the API opens last.
@@ -58,20 +54,6 @@ export async function startController(config: Config, log: Logger): Promise<Nest
     if (db.isInitialized) await db.destroy();
   };
   return app;
-}
-
-async function serveConsole(app: NestFastifyApplication, dir: string | undefined): Promise<void> {
-  if (!dir) return;
-  const server = app.getHttpAdapter().getInstance();
-  await app.register(fastifyStatic, {
-    root: dir, wildcard: false, decorateReply: true,
-    setHeaders: (response: { setHeader(name: string, value: string): void }, path: string) => {
-      response.setHeader('content-security-policy', "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self' ws: wss:; frame-ancestors 'none'");
-      response.setHeader('x-content-type-options', 'nosniff');
-      response.setHeader('cache-control', path.includes(join('assets', '')) ? 'public, max-age=31536000, immutable' : 'no-cache');
-    },
-  } as never);
-  for (const page of consolePages) server.get(page, (_request: unknown, reply: { sendFile(name: string): unknown }) => reply.sendFile('index.html'));
 }
 
 async function main(): Promise<void> {
@@ -95,7 +77,8 @@ async function main(): Promise<void> {
     // Started by a supervisor, we end with it, however it ends.
     process.on('disconnect', () => stop('disconnect'));
   } catch (thrown) {
-    const error = asReefError(thrown);
+    const taken = (thrown as NodeJS.ErrnoException).code === 'EADDRINUSE';
+    const error = taken ? new ReefError('config.port_taken', 'conflict', `${(thrown as Error).message}. Another process listens there already: stop it, or set PORT and GATEWAY_PORT to free ones.`, { cause: thrown }) : asReefError(thrown);
     log.fatal({ err: thrown }, error.message);
     process.stderr.write(`error: ${error.message}\ncode: ${error.code}\n`);
     process.exitCode = error.exitCode;

@@ -99,13 +99,6 @@ export class Authority {
     return pemOf('X509 CRL', made.rawData);
   }
 
-  /** Serial numbers on one of our revocation lists. @throws ReefError `revocation_list.forged` */
-  async revokedIn(pem: string): Promise<string[]> {
-    const list = new x509.X509Crl(derOf(pem));
-    if (!(await list.verify({ publicKey: this.certificate }))) throw new ReefError('revocation_list.forged', 'invalid', 'The revocation list was not signed by our authority; the controller writes a new one at its start.');
-    return list.entries.map(({ serialNumber }) => serialNumber);
-  }
-
   private async issue(subject: string, publicKey: webcrypto.CryptoKey, days: number, extensions: x509.Extension[]): Promise<Issued> {
     const serial = serialNumber();
     const notAfter = new Date(Date.now() + days * day);
@@ -115,6 +108,13 @@ export class Authority {
     });
     return { certificate: made.toString('pem'), serial, notAfter };
   }
+}
+
+/** Serial numbers on a revocation list of this authority, for a broker to refuse. @throws ReefError `revocation_list.forged` */
+export async function revokedSerials(listPem: string, caPem: string): Promise<Set<string>> {
+  const list = new x509.X509Crl(derOf(listPem));
+  if (!(await list.verify({ publicKey: new x509.X509Certificate(caPem) }))) throw new ReefError('revocation_list.forged', 'invalid', 'The revocation list was not signed by this authority. Remove it; the controller writes a new one.');
+  return new Set(list.entries.map(({ serialNumber }) => serialNumber.toLowerCase()));
 }
 
 async function keyPairOf(pem: string): Promise<webcrypto.CryptoKeyPair> {

@@ -12,6 +12,8 @@ export interface Assignment {
   target: { bundle: string; versionId: string | null; variantOf(deviceId: string): string; policy: Policy; rollback?: boolean };
 }
 
+export interface Told { device: string; retired: boolean; message: DesiredMessage }
+
 /**
  * What every device should run. Each change raises the device's revision; a row with published_revision < revision is waiting to go
  * out, so nothing is lost if the process that changed it dies before telling anyone.
@@ -50,19 +52,20 @@ export class Desired {
   }
 
   /** Messages that wait to go out, oldest device first. Retired devices are told to run nothing. */
-  async unpublished(limit: number): Promise<{ device: string; message: DesiredMessage }[]> {
+  async unpublished(limit: number): Promise<Told[]> {
     const rows = await this.db.query<{ device_id: string }[]>('SELECT device_id FROM desired WHERE published_revision < revision ORDER BY device_id LIMIT $1', [limit]);
     return this.messages(rows.map(({ device_id: id }) => id));
   }
 
   /** The whole wanted state as devices are told it. Devices of which nothing was ever wanted are missing. */
-  async messages(ids: readonly string[]): Promise<{ device: string; message: DesiredMessage }[]> {
-    const rows = await this.db.query<{ id: string; revision: number; config: Partial<AgentConfig>; workloads: Record<string, { bundle: string; variant: string; policy: Policy; rollback: boolean; rollbackTo: string | null }> }[]>(`
-      SELECT d.device_id AS id, d.revision::float8 AS revision, d.config, COALESCE(jsonb_object_agg(w.workload, jsonb_build_object(
+  async messages(ids: readonly string[]): Promise<Told[]> {
+    if (ids.length === 0) return [];
+    const rows = await this.db.query<{ id: string; retired: boolean; revision: number; config: Partial<AgentConfig>; workloads: Record<string, { bundle: string; variant: string; policy: Policy; rollback: boolean; rollbackTo: string | null }> }[]>(`
+      SELECT d.device_id AS id, (SELECT retired_at IS NOT NULL FROM devices WHERE id = d.device_id) AS retired, d.revision::float8 AS revision, d.config, COALESCE(jsonb_object_agg(w.workload, jsonb_build_object(
         'bundle', w.bundle, 'variant', w.variant, 'policy', w.policy, 'rollback', w.rollback, 'rollbackTo', w.rollback_to)) FILTER (WHERE w.workload IS NOT NULL), '{}') AS workloads
       FROM desired d LEFT JOIN desired_workloads w ON w.device_id = d.device_id WHERE d.device_id = ANY($1) AND d.revision > 0 GROUP BY d.device_id`, [ids]);
-    return rows.map(({ id, revision, config, workloads }) => ({
-      device: id,
+    return rows.map(({ id, retired, revision, config, workloads }) => ({
+      device: id, retired,
       message: desired.schema.parse({
         revision, config,
         workloads: Object.fromEntries(Object.entries(workloads).map(([name, one]) => [name, { ...one, manifestUrl: `/v1/bundles/${one.bundle}` }])),

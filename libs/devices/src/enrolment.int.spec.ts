@@ -6,7 +6,7 @@ import { ManualClock } from '@reefkeeper/platform';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { certificateRequest } from '../../../test/support/certificate-request.ts';
 import { testDatabase, type TestDatabase } from '../../../test/support/database.ts';
-import { Authority, controllerName, Desired, Devices, devicesSchema, Enrolment } from './index.ts';
+import { Authority, controllerName, Desired, Devices, devicesSchema, Enrolment, revokedSerials } from './index.ts';
 
 let database: TestDatabase;
 let dir: string;
@@ -117,5 +117,8 @@ it('renewal gives a second good certificate; the revocation list names what was 
   await expect(enrolment.renew('cam-6', csr)).rejects.toMatchObject({ code: 'device.unknown' });
   const list = await authority.revocationList(await devices.revoked());
   expect(list).toContain('BEGIN X509 CRL');
-  expect(await authority.revokedIn(list)).toEqual(expect.arrayContaining([first.serial, second.serial]));
+  expect([...await revokedSerials(list, authority.certificatePem)]).toEqual(expect.arrayContaining([first.serial, second.serial]));
+  const other = await mkdtemp(join(tmpdir(), 'reef-keys-'));
+  await expect(revokedSerials(list, (await Authority.loadOrCreate(other)).certificatePem)).rejects.toMatchObject({ code: 'revocation_list.forged' });
+  await rm(other, { recursive: true });
 });

@@ -1,9 +1,9 @@
 export { ApiTokens, type TokenRole } from './api-tokens.service.ts';
 export { record } from './audit.ts';
-export { Authority, type Issued } from './authority.ts';
+export { Authority, revokedSerials, type Issued } from './authority.ts';
 export { controllerName, mayUse } from './broker-acl.ts';
 export { Commands } from './commands.service.ts';
-export { Desired, type Assignment } from './desired.service.ts';
+export { Desired, type Assignment, type Told } from './desired.service.ts';
 export * from './device.entity.ts';
 export { checkLabels, Devices, unknownDevice, type DeviceView } from './devices.service.ts';
 export { devicesSchema, DevicesModule } from './devices.module.ts';

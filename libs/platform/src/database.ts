@@ -52,6 +52,19 @@ export async function openDatabase(options: DatabaseOptions): Promise<DataSource
   return db;
 }
 
+/** Whether the database was away or is going away: the same may work a moment later. */
+export function databaseGone(thrown: unknown): boolean {
+  const { driverError, code = driverError?.code, message = '' } = (thrown ?? {}) as { driverError?: { code?: string }; code?: string; message?: string };
+  // SQLSTATE classes 08 (connection) and 57P (shutdown), 53300 (too many connections), and what the socket says.
+  return /^(08...|57P0[1-5]|53300|ECONNREFUSED|ECONNRESET|EPIPE|ETIMEDOUT|EHOSTUNREACH|ENETUNREACH|ENOTFOUND|EAI_AGAIN)$/.test(code ?? '')
+    || /^(Connection terminated|timeout exceeded when trying to connect|Client has encountered a connection error|Driver not Connected)/.test(message);
+}
+
+/** Whether the database refused a value as such (SQLSTATE class 22: a NUL in a text, a number out of range). */
+export function valueRefused(thrown: unknown): boolean {
+  return /^22...$/.test((thrown as { driverError?: { code?: string } } | undefined)?.driverError?.code ?? '');
+}
+
 /** A TypeORM manager inside a transaction; services take it as `tx` where the caller owns the transaction. */
 export type Tx = EntityManager;
 

@@ -1,5 +1,6 @@
 import { Catch, HttpException, type ArgumentsHost, type ExceptionFilter } from '@nestjs/common';
 import type { FastifyReply } from 'fastify';
+import { databaseGone, valueRefused } from './database.ts';
 import { asReefError, ReefError, type ErrorKind } from './errors.ts';
 import type { Logger } from './logger.ts';
 
@@ -24,7 +25,7 @@ export function problemOf(error: ReefError): Problem {
   };
 }
 
-const kindOfStatus: Record<number, ErrorKind> = { 400: 'invalid', 401: 'unauthenticated', 403: 'forbidden', 404: 'not_found', 409: 'conflict', 413: 'invalid', 415: 'invalid', 503: 'unavailable' };
+const kindOfStatus: Record<number, ErrorKind> = { 400: 'invalid', 401: 'unauthenticated', 405: 'invalid', 403: 'forbidden', 404: 'not_found', 409: 'conflict', 413: 'invalid', 415: 'invalid', 503: 'unavailable' };
 
 /** What Nest and Fastify throw, in our words. Validation messages are kept, one per fault. */
 export function fromHttp(thrown: unknown): ReefError {
@@ -39,6 +40,8 @@ export function fromHttp(thrown: unknown): ReefError {
   if (!(thrown instanceof ReefError) && fastify?.statusCode && fastify.statusCode < 500) {
     return new ReefError('request.invalid', kindOfStatus[fastify.statusCode] ?? 'invalid', fastify.message ?? 'The request is not usable.', { cause: thrown });
   }
+  if (databaseGone(thrown)) return new ReefError('database.unreachable', 'unavailable', 'The database does not answer just now; try again in a moment.', { cause: thrown });
+  if (valueRefused(thrown)) return new ReefError('request.invalid', 'invalid', 'A value in the request cannot be stored, such as a NUL character in a text.', { cause: thrown });
   return asReefError(thrown);
 }
 

@@ -173,6 +173,14 @@ export class Registry {
     return found;
   }
 
+  /** Whether devices may have these bytes: a variant of a ready version, or a golden pack. Uploads and training data are none of theirs. */
+  async openToDevices(digest: string): Promise<boolean> {
+    const [found] = (await this.db.query(`
+      SELECT 1 WHERE EXISTS (SELECT 1 FROM variants f JOIN versions v ON v.id = f.version_id WHERE f.digest = $1 AND v.state = 'READY')
+        OR EXISTS (SELECT 1 FROM artifacts WHERE digest = $1 AND role = 'golden')`, [digest])) as unknown[];
+    return found !== undefined;
+  }
+
   private async insertModel(tx: Tx, input: { name: string; description?: string | null; createdBy?: string }): Promise<boolean> {
     const rows = (await tx.query('INSERT INTO models (name, description, created_at, created_by) VALUES ($1, $2, $3, $4) ON CONFLICT (name) DO NOTHING RETURNING name',
       [input.name, input.description ?? null, this.clock.now(), input.createdBy ?? 'system'])) as unknown[];

@@ -1,0 +1,137 @@
+import { mkdtemp, mkdir, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import supertest from 'supertest';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { readConfig } from './config.ts';
+import { adminToken, openHarness, type Harness } from './harness.fixture.ts';
+
+let world: Harness;
+let pages: string;
+
+beforeAll(async () => {
+  pages = await mkdtemp(join(tmpdir(), 'reef-console-'));
+  await mkdir(join(pages, 'assets'));
+  await writeFile(join(pages, 'index.html'), '<!doctype html><title>Reefkeeper</title>');
+  await writeFile(join(pages, 'assets', 'app-1a2b.js'), 'export {}');
+  world = await openHarness({ CONSOLE_DIR: pages });
+});
+afterAll(async () => {
+  await world?.close();
+  await rm(pages, { recursive: true, force: true });
+});
+
+const tokenOf = async (role: string) => (await world.call('POST', '/api/v1/tokens', { name: role, role })).body as { id: string; token: string };
+
+describe('access', () => {
+  it('needs a token, a good one, in the right place', async () => {
+    for (const header of [undefined, 'Bearer', 'Bearer wrong', `Basic ${adminToken}`, `Bearer ${adminToken}x`, `Bearer ${adminToken} x`]) {
+      const response = await supertest(world.url).get('/api/v1/devices').set(header ? { authorization: header } : {});
+      expect(response.status).toBe(401);
+      expect(response.type).toBe('application/problem+json');
+      expect(response.body).toMatchObject({ type: 'https://reefkeeper.dev/problems/token.invalid', title: 'unauthenticated', status: 401, code: 'token.invalid', detail: expect.stringContaining('Authorization: Bearer') });
+    }
+    expect((await supertest(world.url).get('/api/v1/devices').set('authorization', `bearer ${adminToken}`)).status).toBe(200);
+  });
+
+  it('gives each role what it may do and no more', async () => {
+    const [viewer, operator] = [(await tokenOf('viewer')).token, (await tokenOf('operator')).token];
+    expect((await world.call('GET', '/api/v1/devices', undefined, viewer)).status).toBe(200);
+    expect(await world.call('POST', '/api/v1/enrolment-tokens', {}, viewer)).toMatchObject({ status: 403, body: { code: 'role.missing', context: { needed: 'operator', role: 'viewer' } } });
+    expect((await world.call('POST', '/api/v1/enrolment-tokens', {}, operator)).status).toBe(201);
+    expect((await world.call('POST', '/api/v1/tokens', { name: 'x', role: 'admin' }, operator)).status).toBe(403);
+    expect((await world.call('GET', '/api/v1/audit', undefined, operator)).status).toBe(403);
+    expect((await world.call('GET', '/api/v1/tokens')).body.items.map(({ name }: { name: string }) => name)).toEqual(expect.arrayContaining(['first admin', 'viewer', 'operator']));
+  });
+
+  it('ends with revocation, and all of it is in the audit log', async () => {
+    const { id, token } = await tokenOf('approver');
+    expect((await world.call('GET', '/api/v1/devices', undefined, token)).status).toBe(200);
+    expect((await world.call('DELETE', `/api/v1/tokens/${id}`)).status).toBe(204);
+    expect((await world.call('GET', '/api/v1/devices', undefined, token)).status).toBe(401);
+    expect((await world.call('DELETE', `/api/v1/tokens/${id}`)).status).toBe(404);
+    const log = await world.call('GET', `/api/v1/audit?subject=${id}`);
+    expect(log.body.items).toMatchObject([{ action: 'token.revoke', actor: 'first admin' }, { action: 'token.create', detail: { role: 'approver' } }]);
+    expect(JSON.stringify(log.body)).not.toContain(token);
+  });
+});
+
+describe('requests', () => {
+  it.each([
+    ['GET', '/api/v1/devices?limit=0', undefined, 400], ['GET', '/api/v1/devices?selector=a%20b', undefined, 400], ['GET', '/api/v1/devices?online=maybe', undefined, 400],
+    ['GET', '/api/v1/devices/not%20an%20id', undefined, 400], ['GET', '/api/v1/devices/nobody', undefined, 404], ['DELETE', '/api/v1/devices/nobody', undefined, 404],
+    ['PATCH', '/api/v1/devices/nobody', { labels: { site: 'x' } }, 404], ['PATCH', '/api/v1/devices/nobody', { labels: { site: 7 } }, 400], ['PATCH', '/api/v1/devices/nobody', { labels: { 'a b': 'x' } }, 400],
+    ['POST', '/api/v1/devices/nobody/commands', { kind: 'format-disk' }, 400], ['POST', '/api/v1/devices/nobody/commands', { kind: 'ping' }, 404], ['GET', '/api/v1/devices/nobody/commands/1', undefined, 400],
+    ['POST', '/api/v1/enrolment-tokens', { uses: 0 }, 400], ['POST', '/api/v1/enrolment-tokens', { deviceId: 'a/b' }, 400], ['POST', '/api/v1/tokens', { name: 'x', role: 'king' }, 400],
+    ['POST', '/api/v1/tokens', undefined, 400], ['GET', '/api/v1/nothing', undefined, 404], ['GET', '/api/v1/jobs/00000000-0000-4000-8000-000000000000', undefined, 404], ['GET', '/api/v1/models/none', undefined, 404],
+    ['POST', '/api/v1/models', { name: 'NUL\u0000' }, 400], ['GET', '/api/v1/audit?subject=%00', undefined, 400],
+  ] as const)('%s %s %j: %i, as a problem', async (method, path, body, status) => {
+    const answer = await world.call(method, path, body);
+    expect(answer.body).toMatchObject({ status, code: expect.stringMatching(/^[a-z_]+\.[a-z_]+$/), detail: expect.any(String) });
+    expect(answer.status).toBe(status);
+    expect(answer.headers['content-type']).toContain('application/problem+json');
+  });
+
+  it('that are not JSON, or too much of it, are refused', async () => {
+    const post = () => supertest(world.url).post('/api/v1/tokens').set('authorization', `Bearer ${adminToken}`);
+    expect((await post().set('content-type', 'application/json').send('{"name":')).body).toMatchObject({ status: 400, code: 'request.invalid' });
+    expect((await post().set('content-type', 'text/xml').send('<x/>')).body).toMatchObject({ status: 400, detail: 'Unsupported Media Type' });
+    expect((await post().send({ name: 'x'.repeat(2_000_000), role: 'admin' })).body).toMatchObject({ status: 400, detail: expect.stringContaining('too large') });
+  });
+
+  it('validation names every fault', async () => {
+    expect((await world.call('POST', '/api/v1/tokens', { name: '', role: 'king' })).body.context.faults).toEqual([expect.stringContaining('name: '), expect.stringContaining('role: ')]);
+  });
+
+  it('a device through its life', async () => {
+    await world.enrol('cam-1');
+    expect((await world.call('PATCH', '/api/v1/devices/cam-1', { labels: { site: 'lyon' }, config: { telemetryWindowS: 5 } })).body).toMatchObject({ id: 'cam-1', labels: { site: 'lyon' }, online: false, desired: { revision: 1, config: { telemetryWindowS: 5 } }, reported: null });
+    expect((await world.call('GET', '/api/v1/devices?selector=site=lyon&online=false')).body).toMatchObject({ items: [{ id: 'cam-1' }], nextCursor: null });
+    expect((await world.call('GET', '/api/v1/devices?selector=site!=lyon')).body.items).toEqual([]);
+    expect((await world.call('DELETE', '/api/v1/devices/cam-1?reason=sold')).status).toBe(204);
+    expect((await world.call('GET', '/api/v1/devices')).body.items).toEqual([]);
+    expect((await world.call('GET', '/api/v1/devices/cam-1')).body).toMatchObject({ retiredReason: 'sold', retiredAt: expect.stringMatching(/Z$/) });
+    expect((await world.call('GET', '/api/v1/audit?subject=cam-1')).body.items.map(({ action }: { action: string }) => action)).toEqual(['device.retire', 'device.label', 'device.enrol', 'enrolment.token_create']);
+  });
+});
+
+describe('beside the API', () => {
+  it('health and metrics are open', async () => {
+    expect(await world.call('GET', '/healthz', undefined, null)).toMatchObject({ status: 200, body: { ok: true } });
+    await expect.poll(() => world.call('GET', '/readyz', undefined, null)).toMatchObject({ status: 200, body: { ok: true, broker: 'connected' } });
+    const metrics = await world.call('GET', '/metrics', undefined, null);
+    expect(metrics.headers['content-type']).toContain('text/plain');
+    expect(metrics.body).toContain('reef_http_seconds_bucket{le="0.02",method="GET",route="/api/v1/devices/:id",status="404"}');
+  });
+
+  it('the OpenAPI document describes every route, with schemas, refusals and the token', async () => {
+    const { body: document } = await world.call('GET', '/openapi.json', undefined, null);
+    expect(document.openapi).toMatch(/^3\./);
+    expect(document.components.securitySchemes.bearer).toMatchObject({ type: 'http', scheme: 'bearer' });
+    expect(document.security).toEqual([{ bearer: [] }]);
+    expect(Object.keys(document.components.schemas)).toEqual(expect.arrayContaining(['Problem', 'ChangeDevice', 'SendCommand', 'CreateEnrolmentToken', 'CreateApiToken']));
+    expect(Object.keys(document.paths)).toEqual(expect.arrayContaining(['/api/v1/devices', '/api/v1/devices/{id}', '/api/v1/devices/{id}/commands', '/api/v1/enrolment-tokens', '/api/v1/tokens', '/api/v1/audit', '/api/v1/models', '/api/v1/jobs', '/api/v1/rollouts', '/api/v1/uploads', '/api/v1/telemetry/series']));
+    const ids = Object.values(document.paths as Record<string, Record<string, { operationId: string; responses: Record<string, any> }>>).flatMap((path) => Object.values(path)).map(({ operationId, responses }) => {
+      expect(responses['401']?.content['application/problem+json'].schema.$ref).toBe('#/components/schemas/Problem');
+      return operationId;
+    });
+    expect(new Set(ids).size).toBe(ids.length);
+    const refs = new Set([...JSON.stringify(document).matchAll(/"#\/components\/schemas\/([^"]+)"/g)].map(([, name]) => name!));
+    for (const name of refs) expect(document.components.schemas).toHaveProperty([name]);
+    expect((await supertest(world.url).get('/docs')).text).toContain('swagger-ui');
+  });
+
+  it('serves the console: files, its own pages, nothing outside, with a policy', async () => {
+    const root = await supertest(world.url).get('/');
+    expect(root.text).toContain('Reefkeeper');
+    expect(root.headers).toMatchObject({ 'content-security-policy': expect.stringContaining("default-src 'self'"), 'cache-control': 'no-cache', 'x-content-type-options': 'nosniff' });
+    expect((await supertest(world.url).get('/rollouts/17')).text).toContain('Reefkeeper');
+    expect((await supertest(world.url).get('/assets/app-1a2b.js')).headers['cache-control']).toContain('immutable');
+    expect((await supertest(world.url).get('/assets/..%2f..%2fetc/passwd')).status).toBe(404);
+    expect((await supertest(world.url).get('/api/v1/devices').set('authorization', `Bearer ${adminToken}`)).headers).toMatchObject({ 'cache-control': 'no-store', 'content-security-policy': "default-src 'none'; frame-ancestors 'none'" });
+  });
+
+  it('a bad environment lists every fault at once', () => {
+    expect(() => readConfig({ DATABASE_URL: 'mysql://x', PORT: 'http', BOOTSTRAP_ADMIN_TOKEN: 'short' })).toThrow(expect.objectContaining({ code: 'config.invalid', message: expect.stringMatching(/DATABASE_URL[^]*MQTT_URL[^]*ARTIFACTS_URL[^]*KEYS_DIR[^]*PORT[^]*BOOTSTRAP_ADMIN_TOKEN/) }));
+  });
+});

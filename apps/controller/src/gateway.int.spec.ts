@@ -1,0 +1,148 @@
+import { randomBytes, X509Certificate } from 'node:crypto';
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { Authority, revokedSerials } from '@reefkeeper/devices';
+import type { ObjectStore } from '@reefkeeper/platform';
+import { Registry } from '@reefkeeper/registry';
+import { DataSource } from 'typeorm';
+import { Agent, request, type Dispatcher } from 'undici';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { certificateRequest } from '../../../test/support/certificate-request.ts';
+import { rangeOf } from './downloads.ts';
+import { openHarness, type Harness, type TestDevice } from './harness.fixture.ts';
+
+let world: Harness;
+let device: TestDevice;
+let model: Buffer;
+let stored: { digest: string; bytes: number };
+let secret: string;
+const bundle = 'ab'.repeat(32);
+const envelope = Buffer.from('{"payload":"","signatures":[]}');
+
+beforeAll(async () => {
+  world = await openHarness();
+  device = await world.enrol('cam-1');
+  const objects = world.app.get<ObjectStore>('OBJECTS');
+  const registry = world.app.get(Registry, { strict: false });
+  model = randomBytes(300_000);
+  stored = await objects.put(model);
+  secret = (await objects.put(Buffer.from('training data'))).digest;
+  const kept = await objects.put(envelope);
+  const version = await registry.createVersion('m');
+  await world.app.get(DataSource).transaction((tx) => registry.move(version.id, 'BUILDING', tx));
+  await registry.publish(version.id, { bundleDigest: bundle, envelopeDigest: kept.digest, labels: null, task: 'classification', lineage: {} as never, parity: null, variants: [{ name: 'cpu-int8', kind: 'cpu-int8', minRuntime: null, ...stored }] });
+});
+afterAll(() => world?.close());
+
+const get = async (path: string, headers: Record<string, string> = {}, as: Dispatcher = device.agent, method: 'GET' | 'HEAD' = 'GET') => {
+  const answer = await request(`${world.gateway}${path}`, { method, headers, dispatcher: as });
+  return { status: answer.statusCode, headers: answer.headers, body: Buffer.from(await answer.body.arrayBuffer()) };
+};
+const post = async (path: string, body: object, as: Dispatcher) => {
+  const answer = await request(`${world.gateway}${path}`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify(body), dispatcher: as });
+  return { status: answer.statusCode, body: (await answer.body.json()) as any };
+};
+
+describe('who may come in', () => {
+  const stranger = new Agent({ connect: { rejectUnauthorized: false } });
+  afterAll(() => stranger.destroy());
+
+  it('everyone sees the authority, nobody anything else without a certificate', async () => {
+    expect((await get('/ca.pem', {}, stranger)).body.toString()).toContain('BEGIN CERTIFICATE');
+    for (const path of [`/v1/bundles/${bundle}`, `/v1/blobs/${stored.digest}`]) {
+      const answer = await get(path, {}, stranger);
+      expect(answer.status).toBe(401);
+      expect(JSON.parse(answer.body.toString())).toMatchObject({ code: 'device.unauthenticated' });
+    }
+    expect(await post('/v1/renew', { csr: 'x' }, stranger)).toMatchObject({ status: 401 });
+    expect(await get('/v1/else', {}, stranger)).toMatchObject({ status: 404 });
+  });
+
+  it('a certificate of another authority with the right name is nobody\'s', async () => {
+    const dir = await mkdtemp(join(tmpdir(), 'reef-other-'));
+    const other = await (await Authority.loadOrCreate(dir)).ownFiles(dir, 'cam-1', { commonName: 'cam-1', client: true });
+    await rm(dir, { recursive: true });
+    const forger = new Agent({ connect: { rejectUnauthorized: false, cert: other.certificate, key: other.key } });
+    expect((await get(`/v1/blobs/${stored.digest}`, {}, forger)).status).toBe(401);
+    await forger.destroy();
+  });
+
+  it('enrolment answers with all a device needs; bad ones with why', async () => {
+    const { csr, key } = await certificateRequest('whatever');
+    const { body: { token } } = await world.call('POST', '/api/v1/enrolment-tokens', { labels: { site: 'lyon' } });
+    const { status, body } = await post('/v1/enrol', { token, csr, deviceId: 'cam-2', hostname: 'h', capabilities: {} }, stranger);
+    expect(status).toBe(200);
+    expect(body).toMatchObject({ deviceId: 'cam-2', mqttUrl: world.broker.url, gatewayUrl: 'https://localhost:8443', signingKeys: [{ keyId: expect.stringMatching(/^[0-9a-f]{16}$/), publicKeyPem: expect.stringContaining('PUBLIC KEY') }] });
+    expect(new X509Certificate(body.certificate).checkPrivateKey(key)).toBe(true);
+    expect(new X509Certificate(body.certificate).verify(new X509Certificate(body.ca).publicKey)).toBe(true);
+    expect(await post('/v1/enrol', { token, csr, deviceId: 'cam-9' }, stranger)).toMatchObject({ status: 403, body: { code: 'enrolment.token_invalid' } });
+    expect(await post('/v1/enrol', { token }, stranger)).toMatchObject({ status: 400, body: { code: 'request.invalid', detail: expect.stringContaining('csr') } });
+    expect(await post('/v1/enrol', { token, csr: 'x'.repeat(100_000) }, stranger)).toMatchObject({ status: 400 });
+  });
+
+  it('a renewed certificate opens the doors, and so does the old one until it ends', async () => {
+    const { csr, keyPem } = await certificateRequest('x');
+    const { body } = await post('/v1/renew', { csr }, device.agent);
+    expect(body).toMatchObject({ deviceId: 'cam-1', ca: expect.any(String) });
+    const renewed = new Agent({ connect: { ca: body.ca, cert: body.certificate, key: keyPem } });
+    expect((await get(`/v1/blobs/${stored.digest}`, {}, renewed)).status).toBe(200);
+    expect((await get(`/v1/blobs/${stored.digest}`)).status).toBe(200);
+    await renewed.destroy();
+  });
+
+  it('a retired device is refused on the connection it holds, and named in the revocation list', async () => {
+    const leaving = await world.enrol('cam-3');
+    expect((await get(`/v1/blobs/${stored.digest}`, {}, leaving.agent)).status).toBe(200);
+    await world.call('DELETE', '/api/v1/devices/cam-3');
+    const refused = await get(`/v1/blobs/${stored.digest}`, {}, leaving.agent);
+    expect(refused.status).toBe(403);
+    expect(JSON.parse(refused.body.toString())).toMatchObject({ code: 'device.retired' });
+    const serial = new X509Certificate(leaving.certificate).serialNumber.toLowerCase();
+    await expect.poll(async () => [...await revokedSerials(await readFile(`${world.keysDir}/crl.pem`, 'utf8'), await readFile(`${world.keysDir}/ca.pem`, 'utf8'))], { timeout: 10_000 }).toContain(serial);
+  });
+});
+
+describe('downloads', () => {
+  const blob = () => `/v1/blobs/${stored.digest}`;
+
+  it('whole, with its digest as tag', async () => {
+    const answer = await get(blob());
+    expect(answer).toMatchObject({ status: 200, headers: { 'content-length': '300000', etag: `"${stored.digest}"`, 'accept-ranges': 'bytes', 'content-type': 'application/octet-stream', 'cache-control': expect.stringContaining('immutable') } });
+    expect(answer.body.equals(model)).toBe(true);
+    expect(await get(blob(), {}, device.agent, 'HEAD')).toMatchObject({ status: 200, headers: { 'content-length': '300000' } });
+    expect(await get(blob(), { 'if-none-match': `"x", W/"${stored.digest}"` })).toMatchObject({ status: 304 });
+    expect(await get(blob(), { 'if-none-match': '"x"' })).toMatchObject({ status: 200 });
+  });
+
+  it('in parts, to resume', async () => {
+    const rest = await get(blob(), { range: 'bytes=299990-' });
+    expect(rest).toMatchObject({ status: 206, headers: { 'content-range': 'bytes 299990-299999/300000', 'content-length': '10' } });
+    expect(rest.body.equals(model.subarray(299_990))).toBe(true);
+    expect((await get(blob(), { range: 'bytes=5-9' })).body.equals(model.subarray(5, 10))).toBe(true);
+    expect((await get(blob(), { range: 'bytes=-7' })).body.equals(model.subarray(-7))).toBe(true);
+    expect(await get(blob(), { range: 'bytes=300000-' })).toMatchObject({ status: 416, headers: { 'content-range': 'bytes */300000' } });
+    expect(await get(blob(), { range: 'bytes=5-9', 'if-range': '"something else"' })).toMatchObject({ status: 200 });
+    expect(await get(blob(), { range: 'bytes=5-9', 'if-range': `"${stored.digest}"` })).toMatchObject({ status: 206 });
+  });
+
+  it('many at once get the same bytes', async () => {
+    const answers = await Promise.all(Array.from({ length: 20 }, (_, n) => get(blob(), { range: `bytes=${n * 1000}-` })));
+    expect(answers.every(({ body }, n) => body.equals(model.subarray(n * 1000)))).toBe(true);
+  });
+
+  it('bundles by the digest of their manifest; nothing that is not for devices', async () => {
+    expect((await get(`/v1/bundles/${bundle}`))).toMatchObject({ status: 200, body: envelope, headers: { 'content-type': expect.stringContaining('application/json') } });
+    for (const [path, status] of [[`/v1/bundles/${'cd'.repeat(32)}`, 404], [`/v1/blobs/${'cd'.repeat(32)}`, 404], [`/v1/blobs/${secret}`, 404], ['/v1/blobs/..%2f..%2fetc%2fpasswd', 400]] as const) {
+      const answer = await get(path);
+      expect(answer.status).toBe(status);
+      expect(answer.headers['content-type']).toContain('problem+json');
+      expect(answer.headers.etag).toBeUndefined();
+    }
+  });
+
+  it.each([
+    ['bytes=0-', 10, { start: 0, end: 9 }], ['bytes=3-5', 10, { start: 3, end: 5 }], ['bytes=3-50', 10, { start: 3, end: 9 }], ['bytes=-3', 10, { start: 7, end: 9 }], ['bytes=-30', 10, { start: 0, end: 9 }],
+    ['bytes=10-', 10, 'unsatisfiable'], ['bytes=-0', 10, 'unsatisfiable'], ['bytes=5-3', 10, undefined], ['bytes=1-2,4-5', 10, undefined], ['bytes=-', 10, undefined], ['items=1-2', 10, undefined], [undefined, 10, undefined], ['bytes=0-', 0, 'unsatisfiable'],
+  ] as const)('range %s of %i is %j', (header, bytes, wanted) => expect(rangeOf(header, bytes)).toEqual(wanted));
+});
