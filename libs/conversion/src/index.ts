@@ -8,6 +8,8 @@ export * from './job.entity.ts';
 export * from './job.ts';
 export * from './jobs.service.ts';
 export * from './pipeline.service.ts';
+export * from './python-child.ts';
+export * from './python-env.ts';
 export * from './python-tools.ts';
 export * from './steps.ts';
 export * from './views.ts';

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { Inject, Injectable } from '@nestjs/common';
 import { DataSource } from 'typeorm';
-import { asReefError, hint, ReefError, type Clock, type Logger, type ObjectStore, type QueueHost, type Tx } from '@reefkeeper/platform';
+import { asReefError, hint, ReefError, type Clock, type Logger, type ObjectStore, type QueueHost, type Tx, type Worker } from '@reefkeeper/platform';
 import { Registry, refOf } from '@reefkeeper/registry';
 import { afterStep, isDone, objectsIn, stepKey, type StepName, type StepOutcome } from './job.ts';
 import { Job, JobStep } from './job.entity.ts';
@@ -36,6 +36,7 @@ type Claim = { job: Job; steps: JobStep[]; step: JobStep; owner: string };
 export class Pipeline {
   private readonly running = new Map<string, { stop(reason: StopReason): void; ended: Promise<void> }>();
   private stopping = false;
+  private taker: Worker | undefined;
 
   constructor(
     @Inject(DataSource) private readonly db: DataSource,
@@ -50,14 +51,17 @@ export class Pipeline {
 
   /** Begins taking jobs. */
   start(concurrency: number): void {
-    this.queues.worker<{ jobId: string }>(pipelineQueue, async (message) => this.advance(message.data.jobId), { concurrency, lockMs: leaseS * 1_000 });
+    this.taker = this.queues.worker<{ jobId: string }>(pipelineQueue, async (message) => this.advance(message.data.jobId), { concurrency, lockMs: leaseS * 1_000 });
   }
 
   /** Gives up what runs here; other workers take it over at once. */
   async stop(): Promise<void> {
     this.stopping = true;
+    // Before the runs are given up, so that the messages they leave for others do not come back here.
+    const closed = this.taker?.close().catch(() => {});
     for (const run of this.running.values()) run.stop('stopping');
     await Promise.all([...this.running.values()].map(async (run) => run.ended));
+    await closed;
   }
 
   /** Runs the next step of a job, if nobody else does. */

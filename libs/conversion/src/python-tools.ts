@@ -5,6 +5,8 @@ import { fileURLToPath } from 'node:url';
 import { z } from 'zod';
 import type { Preprocessing } from '@reefkeeper/bundle';
 import { ReefError } from '@reefkeeper/platform/errors';
+import { runPython } from './python-child.ts';
+import { ensurePythonEnv } from './python-env.ts';
 import type { StepContext } from './steps.ts';
 
 const tensors = z.array(z.object({ name: z.string(), shape: z.array(z.number().int().nullable()), dtype: z.string() }));
@@ -24,19 +26,11 @@ export interface PythonEvent {
   level?: string;
 }
 
-/** How Python is made available and run: `python-env.ts` and `python-child.ts`. */
-export interface PythonRuntime {
-  ensurePythonEnv(options: { root: string; onProgress?: (message: string) => void; signal?: AbortSignal }): Promise<{ python: string }>;
-  runPython(options: {
-    python: string; command: 'inspect-source' | 'convert' | 'evaluate'; request: Record<string, unknown>; workDir: string; signal: AbortSignal; timeoutMs: number; maxRssBytes: number;
-    onEvent: (event: PythonEvent) => void;
-  }): Promise<unknown>;
-}
-
 export interface PythonOptions {
-  runtime: PythonRuntime;
   /** Folder of the virtual environment, made on first use. */
   envDir: string;
+  /** Interpreter to make it from; found on the search path where absent. */
+  python?: string | undefined;
   /** Most resident memory of one child; TensorFlow needs about 1 GiB for MobileNet v2. */
   maxRssBytes?: number;
 }
@@ -80,18 +74,24 @@ export class PythonTools {
 
   private async call(context: StepContext, command: 'inspect-source' | 'convert' | 'evaluate', request: Record<string, unknown>, timeoutMs: number): Promise<unknown> {
     const { python } = await this.open(context);
-    return this.options.runtime.runPython({
+    return runPython({
       python, command, request, workDir: context.workDir, signal: context.signal, timeoutMs, maxRssBytes: this.options.maxRssBytes ?? 3 * 1024 ** 3,
       onEvent: (event) => {
         if (event.event === 'progress') context.progress(event.percent ?? null, event.message ?? event.phase);
         else if (event.event === 'log') context.log(event.message ?? '', event.level === 'error' || event.level === 'warn' ? 'err' : 'out');
       },
+    }).catch((thrown: unknown) => {
+      if (!(thrown instanceof ReefError)) throw thrown;
+      // What the child printed belongs in the job's log, not in every answer that shows the error.
+      const { stderr, ...detail } = thrown.detail;
+      if (typeof stderr === 'string') context.log(stderr, 'err');
+      throw new ReefError(thrown.code, thrown.kind, thrown.message, { detail, cause: thrown.cause });
     });
   }
 
   /** Made once per worker; a failed attempt is not remembered. */
   private async open(context: StepContext): Promise<{ python: string }> {
-    const opening = this.env ?? this.options.runtime.ensurePythonEnv({ root: this.options.envDir, onProgress: (message) => { context.progress(null, message); context.log(message); }, signal: context.signal });
+    const opening = this.env ?? ensurePythonEnv({ root: this.options.envDir, python: this.options.python, onProgress: (message) => { context.progress(null, message); context.log(message); }, signal: context.signal });
     this.env = opening;
     return opening.catch((error: unknown) => {
       if (this.env === opening) this.env = undefined;

@@ -14,7 +14,7 @@ export function importStep(python: PythonTools): StepExecutor<'import'> {
     timeoutMs: 30 * 60_000,
     inputs: async ({ request }) => ({
       source: request.source.digest, filename: request.source.filename, input: request.input, outputs: request.outputs, signature: request.signature,
-      labels: request.labels?.length, task: request.task,
+      labels: request.labels?.length, task: request.task, calibrated: request.calibration !== null,
       // TensorFlow Lite files are read here, without Python.
       tools: request.source.filename.endsWith('.tflite') ? null : await python.toolset(),
     }),

@@ -12,8 +12,9 @@ import type { PythonTools } from './python-tools.ts';
 import { outputOf, type StepContext, type StepExecutor, type StepOutputs } from './steps.ts';
 import { checkLabels, quantise } from './tensors.ts';
 
-/** More cost minutes and say little more. */
+/** More samples cost minutes and say little more; more bytes cost memory, in the child and here. */
 const mostSamples = 500;
+const mostSampleBytes = 128 * 1024 * 1024;
 const verifyEdition = 1;
 
 interface Samples {
@@ -71,22 +72,28 @@ async function fromOriginal(context: StepContext, python: PythonTools): Promise<
   const source = await context.fetch(request.source.digest, `source/${request.source.filename}`);
   const samples = await context.fetch(file.digest, `samples/${file.filename}`);
   const output = join(context.workDir, 'original.npz');
-  const result = await python.evaluate(context, { source, samples, samplesFilename: file.filename, output, preprocessing: preprocessingOf(context), signature: outputOf(context, 'import').signature, limit: mostSamples });
-  const arrays = readNpz(await readFile(output));
   const { inputs, outputs } = outputOf(context, 'convert');
+  const sampleBytes = 4 * [...inputs, ...outputs].reduce((sum, spec) => sum + sizeOf(spec), 0);
+  const limit = Math.max(8, Math.min(mostSamples, Math.floor(mostSampleBytes / sampleBytes)));
+  const result = await python.evaluate(context, { source, samples, samplesFilename: file.filename, output, preprocessing: preprocessingOf(context), signature: outputOf(context, 'import').signature, limit });
+  const arrays = readNpz(await readFile(output));
   const rows = (kind: string, specs: readonly TensorSpec[]) => transpose(specs.map((spec, index) => split(arrays.get(`${kind}_${index}`), spec, `${kind} ${index}`)));
   return { inputs: rows('input', inputs), outputs: rows('output', outputs), labels: labelsOf(result.labels, request.labels, context), tools: result.tools };
 }
 
 /** One row per sample. @throws ReefError `verify.shape_differs` */
 function split(array: NpyArray | undefined, spec: TensorSpec, what: string): Float32Array[] {
-  const size = spec.shape.reduce((product, part) => product * part, 1);
+  const size = sizeOf(spec);
   const count = array?.shape[0] ?? 0;
   if (!array || count === 0) throw new ReefError('samples.empty', 'invalid', 'There are no samples to verify the model with. Give an archive with images, or an .npz with arrays.');
   if (array.data.length !== count * size) {
     throw new ReefError('verify.shape_differs', 'bug', `The original's ${what} has shape [${array.shape.join(', ')}], the quantised model's [${spec.shape.join(', ')}]: they cannot be compared.`);
   }
   return Array.from({ length: count }, (_, at) => array.data.subarray(at * size, (at + 1) * size));
+}
+
+function sizeOf({ shape }: Pick<TensorSpec, 'shape'>): number {
+  return shape.reduce((product, part) => product * part, 1);
 }
 
 function transpose(columns: Float32Array[][]): Float32Array[][] {
@@ -120,7 +127,7 @@ function invented(specs: StepOutputs['convert']['inputs']): Samples {
   };
   const inputs = Array.from({ length: 16 }, () => specs.map((spec) => {
     const low = spec.dtype === 'uint8' ? 0 : -128;
-    return Float32Array.from({ length: spec.shape.reduce((product, part) => product * part, 1) }, () => (low + Math.floor(next() * 256) - (spec.zeroPoint ?? 0)) * (spec.scale ?? 1 / 128));
+    return Float32Array.from({ length: sizeOf(spec) }, () => (low + Math.floor(next() * 256) - (spec.zeroPoint ?? 0)) * (spec.scale ?? 1 / 128));
   }));
   return { inputs, outputs: null, labels: inputs.map(() => null), tools: {} };
 }

@@ -1,0 +1,32 @@
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
+import { commonConfig, parseConfig } from '@reefkeeper/platform';
+import { z } from 'zod';
+
+const folder = z.string().min(1).transform((path) => resolve(path));
+
+const schema = commonConfig.extend({
+  DATABASE_URL: z.url({ protocol: /^postgres(ql)?$/ }),
+  REDIS_URL: z.url({ protocol: /^rediss?$/ }).optional(),
+  ARTIFACTS_URL: z.string().min(1),
+  GCS_ENDPOINT: z.url().optional(),
+  /** Folder with `signing-key.pem`, made there when missing. The controller must read the same one. */
+  KEYS_DIR: folder,
+  /** Interpreter that the virtual environment is made from, 3.10 to 3.13; looked for on the search path where absent. */
+  PYTHON: z.string().optional(),
+  /** Virtual environment with TensorFlow, made on first use (about 1.6 GB). */
+  PYTHON_ENV_DIR: folder.default(resolve('.reef/python')),
+  /** Scratch space: a few times the largest model and its samples. */
+  WORK_DIR: folder.default(join(tmpdir(), 'reef-worker')),
+  /** Steps at once. TensorFlow needs a core and about 1 GiB for each. */
+  WORKER_CONCURRENCY: z.coerce.number().int().min(1).max(64).default(1),
+  REEF_EDGETPU_COMPILER: z.string().optional(),
+  /** GET /healthz and /readyz here; without it there is no server. */
+  HEALTH_PORT: z.coerce.number().int().min(0).max(65_535).optional(),
+});
+
+export type Config = Readonly<z.output<typeof schema>>;
+
+export function readConfig(env: NodeJS.ProcessEnv): Config {
+  return parseConfig(schema, env);
+}

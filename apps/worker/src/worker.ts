@@ -1,0 +1,68 @@
+import { rm } from 'node:fs/promises';
+import { createServer, type Server } from 'node:http';
+import { NestFactory } from '@nestjs/core';
+import { conversionSchema, Jobs, openExecutors, Pipeline, PipelineModule, PythonTools } from '@reefkeeper/conversion';
+import { ChangeFeed, openDatabase, openObjects, openQueues, PlatformModule, systemClock, type Logger } from '@reefkeeper/platform';
+import { registrySchema } from '@reefkeeper/registry';
+import type { Config } from './config.ts';
+import { startSweeps } from './sweeps.ts';
+import { openWorkDir } from './work-dir.ts';
+
+export interface Worker {
+  /** Port of the health server; null where none was asked for. */
+  healthPort: number | null;
+  /** Hands running steps back and lets go of everything. */
+  stop(): Promise<void>;
+}
+
+const sweepMs = 2_000;
+
+/** Everything is in rows and objects: a worker may be killed at any moment, and another one goes on. */
+export async function startWorker(config: Config, log: Logger): Promise<Worker> {
+  const db = await openDatabase({ url: config.DATABASE_URL, slices: [registrySchema, conversionSchema], applicationName: 'reef-worker', poolSize: 4 + 2 * config.WORKER_CONCURRENCY });
+  const feed = new ChangeFeed(config.DATABASE_URL, log);
+  await feed.start();
+  const queues = openQueues({ databaseUrl: config.DATABASE_URL, ...(config.REDIS_URL ? { redisUrl: config.REDIS_URL } : {}) });
+  const objects = await openObjects(config.ARTIFACTS_URL, config.GCS_ENDPOINT ? { gcsEndpoint: config.GCS_ENDPOINT } : {});
+  const workDir = await openWorkDir(config.WORK_DIR);
+  const python = new PythonTools({ envDir: config.PYTHON_ENV_DIR, python: config.PYTHON });
+  const executors = openExecutors({ python, keysDir: config.KEYS_DIR, compiler: config.REEF_EDGETPU_COMPILER });
+  const context = await NestFactory.createApplicationContext({
+    module: class WorkerModule {},
+    imports: [PlatformModule.forRoot({ db, clock: systemClock, log, objects, queues, feed }), PipelineModule.forRoot({ executors, workDir })],
+  }, { logger: ['error', 'warn'] });
+
+  const pipeline = context.get(Pipeline, { strict: false });
+  const jobs = context.get(Jobs, { strict: false });
+  pipeline.start(config.WORKER_CONCURRENCY);
+  const stopSweeps = startSweeps([{ name: 'jobs', everyMs: sweepMs, run: async () => jobs.sweep() }], log);
+  const health = config.HEALTH_PORT === undefined ? null : await openHealth(config.HEALTH_PORT, async () => { await db.query('SELECT 1'); });
+  return {
+    healthPort: health && (health.address() as { port: number }).port,
+    async stop() {
+      // First what takes new work, then the work, then what it needs.
+      await stopSweeps();
+      await pipeline.stop();
+      await queues.close();
+      health?.close();
+      await context.close();
+      await feed.stop();
+      await db.destroy();
+      await rm(workDir, { recursive: true, force: true });
+    },
+  };
+}
+
+async function openHealth(port: number, check: () => Promise<void>): Promise<Server> {
+  const server = createServer((request, response) => {
+    const answer = (status: number, body: object) => response.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify(body));
+    if (request.url === '/healthz') answer(200, { ok: true });
+    else if (request.url === '/readyz') check().then(() => answer(200, { ok: true }), () => answer(503, { ok: false, reason: 'the database does not answer' }));
+    else answer(404, {});
+  });
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', reject);
+    server.listen(port, resolve);
+  });
+  return server;
+}

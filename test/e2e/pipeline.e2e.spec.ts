@@ -1,0 +1,169 @@
+import { spawn, type ChildProcess } from 'node:child_process';
+import { createReadStream, readdirSync, readFileSync } from 'node:fs';
+import { mkdir, mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { pathToFileURL } from 'node:url';
+import { execa } from 'execa';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { decodeGolden, judgeGolden, loadOrCreateSigningKey, verifyBundle } from '@reefkeeper/bundle';
+import { conversionSchema, ensurePythonEnv, isSettled, Jobs, type BuildRequestInput, type JobWithSteps } from '@reefkeeper/conversion';
+import { Interpreter } from '@reefkeeper/inference';
+import { ChangeFeed, openLogger, openObjects, openQueues, readWhole, systemClock, type ObjectStore, type QueueHost } from '@reefkeeper/platform';
+import { Registry, registrySchema } from '@reefkeeper/registry';
+import { testDatabase, type TestDatabase } from '../support/database.ts';
+
+// The built worker as a process, with TensorFlow: what a killed, stopped or cancelled worker leaves behind can be seen only so.
+const root = join(import.meta.dirname, '../..');
+const envDir = join(root, '.reef/python');
+const node = join(root, 'node_modules/.bin/node');
+
+let database: TestDatabase;
+let dir: string;
+let objects: ObjectStore;
+let queues: QueueHost;
+let feed: ChangeFeed;
+let jobs: Jobs;
+let registry: Registry;
+const workers: ChildProcess[] = [];
+
+beforeAll(async () => {
+  database = await testDatabase([registrySchema, conversionSchema]);
+  dir = await mkdtemp(join(tmpdir(), 'reef-e2e-'));
+  const { python } = await ensurePythonEnv({ root: envDir });
+  await mkdir(join(dir, 'made'));
+  await execa(python, [join(import.meta.dirname, 'colour-model.py'), join(dir, 'made')]);
+  objects = await openObjects(pathToFileURL(join(dir, 'objects')).href);
+  queues = openQueues({ databaseUrl: database.url });
+  feed = new ChangeFeed(database.url, openLogger('test', 'silent'));
+  await feed.start();
+  registry = new Registry(database.db, systemClock, objects);
+  jobs = new Jobs(database.db, systemClock, objects, queues, feed, registry);
+}, 900_000);
+afterEach(async () => { await Promise.all(workers.splice(0).map(async (worker) => ended(worker, 'SIGTERM'))); });
+afterAll(async () => {
+  await queues.close(true);
+  await feed.stop();
+  await database.drop();
+  await rm(dir, { recursive: true });
+});
+
+async function startWorker(): Promise<ChildProcess> {
+  const worker = spawn(node, [join(root, 'apps/worker/dist/main.js')], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+    env: { PATH: process.env.PATH ?? '', LOG_LEVEL: 'warn', DATABASE_URL: database.url, ARTIFACTS_URL: pathToFileURL(join(dir, 'objects')).href, KEYS_DIR: join(dir, 'keys'), WORK_DIR: join(dir, 'work'), PYTHON_ENV_DIR: envDir },
+  });
+  workers.push(worker);
+  await new Promise<void>((resolve, reject) => {
+    worker.stdout!.on('data', (text: Buffer) => { if (text.includes('"ready":true')) resolve(); });
+    worker.on('exit', (code) => reject(new Error(`the worker ended with ${code}`)));
+  });
+  return worker;
+}
+
+async function ended(worker: ChildProcess, signal: NodeJS.Signals): Promise<void> {
+  if (worker.exitCode !== null || worker.signalCode !== null) return;
+  const exit = new Promise((resolve) => { worker.once('exit', resolve); });
+  worker.kill(signal);
+  await exit;
+}
+
+async function upload(name: string) {
+  return { digest: (await objects.put(createReadStream(join(dir, 'made', name)))).digest, filename: name };
+}
+
+async function create(model: string, more: Partial<BuildRequestInput> = {}) {
+  return jobs.create(model, { source: await upload('model.tar.gz'), calibration: await upload('pictures.tar.gz'), labels: ['red', 'green', 'blue'], preprocessing: { mean: 127.5, std: 127.5 }, ...more });
+}
+
+async function until(id: string, wanted: (job: JobWithSteps) => boolean): Promise<JobWithSteps> {
+  for (let tries = 0; tries < 4_000; tries += 1) {
+    const job = await jobs.find(id);
+    if (wanted(job)) return job;
+    await sleep(50);
+  }
+  throw new Error(`never came: ${JSON.stringify(await jobs.find(id))}`);
+}
+const settled = (job: JobWithSteps) => isSettled(job.state);
+const converting = (job: JobWithSteps) => job.steps[1]!.state === 'RUNNING' && (job.steps[1]!.percent ?? 0) > 0;
+
+/** Children of this test's workers that run the converter. */
+function converters(): number[] {
+  return readdirSync('/proc').filter((name) => /^\d+$/.test(name)).map(Number).filter((pid) => {
+    try {
+      return readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes('reef_convert') && readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes(dir) && !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'));
+    } catch {
+      return false;
+    }
+  });
+}
+
+async function noConverters(withinMs: number): Promise<void> {
+  const until = performance.now() + withinMs;
+  while (converters().length > 0 && performance.now() < until) await sleep(20);
+  expect(converters()).toEqual([]);
+}
+
+describe('a SavedModel', () => {
+  it('becomes a signed, verified int8 version; the second time nothing is converted again', async () => {
+    await startWorker();
+    const { job, version } = await create('colours', { evaluation: await upload('pictures.tar.gz') });
+    const done = await until(job.id, settled);
+    expect(done).toMatchObject({ state: 'SUCCEEDED', error: null });
+    const ready = await registry.versionById(version.id);
+    expect(ready.parity).toMatchObject({ samples: 60, accuracy: { labelled: 60, float: 1 }, warnings: [] });
+    expect(ready.parity!.agreement).toBeGreaterThan(0.95);
+    const manifest = verifyBundle(JSON.parse((await registry.envelopeOf(ready.bundleDigest!)).toString()), [await loadOrCreateSigningKey(join(dir, 'keys'))]);
+    expect(manifest.inputs[0]).toMatchObject({ dtype: 'int8', shape: [1, 32, 32, 3], preprocessing: { kind: 'image', width: 32, height: 32, mean: [127.5] } });
+    expect(manifest.lineage.tools).toHaveProperty('tensorflow');
+    const interpreter = Interpreter.load(await readWhole(objects, manifest.variants[0]!.file.digest));
+    for (const one of decodeGolden(await readWhole(objects, manifest.golden!.digest)).cases) expect(judgeGolden(one, interpreter.run(one.input).outputs)).toMatchObject({ ok: true });
+    interpreter.close();
+    expect((await jobs.logAfter(job.id)).some((line) => line.step === 'convert')).toBe(true);
+
+    const again = await create('colours', { evaluation: await upload('pictures.tar.gz') });
+    const cached = await until(again.job.id, settled);
+    expect(cached.steps.map((step) => step.state)).toEqual(['CACHED', 'CACHED', 'CACHED', 'CACHED', 'SKIPPED', 'SKIPPED', 'SUCCEEDED']);
+    expect((await registry.versionById(again.version.id)).lineage!.parent).toBe('colours@1');
+  }, 600_000);
+
+  it.each<[string, Partial<BuildRequestInput>, string, string]>([
+    ['without calibration', { calibration: null }, 'calibration.missing', 'import'],
+    ['with labels that do not fit', { labels: ['red', 'green'] }, 'labels.mismatch', 'import'],
+    ['with another signature', { signature: 'nope' }, 'source.', 'import'],
+  ])('%s is refused', async (_what, more, code, step) => {
+    await startWorker();
+    const { job } = await create('refused', more);
+    const done = await until(job.id, settled);
+    expect(done).toMatchObject({ state: 'FAILED', error: { code: expect.stringContaining(code) as string, step } });
+  }, 300_000);
+});
+
+describe('a running conversion', () => {
+  it('is gone within two seconds of a cancel', async () => {
+    await startWorker();
+    const { job } = await create('cancelled', { preprocessing: { mean: 100, std: 100 } });
+    await until(job.id, converting);
+    expect(converters()).toHaveLength(1);
+    const asked = performance.now();
+    await jobs.cancel(job.id);
+    expect(await until(job.id, settled)).toMatchObject({ state: 'CANCELED' });
+    await noConverters(2_000);
+    expect(performance.now() - asked).toBeLessThan(2_000);
+  }, 300_000);
+
+  it.each<NodeJS.Signals>(['SIGKILL', 'SIGTERM'])('comes to the same end when its worker gets %s', async (signal) => {
+    const worker = await startWorker();
+    const { job, version } = await create('survivor', { preprocessing: { mean: signal === 'SIGKILL' ? 120 : 121, std: 127 } });
+    await until(job.id, converting);
+    await ended(worker, signal);
+    await noConverters(3_000);
+    await startWorker();
+    const done = await until(job.id, settled);
+    expect(done).toMatchObject({ state: 'SUCCEEDED', error: null });
+    expect(done.steps[1]!.losses).toBe(signal === 'SIGKILL' ? 1 : 0);
+    expect((await registry.versionById(version.id)).state).toBe('READY');
+    expect(readdirSync(join(dir, 'work'))).toHaveLength(1);
+  }, 300_000);
+});

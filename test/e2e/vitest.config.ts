@@ -1,0 +1,19 @@
+import { defaultServerConditions } from 'vite';
+import { defineConfig } from 'vitest/config';
+
+const conditions = ['@reefkeeper/source', ...defaultServerConditions];
+
+/** Whole processes, as built: `npm run test:e2e` builds first. One file at a time, since they share two cores and a Python environment. */
+export default defineConfig({
+  resolve: { conditions },
+  ssr: { resolve: { conditions } },
+  test: {
+    root: import.meta.dirname,
+    include: ['**/*.e2e.spec.ts'],
+    pool: 'forks',
+    fileParallelism: false,
+    testTimeout: 300_000,
+    hookTimeout: 900_000,
+    globalSetup: ['../global-setup.ts'],
+  },
+});
