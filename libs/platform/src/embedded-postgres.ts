@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { chmod, chown, mkdir, open, readFile, rename, rm, symlink, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:net';
 import { dirname, join, relative } from 'node:path';
 import { execa, type Options } from 'execa';
 import getPort from 'get-port';
@@ -16,6 +17,8 @@ export interface EmbeddedPostgres {
   port: number;
   /** Whether a server was found running and taken over. */
   adopted: boolean;
+  /** Of the server itself; undefined when it is gone. */
+  pid(): Promise<number | undefined>;
   stop(): Promise<void>;
 }
 
@@ -26,9 +29,10 @@ const nobody = 65_534;
 /**
  * @param dir holds everything: `data/`, `password`, `log`. Created when missing, found again at the next start.
  * @param options.throwaway trades durability for speed; for tests.
+ * @param options.port wanted where it is free, so that clients of a server that died find the next one.
  * @throws ReefError `postgres.unsupported`, `postgres.folder_closed`, `postgres.start_failed`, `disk.full`
  */
-export async function startEmbeddedPostgres(dir: string, options: { throwaway?: boolean } = {}): Promise<EmbeddedPostgres> {
+export async function startEmbeddedPostgres(dir: string, options: { throwaway?: boolean; port?: number } = {}): Promise<EmbeddedPostgres> {
   const binaries = await loadBinaries();
   const data = join(dir, 'data');
   const log = join(dir, 'log');
@@ -48,7 +52,7 @@ export async function startEmbeddedPostgres(dir: string, options: { throwaway?: 
     if (await answers(urlOf(running.port, password))) return handle(running.port, true);
     await run(binaries.pg_ctl, ['stop', '-D', data, '-m', 'immediate', '-w', '-t', '15']);
   }
-  const port = await getPort({ host: '127.0.0.1' });
+  const port = options.port && (await isFree(options.port)) ? options.port : await getPort({ host: '127.0.0.1' });
   const flags = ['-p', `${port}`, '-c', 'listen_addresses=127.0.0.1', '-c', 'unix_socket_directories=', '-c', 'max_connections=200',
     ...(options.throwaway ? ['-c', 'fsync=off', '-c', 'synchronous_commit=off', '-c', 'full_page_writes=off'] : [])];
   const started = await run(binaries.pg_ctl, ['start', '-D', data, '-l', log, '-w', '-t', '60', '-o', flags.join(' ')]);
@@ -69,6 +73,7 @@ export async function startEmbeddedPostgres(dir: string, options: { throwaway?: 
   function handle(at: number, adopted: boolean): EmbeddedPostgres {
     return {
       url: urlOf(at, password), port: at, adopted,
+      pid: async () => (await runningServer(data))?.pid,
       stop: async () => { await run(binaries.pg_ctl, ['stop', '-D', data, '-m', 'fast', '-w', '-t', '30']); },
     };
   }
@@ -132,6 +137,8 @@ async function runningServer(data: string): Promise<{ pid: number; port: number 
   } catch {
     return undefined;
   }
+  // Dead, but not yet taken note of by its parent: the signal still arrives.
+  if (/^\d+ \(.*\) Z/s.test(await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => ''))) return undefined;
   return { pid, port: Number(lines[3]) };
 }
 
@@ -147,6 +154,13 @@ async function answers(url: string): Promise<boolean> {
   } finally {
     await client.end().catch(() => {});
   }
+}
+
+/** get-port would not hand out a port again that it has given away lately. */
+function isFree(port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const probe = createServer().once('error', () => resolve(false)).listen(port, '127.0.0.1', () => probe.close(() => resolve(true)));
+  });
 }
 
 function urlOf(port: number, password: string): string {

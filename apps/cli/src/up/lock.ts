@@ -1,33 +1,107 @@
-import { readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, realpath, rm, writeFile } from 'node:fs/promises';
+import { createServer, type Server } from 'node:net';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { execa } from 'execa';
 import { ReefError } from '@reefkeeper/platform/errors';
 
-/** One `reef up` per folder. The lock names its holder; what a killed one left behind is taken over. @throws ReefError `up.running` */
-export async function holdLock(file: string): Promise<{ release(): Promise<void> }> {
-  for (let attempt = 0; ; attempt += 1) {
-    try {
-      await writeFile(file, `${process.pid}`, { flag: 'wx' });
-      return { release: () => rm(file, { force: true }) };
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
-    }
-    const holder = Number(await readFile(file, 'utf8').catch(() => ''));
-    if (attempt > 0 || (holder && isReef(await commandOf(holder)))) {
-      throw new ReefError('up.running', 'conflict', `Another \`reef up\` (process ${holder}) uses this folder. Stop it, or take another folder with --dir.`, { detail: { pid: holder } });
-    }
-    await rm(file, { force: true });
+/** A process that is still the one it was: ids are given out again, start times are not. */
+interface Known { pid: number; born: string }
+
+/**
+ * One `reef up` per folder. On Linux a socket in the abstract namespace holds it, which the kernel lets go however we end; the file only
+ * says who it is. Elsewhere the file is the lock, good as long as its process lives.
+ * @throws ReefError `up.running`
+ */
+export async function holdLock(dir: string): Promise<{ release(): Promise<void> }> {
+  const file = join(dir, 'up.pid');
+  const holder = await knownIn(file);
+  const running = () => new ReefError('up.running', 'conflict', `Another \`reef up\`${holder ? ` (process ${holder.pid})` : ''} uses ${dir}. Stop it, or take another folder with --dir.`, { detail: { pid: holder?.pid ?? null, dir } });
+  let socket: Server | undefined;
+  if (process.platform === 'linux') socket = await listenAbstract(`\0reef-up:${await realpath(dir)}`, running);
+  else if (holder && (await lives(holder))) throw running();
+  await remember(file, process.pid);
+  return {
+    release: async () => {
+      await rm(file, { force: true });
+      socket?.close();
+    },
+  };
+}
+
+function listenAbstract(name: string, taken: () => ReefError): Promise<Server> {
+  return new Promise((resolve, reject) => {
+    const server = createServer((socket) => socket.destroy());
+    server.once('error', (cause: NodeJS.ErrnoException) => reject(cause.code === 'EADDRINUSE' ? taken() : cause));
+    server.listen(name, () => resolve(server));
+    server.unref();
+  });
+}
+
+/** Where each process of ours is written down while it runs, so that the next start finds what a killed one left behind. */
+export class RunFolder {
+  private constructor(private readonly dir: string) {}
+
+  static async open(dir: string): Promise<RunFolder> {
+    await mkdir(dir, { recursive: true });
+    return new RunFolder(dir);
+  }
+
+  async note(name: string, pid: number): Promise<void> {
+    await remember(join(this.dir, `${name}.pid`), pid);
+  }
+
+  async forget(name: string): Promise<void> {
+    await rm(join(this.dir, `${name}.pid`), { force: true });
+  }
+
+  /** Ends what still runs from a start before this one: they stop by themselves when their supervisor is gone, but take a moment. @returns their names */
+  async clear(graceMs = 8_000): Promise<string[]> {
+    const names = (await readdir(this.dir)).filter((name) => name.endsWith('.pid'));
+    const cleared = await Promise.all(names.map(async (name) => {
+      const known = await knownIn(join(this.dir, name));
+      const alive = known !== undefined && (await lives(known));
+      if (alive) {
+        kill(known.pid, 'SIGTERM');
+        for (const end = Date.now() + graceMs; Date.now() < end && (await lives(known));) await sleep(100);
+        if (await lives(known)) kill(known.pid, 'SIGKILL');
+        while (await lives(known)) await sleep(50);
+      }
+      await rm(join(this.dir, name), { force: true });
+      return alive ? [name.slice(0, -'.pid'.length)] : [];
+    }));
+    return cleared.flat();
   }
 }
 
-/** The command line of a live process; undefined when there is none. A process id alone may have been given to someone else. */
-export async function commandOf(pid: number): Promise<string | undefined> {
+async function remember(file: string, pid: number): Promise<void> {
+  await writeFile(file, `${JSON.stringify({ pid, born: (await bornAt(pid)) ?? '' } satisfies Known)}\n`);
+}
+
+async function knownIn(file: string): Promise<Known | undefined> {
+  return readFile(file, 'utf8').then((text) => JSON.parse(text) as Known).catch(() => undefined);
+}
+
+async function lives({ pid, born }: Known): Promise<boolean> {
+  return (await bornAt(pid)) === born;
+}
+
+/** When the process began, in the system's own words; undefined when there is none (a zombie counts as none). */
+async function bornAt(pid: number): Promise<string | undefined> {
+  if (process.platform === 'linux') {
+    const stat = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => undefined);
+    // Behind the name in parentheses, which may hold anything: field 3 is the state, 22 the start (proc(5)).
+    const fields = stat?.slice(stat.lastIndexOf(')') + 2).split(' ');
+    return fields === undefined || fields[0] === 'Z' ? undefined : fields[19];
+  }
+  const { exitCode, stdout } = await execa('ps', ['-p', `${pid}`, '-o', 'lstart='], { reject: false });
+  return exitCode === 0 && typeof stdout === 'string' ? stdout.trim() : undefined;
+}
+
+function kill(pid: number, signal: NodeJS.Signals): void {
   try {
-    process.kill(pid, 0);
+    process.kill(pid, signal);
   } catch {
-    return undefined;
+    // Gone already.
   }
-  return readFile(`/proc/${pid}/cmdline`, 'utf8').then((text) => text.replaceAll('\0', ' '), () => 'reef');
-}
-
-function isReef(command: string | undefined): boolean {
-  return command !== undefined && /reef|apps\/(cli|controller|worker|agent)\//.test(command);
 }

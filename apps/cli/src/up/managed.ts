@@ -1,10 +1,10 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { EventEmitter } from 'node:events';
-import { createWriteStream, renameSync, statSync, type WriteStream } from 'node:fs';
 import { createInterface } from 'node:readline';
 import { ReefError } from '@reefkeeper/platform/errors';
+import { RotatingLog } from './log-file.ts';
 
-export type ManagedState = 'starting' | 'ready' | 'restarting' | 'stopped';
+export type ManagedState = 'waiting' | 'starting' | 'ready' | 'restarting' | 'stopping' | 'stopped';
 
 export interface ManagedSpec {
   name: string;
@@ -17,86 +17,109 @@ export interface ManagedSpec {
   at?: string;
 }
 
-const readyMs = 60_000;
+const readyMs = 90_000;
 const stopMs = 12_000;
 const firstRestartMs = 500;
 const mostRestartMs = 15_000;
 /** A process that held out this long starts again without delay. */
 const stableMs = 30_000;
-const mostLogBytes = 16 * 1024 ** 2;
 
-/** One of our processes: started, watched, started again with back-off when it dies, stopped in order. It notices by its IPC channel when we are gone. */
-export class Managed extends EventEmitter<{ change: [] }> {
-  state: ManagedState = 'stopped';
+/**
+ * One of our processes: started, watched, started again with back-off when it dies, stopped in order. It notices by its IPC channel
+ * when we are gone, however that came about.
+ */
+export class Managed extends EventEmitter<{ change: []; spawned: [pid: number]; gone: [] }> {
+  state: ManagedState = 'waiting';
   restarts = 0;
   since = Date.now();
   private child: ChildProcess | undefined;
   private wanted = false;
   private restartMs = firstRestartMs;
-  private log: WriteStream | undefined;
-  private lastWords: string[] = [];
+  private timer: NodeJS.Timeout | undefined;
+  private readonly log: RotatingLog;
 
   constructor(readonly spec: ManagedSpec) {
     super();
+    this.log = new RotatingLog(spec.logFile);
   }
 
   get pid(): number | undefined {
-    return this.child?.pid;
+    return this.running ? this.child!.pid : undefined;
+  }
+
+  private get running(): boolean {
+    return this.child !== undefined && this.child.exitCode === null && this.child.signalCode === null;
   }
 
   /** Resolves when it says that it is ready. @throws ReefError `up.process_failed` with its last words when it ends before that */
   async start(): Promise<void> {
     this.wanted = true;
-    await this.launch();
+    this.move('starting');
+    try {
+      await this.launch();
+    } catch (error) {
+      // Dying before it was ever ready is a fault that trying again does not heal.
+      await this.stop();
+      throw error;
+    }
   }
 
   async stop(): Promise<void> {
     this.wanted = false;
-    const child = this.child;
-    if (child && child.exitCode === null && child.signalCode === null) {
-      const gone = new Promise((resolve) => { child.once('exit', resolve); });
-      child.kill('SIGTERM');
-      const timer = setTimeout(() => child.kill('SIGKILL'), stopMs);
+    clearTimeout(this.timer);
+    const { child } = this;
+    if (this.running) {
+      this.move('stopping');
+      const gone = new Promise((resolve) => { child!.once('exit', resolve); });
+      child!.kill('SIGTERM');
+      const timer = setTimeout(() => child!.kill('SIGKILL'), stopMs);
       await gone;
       clearTimeout(timer);
     }
     this.move('stopped');
-    this.log?.end();
+    this.log.close();
   }
 
   private launch(): Promise<void> {
-    this.move(this.restarts > 0 ? 'restarting' : 'starting');
-    this.log = this.openLog();
-    const log = this.log;
     const child = spawn(process.execPath, [this.spec.main, ...(this.spec.args ?? [])], { env: { ...process.env, ...this.spec.env }, stdio: ['ignore', 'pipe', 'pipe', 'ipc'] });
     this.child = child;
-    child.stderr!.on('data', (chunk: Buffer) => {
-      log.write(chunk);
-      this.lastWords = [...this.lastWords, ...chunk.toString('utf8').split('\n').filter(Boolean)].slice(-6);
+    if (child.pid) this.emit('spawned', child.pid);
+    const lastWords: string[] = [];
+    createInterface({ input: child.stderr! }).on('line', (line) => {
+      this.log.write(line);
+      lastWords.push(line);
+      if (lastWords.length > 20) lastWords.shift();
     });
     const begun = Date.now();
     return new Promise((resolve, reject) => {
-      const late = setTimeout(() => reject(new ReefError('up.process_failed', 'unavailable', `${this.spec.name} did not become ready within ${readyMs / 1_000} s; see ${this.spec.logFile}.`)), readyMs);
+      const late = setTimeout(() => {
+        reject(new ReefError('up.process_failed', 'unavailable', `${this.spec.name} did not become ready within ${readyMs / 1_000} s; see ${this.spec.logFile}.`));
+        child.kill('SIGKILL');
+      }, readyMs);
       createInterface({ input: child.stdout! }).on('line', (line) => {
-        log.write(`${line}\n`);
+        this.log.write(line);
         if (!line.startsWith('{"ready":true')) return;
         clearTimeout(late);
         this.move('ready');
         resolve();
       });
-      child.on('error', (cause) => log.write(`${cause.message}\n`));
-      child.on('exit', (code, signal) => {
+      child.on('error', (cause) => lastWords.push(cause.message));
+      // `close` and not `exit`: what it said last has arrived by then.
+      child.on('close', (code, signal) => {
         clearTimeout(late);
-        const stable = Date.now() - begun > stableMs;
-        log.write(`${this.spec.name} ended with ${signal ?? code}\n`);
-        reject(new ReefError('up.process_failed', 'unavailable', `${this.spec.name} ended with ${signal ?? `code ${code}`} before it was ready:\n${this.lastWords.map((line) => `  ${line}`).join('\n')}\nThe whole log: ${this.spec.logFile}`));
-        if (!this.wanted) return;
-        this.restartMs = stable ? firstRestartMs : Math.min(2 * this.restartMs, mostRestartMs);
-        this.restarts += 1;
-        this.move('restarting');
-        setTimeout(() => { if (this.wanted) this.launch().catch(() => {}); }, this.restartMs);
+        this.log.write(`${this.spec.name} ended with ${signal ?? code}`);
+        this.emit('gone');
+        reject(failureOf(this.spec, signal ?? `code ${code}`, lastWords));
+        if (this.wanted && this.state !== 'starting') this.again(Date.now() - begun);
       });
     });
+  }
+
+  private again(livedMs: number): void {
+    this.restartMs = livedMs > stableMs ? firstRestartMs : Math.min(2 * this.restartMs, mostRestartMs);
+    this.restarts += 1;
+    this.move('restarting');
+    this.timer = setTimeout(() => { if (this.wanted) this.launch().catch(() => {}); }, this.restartMs);
   }
 
   private move(state: ManagedState): void {
@@ -104,14 +127,12 @@ export class Managed extends EventEmitter<{ change: [] }> {
     this.since = Date.now();
     this.emit('change');
   }
+}
 
-  private openLog(): WriteStream {
-    this.log?.end();
-    try {
-      if (statSync(this.spec.logFile).size > mostLogBytes) renameSync(this.spec.logFile, `${this.spec.logFile}.1`);
-    } catch {
-      // The first of its kind.
-    }
-    return createWriteStream(this.spec.logFile, { flags: 'a' });
-  }
+/** Our processes end a failed start with `error: message` and `code: ...`; what has no such line failed otherwise, and its last words must do. */
+function failureOf(spec: ManagedSpec, how: string, words: string[]): ReefError {
+  const at = words.findLastIndex((line) => line.startsWith('error: '));
+  const said = at >= 0 ? words.slice(at).join('\n').replace(/^error: /, '').replace(/\ncode: .*$/s, '') : words.slice(-6).join('\n');
+  const code = at >= 0 ? /^code: (.*)$/m.exec(words.slice(at).join('\n'))?.[1] : undefined;
+  return new ReefError(code ?? 'up.process_failed', 'unavailable', `${spec.name} ended with ${how} before it was ready: ${said}\nThe whole log: ${spec.logFile}`, { detail: { process: spec.name } });
 }

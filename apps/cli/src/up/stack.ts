@@ -6,12 +6,12 @@ import { fileURLToPath, pathToFileURL } from 'node:url';
 import { execa } from 'execa';
 import writeFileAtomic from 'write-file-atomic';
 import { Authority } from '@reefkeeper/devices';
-import { startEmbeddedPostgres, type EmbeddedPostgres } from '@reefkeeper/platform/embedded-postgres';
 import { ReefError } from '@reefkeeper/platform/errors';
 import { Client } from '../client.ts';
 import { credentialsFile, type Credentials } from '../context.ts';
-import { holdLock } from './lock.ts';
-import { Managed } from './managed.ts';
+import { Database } from './database.ts';
+import { holdLock, RunFolder } from './lock.ts';
+import { Managed, type ManagedState } from './managed.ts';
 import { checkPort } from './ports.ts';
 
 export interface StackOptions {
@@ -27,7 +27,10 @@ export interface StackOptions {
   onNote(text: string): void;
 }
 
-const app = (path: string) => fileURLToPath(new URL(`../../../${path}`, import.meta.url));
+/** A line of the status view. */
+export interface Row { name: string; state: ManagedState; pid: number | undefined; since: number; restarts: number; at: string }
+
+const app = (path: string) => fileURLToPath(new URL(`../../../../${path}`, import.meta.url));
 
 /**
  * The embedded mode: the product's own processes on embedded infrastructure. Whatever has a URL in the environment (DATABASE_URL, REDIS_URL,
@@ -39,51 +42,58 @@ export class Stack {
   token = '';
   /** Set when the administrator's token was made by this start. */
   newToken: string | undefined;
-  private postgres: EmbeddedPostgres | undefined;
+  private readonly database: Database;
+  private run!: RunFolder;
   private lock: { release(): Promise<void> } | undefined;
   private stopping: Promise<void> | undefined;
 
-  constructor(readonly options: StackOptions) {}
+  constructor(readonly options: StackOptions) {
+    this.database = new Database(join(options.dir, 'postgres'), options.onNote);
+  }
 
   get url(): string {
     return `http://127.0.0.1:${this.options.port}`;
   }
 
-  get database(): string {
-    return this.postgres ? `embedded, port ${this.postgres.port}` : 'external';
+  rows(): Row[] {
+    return [this.database.row(), ...this.processes.map(({ spec, state, pid, since, restarts }) => ({ name: spec.name, state, pid, since, restarts, at: spec.at ?? '' }))];
   }
 
   async start(): Promise<void> {
     const { dir, port, gatewayPort, mqttPort, onNote } = this.options;
     await mkdir(join(dir, 'logs'), { recursive: true });
-    this.lock = await holdLock(join(dir, 'up.lock'));
+    this.lock = await holdLock(dir);
+    this.run = await RunFolder.open(join(dir, 'run'));
+    const leftovers = await this.run.clear();
+    if (leftovers.length > 0) onNote(`stopped what a former start had left running: ${leftovers.join(', ')}`);
     await checkPort(port, 'API and console', '--port');
     await checkPort(gatewayPort, 'device gateway', '--gateway-port');
     if (!process.env.MQTT_URL) await checkPort(mqttPort, 'MQTT broker', '--mqtt-port');
     const keys = join(dir, 'keys');
     const authority = await Authority.loadOrCreate(keys);
 
-    if (!process.env.DATABASE_URL) {
-      this.postgres = await startEmbeddedPostgres(join(dir, 'postgres'));
-      onNote(this.postgres.adopted ? 'PostgreSQL was still running from before and was taken over' : 'PostgreSQL started');
-    }
-    const databaseUrl = process.env.DATABASE_URL ?? this.postgres!.url;
+    const databaseUrl = await this.database.start();
+    this.goOn();
     const mqttUrl = process.env.MQTT_URL ?? `mqtts://127.0.0.1:${mqttPort}`;
     if (!process.env.MQTT_URL) {
       const files = await authority.ownFiles(keys, 'broker', { commonName: 'reef-broker', hosts: ['localhost', '127.0.0.1'] });
-      await this.launch('broker', 'apps/cli/dist/up/broker-main.js', { BROKER_PORT: `${mqttPort}`, BROKER_CA: join(keys, 'ca.pem'), BROKER_CERT: files.certificateFile, BROKER_KEY: files.keyFile }, [], `mqtts://127.0.0.1:${mqttPort}`);
+      await this.launch('broker', 'apps/cli/dist/up/broker-main.js', { BROKER_PORT: `${mqttPort}`, BROKER_CA: join(keys, 'ca.pem'), BROKER_CERT: files.certificateFile, BROKER_KEY: files.keyFile, BROKER_CRL: join(keys, 'crl.pem') }, [], mqttUrl);
     }
     const { token } = await this.credentials();
     this.token = token;
     const shared = {
-      DATABASE_URL: databaseUrl, MQTT_URL: mqttUrl, KEYS_DIR: keys, ARTIFACTS_URL: process.env.ARTIFACTS_URL ?? pathToFileURL(resolve(dir, 'artifacts')).href,
+      DATABASE_URL: databaseUrl, MQTT_URL: mqttUrl, KEYS_DIR: resolve(keys), ARTIFACTS_URL: process.env.ARTIFACTS_URL ?? pathToFileURL(resolve(dir, 'artifacts')).href,
     };
+    const console_ = app('apps/console/dist');
     await this.launch('controller', 'apps/controller/dist/main.js', {
-      ...shared, PORT: `${port}`, GATEWAY_PORT: `${gatewayPort}`, PUBLIC_GATEWAY_URL: `https://127.0.0.1:${gatewayPort}`, PUBLIC_MQTT_URL: mqttUrl.replace(/^mqtt:/, 'mqtts:'), BOOTSTRAP_ADMIN_TOKEN: token, CONSOLE_DIR: app('apps/console/dist'),
+      ...shared, PORT: `${port}`, GATEWAY_PORT: `${gatewayPort}`, PUBLIC_GATEWAY_URL: `https://127.0.0.1:${gatewayPort}`, PUBLIC_MQTT_URL: mqttUrl.replace(/^mqtt:/, 'mqtts:'), BOOTSTRAP_ADMIN_TOKEN: token,
+      ...(existsSync(console_) ? { CONSOLE_DIR: console_ } : {}),
     }, [], this.url);
     this.client = new Client(this.url, token);
-    await this.launch('worker', 'apps/worker/dist/main.js', { ...shared, PYTHON_ENV_DIR: resolve(dir, 'python'), WORK_DIR: resolve(dir, 'work') });
-    for (let number = 1; number <= this.options.agents; number += 1) await this.startAgent(number);
+    await Promise.all([
+      this.launch('worker', 'apps/worker/dist/main.js', { ...shared, PYTHON_ENV_DIR: process.env.PYTHON_ENV_DIR ?? resolve(dir, 'python'), WORK_DIR: resolve(dir, 'work') }),
+      this.startAgents(),
+    ]);
   }
 
   /** Children first, in the order of who needs whom. */
@@ -93,17 +103,24 @@ export class Stack {
       await Promise.all(of('coral-').map((one) => one.stop()));
       await Promise.all([...of('worker'), ...of('controller')].map((one) => one.stop()));
       await Promise.all(of('broker').map((one) => one.stop()));
-      await this.postgres?.stop();
+      await this.database.stop();
       await this.lock?.release();
     })();
     await this.stopping;
   }
 
+  private async startAgents(): Promise<void> {
+    for (let number = 1; number <= this.options.agents; number += 1) await this.startAgent(number);
+  }
+
   private async startAgent(number: number): Promise<void> {
     const id = `coral-${number}`;
     const home = resolve(this.options.dir, 'agents', id);
-    const known = await this.client.get(`/devices/${id}`).then(() => true, () => false);
-    if (!known || !existsSync(join(home, 'identity'))) {
+    const known = await this.client.get(`/devices/${id}`).then(() => true, (error: unknown) => {
+      if (error instanceof ReefError && error.kind === 'not_found') return false;
+      throw error;
+    });
+    if (!known || !existsSync(join(home, 'identity', 'identity.json'))) {
       // A device of another database, or half enrolled: it starts anew.
       await rm(home, { recursive: true, force: true });
       const { token } = await this.client.post<{ token: string }>('/enrolment-tokens', { deviceId: id, labels: { site: 'demo', line: number % 2 === 1 ? 'a' : 'b' } });
@@ -115,11 +132,19 @@ export class Stack {
   }
 
   private async launch(name: string, main: string, env: Record<string, string>, args: string[] = [], at?: string): Promise<void> {
+    this.goOn();
     const file = app(main);
     if (!existsSync(file)) throw new ReefError('up.not_built', 'invalid', `${main} is not built. Run \`npm run build\` first.`);
     const managed = new Managed({ name, main: file, args, env, logFile: join(this.options.dir, 'logs', `${name}.log`), ...(at ? { at } : {}) });
+    managed.on('spawned', (pid) => { this.run.note(name, pid).catch(() => {}); });
+    managed.on('gone', () => { this.run.forget(name).catch(() => {}); });
     this.processes.push(managed);
     await managed.start();
+  }
+
+  /** A start that was interrupted must not go on behind the back of the stop. */
+  private goOn(): void {
+    if (this.stopping) throw new ReefError('up.interrupted', 'conflict', 'Interrupted while starting.');
   }
 
   /** The administrator's token is made once and kept for the CLI on this machine, readable by its owner only. */

@@ -3,7 +3,7 @@ import { table } from '../output.ts';
 import type { ManagedState } from './managed.ts';
 import type { Stack } from './stack.ts';
 
-const tones: Record<ManagedState, (text: string) => string> = { ready: colours.green, starting: colours.cyan, restarting: colours.yellow, stopped: colours.dim };
+const tones: Record<ManagedState, (text: string) => string> = { waiting: colours.dim, ready: colours.green, starting: colours.cyan, restarting: colours.yellow, stopping: colours.yellow, stopped: colours.dim };
 
 /** On a terminal one table that is drawn over itself; elsewhere a line per change. */
 export class StatusView {
@@ -14,7 +14,7 @@ export class StatusView {
   constructor(private readonly stack: Stack, private readonly live: boolean) {}
 
   start(): void {
-    this.timer = setInterval(() => this.draw(), 1_000);
+    this.timer = setInterval(() => this.draw(), this.live ? 1_000 : 200);
     this.draw();
   }
 
@@ -23,17 +23,22 @@ export class StatusView {
     this.draw();
   }
 
+  /** Something else goes to the terminal now: the table is drawn anew below it. */
+  interrupted(): void {
+    this.drawn = 0;
+  }
+
   private draw(): void {
     if (!this.live) {
-      for (const { spec, state, pid, restarts } of this.stack.processes) {
-        const line = `${spec.name} ${state}${state === 'ready' ? ` (process ${pid})` : ''}${restarts > 0 ? `, started ${restarts + 1} times` : ''}`;
-        if (this.told.get(spec.name) !== line) process.stdout.write(`${line}\n`);
-        this.told.set(spec.name, line);
+      for (const { name, state, pid, restarts, at } of this.stack.rows()) {
+        const line = `${name.padEnd(10)} ${state}${state === 'ready' ? `${pid ? `, process ${pid}` : ''}${at ? `, ${at}` : ''}` : ''}${restarts > 0 ? `, restarted ${restarts} ${restarts === 1 ? 'time' : 'times'}` : ''}`;
+        if (state !== 'waiting' && this.told.get(name) !== line) process.stdout.write(`${line}\n`);
+        this.told.set(name, line);
       }
       return;
     }
-    const rows = this.stack.processes.map(({ spec, state, pid, restarts, since }) => [spec.name, tones[state](state), pid ?? '-', span(Date.now() - since), restarts, spec.at ?? '']);
-    const text = `${table(['process', 'state', 'pid', 'for', 'restarts', 'at'], [['postgres', colours.green('ready'), '-', '-', '-', this.stack.database], ...rows])}\n\n${colours.dim('Ctrl-C stops everything; data stays.')}\n`;
+    const rows = this.stack.rows().map(({ name, state, pid, since, restarts, at }) => [name, tones[state](state), pid, span(Date.now() - since), restarts, at]);
+    const text = `${table(['process', 'state', 'pid', 'for', 'restarts', 'at'], rows)}\n\n${colours.dim('Ctrl-C stops everything; data stays.')}\n`;
     process.stdout.write(`${this.drawn > 0 ? `\x1b[${this.drawn}A\x1b[0J` : ''}${text}`);
     this.drawn = text.split('\n').length - 1;
   }
