@@ -2,13 +2,13 @@ import { fork, type ChildProcess } from 'node:child_process';
 import { EventEmitter } from 'node:events';
 import { ReefError, type ErrorKind } from '@reefkeeper/platform/errors';
 import type { EdgeTpuDevice } from './edgetpu.ts';
-import type { TensorInfo } from './tensor.ts';
-import type { Answers, Reply, Request } from './wire.ts';
+import type { ExpectedTensors, TensorInfo } from './tensor.ts';
+import { stderrMark, type Answers, type Reply, type Request } from './wire.ts';
 
 export interface HostOptions {
   /** Path of libtensorflowlite_c; the one npm ships by default. */
   library?: string;
-  /** An inference that takes longer means the accelerator or driver hangs: the child is killed. */
+  /** An inference that takes longer, counted from when the child can begin it, means that the accelerator or driver hangs: the child is killed. */
   inferenceDeadlineMs?: number;
   /** The same for loading and probing. */
   loadDeadlineMs?: number;
@@ -25,17 +25,27 @@ export interface LoadedModel {
    * @throws ReefError `inference.crashed`, `inference.hung`, `inference.failed`, `inference.input_size`
    */
   infer(inputs: Uint8Array[]): Promise<{ outputs: Uint8Array[]; invokeUs: number; totalUs: number }>;
+  /**
+   * The same inference `runs` times in a row inside the child, so that the way there is not measured with it.
+   * @returns microseconds of each: copying in, the native call, copying out
+   */
+  bench(inputs: Uint8Array[], runs: number): Promise<Float64Array>;
   unload(): Promise<void>;
 }
 
-interface Pending { resolve(answer: never): void; reject(error: ReefError): void; timer: NodeJS.Timeout }
+interface Pending { kind: Request['kind']; limitMs: number; resolve(answer: never): void; reject(error: ReefError): void }
+
+/** A busy event loop runs a due timer before it reads the answer that is already there; this much longer tells the two apart. */
+const graceMs = 50;
 
 /**
  * A child process that runs models. When it dies, every pending call is rejected with `inference.crashed`, `exit` is emitted, and
  * the host is done: whoever owns it decides whether and when to open another. Models of one Edge TPU belong in one host.
  */
 export class InferenceHost extends EventEmitter<{ exit: [ReefError] }> {
+  /** In the order sent, which is the order the child works and answers in; only the first is running. */
   private readonly pending = new Map<number, Pending>();
+  private deadline: NodeJS.Timeout | undefined;
   private readonly child: ChildProcess;
   private nextId = 0;
   private stderr = '';
@@ -53,7 +63,8 @@ export class InferenceHost extends EventEmitter<{ exit: [ReefError] }> {
     });
     this.child.on('message', (reply: Reply) => this.settle(reply));
     this.child.on('error', (cause) => this.end(new ReefError('inference.crashed', 'unavailable', `The inference process could not be started: ${cause.message}`, { cause })));
-    this.child.on('exit', (code, signal) => this.end(this.ended ?? new ReefError('inference.crashed', 'unavailable', `The inference process ended with ${signal ?? `code ${code}`}.${this.stderr && ` It last said: ${this.stderr.trim().split('\n').at(-1)}`}`, { detail: { code, signal, stderr: this.stderr } })));
+    // 'close' and not 'exit': only then has stderr been read to its end.
+    this.child.on('close', (code, signal) => this.end(this.ended ?? new ReefError('inference.crashed', 'unavailable', `The inference process ended with ${signal ?? `code ${code}`}.${this.stderr.trim() && ` It last said: ${this.stderr.trim().split('\n').at(-1)}`}`, { detail: { code, signal, stderr: this.stderr } })));
     this.child.stderr!.on('data', (chunk: Buffer) => { this.stderr = (this.stderr + chunk.toString('utf8')).slice(-8_192); });
   }
 
@@ -63,10 +74,11 @@ export class InferenceHost extends EventEmitter<{ exit: [ReefError] }> {
 
   /**
    * @param model.digest SHA-256 of the file, checked before loading
+   * @param model.expect the manifest's tensors; a file with others is refused (`inference.tensors_differ`)
    * @throws ReefError as `Interpreter.load`, and `artifact.checksum_mismatch`, `inference.crashed`, `inference.hung`
    */
-  async load(model: { path: string; digest: string; threads?: number; edgetpu?: { device: EdgeTpuDevice; library?: string } }): Promise<LoadedModel> {
-    const { model: id, ...facts } = await this.ask({ kind: 'load', path: model.path, digest: model.digest, threads: model.threads ?? 1, edgetpu: model.edgetpu ?? null });
+  async load(model: { path: string; digest: string; threads?: number; expect?: ExpectedTensors; edgetpu?: { device: EdgeTpuDevice; library?: string } }): Promise<LoadedModel> {
+    const { model: id, ...facts } = await this.ask({ kind: 'load', path: model.path, digest: model.digest, threads: model.threads ?? 1, expect: model.expect ?? null, edgetpu: model.edgetpu ?? null });
     return {
       ...facts,
       infer: async (inputs) => {
@@ -74,6 +86,7 @@ export class InferenceHost extends EventEmitter<{ exit: [ReefError] }> {
         const answer = await this.ask({ kind: 'infer', model: id, inputs });
         return { ...answer, totalUs: (performance.now() - begin) * 1_000 };
       },
+      bench: async (inputs, runs) => (await this.ask({ kind: 'bench', model: id, inputs, runs })).totalUs,
       unload: async () => { await this.ask({ kind: 'unload', model: id }); },
     };
   }
@@ -95,33 +108,60 @@ export class InferenceHost extends EventEmitter<{ exit: [ReefError] }> {
   private ask<K extends Request['kind']>(request: Extract<Request, { kind: K }>): Promise<Answers[K]> {
     if (this.ended) return Promise.reject(this.ended);
     const id = (this.nextId += 1);
-    const limitMs = request.kind === 'infer' ? (this.options.inferenceDeadlineMs ?? 10_000) : (this.options.loadDeadlineMs ?? 60_000);
+    const { inferenceDeadlineMs = 10_000, loadDeadlineMs = 60_000 } = this.options;
+    const limitMs = request.kind === 'infer' ? inferenceDeadlineMs : request.kind === 'bench' ? inferenceDeadlineMs * (request as Extract<Request, { kind: 'bench' }>).runs : loadDeadlineMs;
     return new Promise<Answers[K]>((resolve, reject) => {
-      const timer = setTimeout(() => {
-        this.ended = new ReefError('inference.hung', 'unavailable', `The inference process did not answer a ${request.kind} within ${limitMs} ms and was killed.`);
-        this.child.kill('SIGKILL');
-      }, limitMs);
-      this.pending.set(id, { resolve, reject, timer });
+      this.pending.set(id, { kind: request.kind, limitMs, resolve, reject });
+      if (this.pending.size === 1) this.watchFirst();
       this.child.send({ ...request, id }, (error) => { if (error) this.end(new ReefError('inference.crashed', 'unavailable', `The inference process cannot be reached: ${error.message}`, { cause: error })); });
     });
+  }
+
+  /** Only the running call has a deadline: those behind it have not begun. */
+  private watchFirst(): void {
+    clearTimeout(this.deadline);
+    const [first] = this.pending;
+    if (!first) return;
+    const [id, { kind, limitMs }] = first;
+    this.deadline = setTimeout(() => {
+      this.deadline = setTimeout(() => {
+        if (!this.pending.has(id)) return;
+        this.ended = new ReefError('inference.hung', 'unavailable', `The inference process did not answer a ${kind} within ${limitMs} ms and was killed.`);
+        this.child.kill('SIGKILL');
+      }, graceMs);
+      // A bench of many runs may be longer than a timer can be.
+    }, Math.min(limitMs, 2 ** 31 - 1));
   }
 
   private settle(reply: Reply): void {
     const waiting = this.pending.get(reply.id);
     if (!waiting) return;
     this.pending.delete(reply.id);
-    clearTimeout(waiting.timer);
-    if (reply.ok) waiting.resolve(reply.answer as never);
-    else waiting.reject(new ReefError(reply.code, reply.kind as ErrorKind, reply.message));
+    this.watchFirst();
+    if (reply.ok) {
+      waiting.resolve(reply.answer as never);
+      return;
+    }
+    void this.saidBefore(stderrMark(reply.id)).then((said) => {
+      const reason = [...new Set(said.filter((line) => line.startsWith('ERROR:')).map((line) => line.slice(6).trim()))].join('; ').slice(0, 500);
+      waiting.reject(new ReefError(reply.code, reply.kind as ErrorKind, reason ? `${reply.message} TensorFlow Lite says: ${reason}` : reply.message, said.length > 0 ? { detail: { stderr: said.join('\n') } } : {}));
+    });
+  }
+
+  /** The lines that the child wrote to stderr before `mark`, or what there is of them after a second. */
+  private async saidBefore(mark: string): Promise<string[]> {
+    for (let waited = 0; !this.stderr.includes(mark) && !this.ended && waited < 1_000; waited += 5) await new Promise((resolve) => { setTimeout(resolve, 5); });
+    const [said = '', ...rest] = this.stderr.split(mark);
+    this.stderr = rest.join(mark);
+    return said.split('\n').filter((line) => line !== '' && !line.startsWith('INFO:') && !line.startsWith('<end of call'));
   }
 
   private end(reason: ReefError): void {
     const first = this.ended === undefined || this.pending.size > 0;
     this.ended ??= reason;
-    for (const waiting of this.pending.values()) {
-      clearTimeout(waiting.timer);
-      waiting.reject(this.ended);
-    }
+    clearTimeout(this.deadline);
+    this.child.kill('SIGKILL');
+    for (const waiting of this.pending.values()) waiting.reject(this.ended);
     this.pending.clear();
     if (first && !this.closing) this.emit('exit', this.ended);
   }

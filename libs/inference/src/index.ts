@@ -3,4 +3,4 @@ export { InferenceHost, openInferenceHost, type HostOptions, type LoadedModel } 
 export { Interpreter, type InterpreterOptions } from './interpreter.ts';
 export { tfliteLibraryPath } from './native.ts';
 export { quantisePixels, readImage, type ImagePreprocessing } from './preprocess.ts';
-export { dequantise, topK, type TensorInfo, type TensorType } from './tensor.ts';
+export { dequantise, topK, type ExpectedTensors, type TensorInfo, type TensorType } from './tensor.ts';

@@ -61,13 +61,12 @@ function bind(lib: LibraryHandle) {
     tensorRank: lib.func('int32_t TfLiteTensorNumDims(void *tensor)') as (tensor: Pointer) => number,
     tensorDim: lib.func('int32_t TfLiteTensorDim(void *tensor, int32_t dim)') as (tensor: Pointer, dim: number) => number,
     tensorBytes: lib.func('size_t TfLiteTensorByteSize(void *tensor)') as (tensor: Pointer) => number,
-    tensorData: lib.func('void *TfLiteTensorData(void *tensor)') as (tensor: Pointer) => Pointer,
+    copyFrom: lib.func('int TfLiteTensorCopyFromBuffer(void *tensor, const void *data, size_t size)') as (tensor: Pointer, data: Uint8Array, size: number) => number,
+    copyTo: lib.func('int TfLiteTensorCopyToBuffer(void *tensor, void *data, size_t size)') as (tensor: Pointer, data: Uint8Array, size: number) => number,
     tensorName: lib.func('const char *TfLiteTensorName(void *tensor)') as (tensor: Pointer) => string | null,
     tensorQuantisation: lib.func('TfLiteTensorQuantizationParams', Quantisation, ['void *']) as (tensor: Pointer) => { scale: number; zero_point: number },
     xnnpackCreate: lib.func('void *TfLiteXNNPackDelegateCreate(const void *options)') as (options: Buffer) => Pointer,
     xnnpackDelete: lib.func('void TfLiteXNNPackDelegateDelete(void *delegate)') as (delegate: Pointer) => void,
-    /** The tensor's own memory. Valid until the interpreter is deleted, and only then a crash: never keep it longer. */
-    view: (data: Pointer, bytes: number): Uint8Array => new Uint8Array(koffi.view(data, bytes)),
   };
 }
 

@@ -13,6 +13,34 @@ export interface TensorInfo {
   bytes: number;
 }
 
+/** Tensors as a bundle's manifest describes them. */
+export interface ExpectedTensors {
+  inputs: readonly ExpectedTensor[];
+  outputs: readonly ExpectedTensor[];
+}
+export type ExpectedTensor = { shape: readonly number[]; dtype: string; scale: number | null; zeroPoint: number | null };
+
+/**
+ * How a model's tensors differ from what was promised, in words. Names are not compared: converters rename tensors freely, while
+ * another shape, type or quantisation makes every answer wrong without any error.
+ */
+export function differences(model: { inputs: readonly TensorInfo[]; outputs: readonly TensorInfo[] }, promised: ExpectedTensors): string[] {
+  return (['inputs', 'outputs'] as const).flatMap((side) => {
+    if (model[side].length !== promised[side].length) return [`${model[side].length} ${side} instead of ${promised[side].length}`];
+    return model[side].flatMap((tensor, index) => {
+      const wanted = promised[side][index]!;
+      const what = `${side.slice(0, -1)} ${index}`;
+      const faults: string[] = [];
+      if (tensor.dtype !== wanted.dtype) faults.push(`${what} is ${tensor.dtype} instead of ${wanted.dtype}`);
+      if (tensor.shape.join('x') !== wanted.shape.join('x')) faults.push(`${what} has shape ${tensor.shape.join('x')} instead of ${wanted.shape.join('x')}`);
+      // TFLite holds scales as float32; a manifest may have them with fewer or more digits.
+      if (wanted.scale !== null && Math.abs((tensor.scale ?? 0) - wanted.scale) > 1e-6 * wanted.scale) faults.push(`${what} has scale ${tensor.scale} instead of ${wanted.scale}`);
+      if (wanted.zeroPoint !== null && tensor.zeroPoint !== wanted.zeroPoint) faults.push(`${what} has zero point ${tensor.zeroPoint} instead of ${wanted.zeroPoint}`);
+      return faults;
+    });
+  });
+}
+
 export function typeName(code: number): TensorType {
   return typeNames[code] ?? 'none';
 }
