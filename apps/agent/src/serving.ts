@@ -135,7 +135,7 @@ export class Serving {
       const { inferences, errors } = this.trial!;
       const failed = [...errors.values()].reduce((sum, count) => sum + count, 0);
       if (failed > inferences) throw tooMany(errors, inferences);
-      if (this.options.frames && inferences + failed === 0 && (await this.options.frames.next()) !== undefined && ms >= 1_000) {
+      if (this.options.frames && inferences + failed === 0 && (await this.options.frames.next()) !== undefined && ms >= 1_000 + 3_000 / this.options.fps()) {
         throw new ReefError('observe.no_inference', 'invalid', `Not one inference was finished in ${ms / 1_000} s of observation.`);
       }
     } finally {
