@@ -28,7 +28,7 @@ export function compare(samples: readonly SamplePair[], options: ParityOptions):
   const warnings = [
     ...(constant ? ['The quantised model gives the same answer to every sample.'] : []),
     ...(options.sameAsCalibration ? ['Measured on the calibration samples; give held-out evaluation samples for an honest number.'] : []),
-    ...(samples.length < 20 ? [`Only ${samples.length} samples: the shares are rough.`] : []),
+    ...(samples.length < fewSamples ? [`Only ${samples.length} samples: the shares are rough.`] : []),
   ];
   return {
     samples: samples.length,
@@ -47,6 +47,7 @@ export function compare(samples: readonly SamplePair[], options: ParityOptions):
   };
 }
 
+const fewSamples = 20;
 const defaultAgreement = 0.9;
 const defaultAccuracyDrop = 0.05;
 
@@ -60,7 +61,7 @@ export function judgeParity(parity: Parity, thresholds: BuildRequest['thresholds
   const broken = parity.samples > 0 ? parity.outputs.find((output) => output.cosine === null) : undefined;
   if (broken) return { ok: false, message: `The output "${broken.name}" holds values that are not finite numbers. Check the original model, and that its inputs are scaled as it was trained.`, numbers: {} };
   if (parity.agreement !== null && !(parity.agreement >= least)) {
-    return { ok: false, message: `The quantised model agrees with the original on ${percent(parity.agreement)} of ${parity.samples} samples; ${percent(least)} are asked for. ${hint}`, numbers: { agreement: parity.agreement, threshold: least } };
+    return { ok: false, message: `The quantised model agrees with the original on ${percent(parity.agreement)} of ${parity.samples} samples; ${percent(least)} are asked for.${parity.samples < fewSamples ? ` With so few samples each weighs ${percent(1 / parity.samples)}: give more evaluation samples.` : ''} ${hint}`, numbers: { agreement: parity.agreement, threshold: least } };
   }
   if (parity.accuracy && !(parity.accuracy.float - parity.accuracy.int8 <= most)) {
     return { ok: false, message: `Quantisation costs ${percent(parity.accuracy.float - parity.accuracy.int8)} of accuracy (${percent(parity.accuracy.float)} to ${percent(parity.accuracy.int8)}); ${percent(most)} are allowed. ${hint}`, numbers: { ...parity.accuracy, threshold: most } };
