@@ -51,6 +51,8 @@ program.command('run').description('serve, and follow the fleet')
       });
     };
     process.once('SIGTERM', stop).once('SIGINT', stop);
+    // Started by a supervisor, we end with it, however it ends.
+    process.once('disconnect', stop);
   });
 
 program.command('status').description('what this device runs, as the agent last wrote it')

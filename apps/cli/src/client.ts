@@ -7,6 +7,11 @@ import { WebSocket } from 'ws';
 
 const kinds: Record<number, ErrorKind> = { 400: 'invalid', 401: 'unauthenticated', 403: 'forbidden', 404: 'not_found', 409: 'conflict', 413: 'invalid', 503: 'unavailable' };
 
+type Query = Record<string, string | number | boolean | null | undefined>;
+
+/** A watch outlives a controller that starts again, but not one that is gone. */
+const patienceMs = 60_000;
+
 /** The controller's API. Every problem it answers comes back as the ReefError it was on the other side. */
 export class Client {
   constructor(readonly url: string, private readonly token: string) {}
@@ -14,6 +19,17 @@ export class Client {
   async get<T>(path: string, query: Record<string, string | number | boolean | undefined> = {}): Promise<T> {
     const text = new URLSearchParams(Object.entries(query).flatMap(([key, value]) => (value === undefined ? [] : [[key, String(value)] as [string, string]]))).toString();
     return this.request<T>('GET', text ? `${path}?${text}` : path);
+  }
+
+  /** Every item of a list, page after page. */
+  async all<T>(path: string, query: Query = {}): Promise<T[]> {
+    const items: T[] = [];
+    for (let cursor: string | null | undefined; cursor !== null;) {
+      const page: { items: T[]; nextCursor: string | null } = await this.get(path, { limit: 500, ...query, cursor });
+      items.push(...page.items);
+      cursor = page.nextCursor;
+    }
+    return items;
   }
 
   async post<T>(path: string, body?: unknown): Promise<T> {
@@ -26,6 +42,12 @@ export class Client {
 
   async delete(path: string): Promise<void> {
     await this.request('DELETE', path);
+  }
+
+  /** Whether the store has these bytes already. */
+  async knows(digest: string): Promise<boolean> {
+    const response = await fetch(`${this.url}/api/v1/artifacts/${digest}`, { method: 'HEAD', headers: { authorization: `Bearer ${this.token}` } }).catch(() => undefined);
+    return response?.ok ?? false;
   }
 
   /** Streams a file into the artifact store. `onBytes` hears how many have gone. */
@@ -56,12 +78,23 @@ export class Client {
    */
   async follow<T>(subscription: string, look: () => Promise<T | undefined>): Promise<T> {
     let wake = () => {};
+    let heard = Date.now();
+    const patient = async () => {
+      try {
+        const found = await look();
+        heard = Date.now();
+        return found;
+      } catch (error) {
+        if (error instanceof ReefError && error.kind === 'unavailable' && Date.now() - heard < patienceMs) return undefined;
+        throw error;
+      }
+    };
     const events = createClient({ url: `${this.url.replace(/^http/, 'ws')}/graphql`, webSocketImpl: WebSocket, connectionParams: { authorization: `Bearer ${this.token}` }, retryAttempts: 100, shouldRetry: () => true, lazy: true });
     const stop = events.subscribe({ query: subscription }, { next: () => wake(), error: () => {}, complete: () => {} });
     try {
       for (;;) {
         const hinted = new Promise<void>((resolve) => { wake = resolve; });
-        const found = await look();
+        const found = await patient();
         if (found !== undefined) return found;
         await Promise.race([hinted, sleep(2_000)]);
       }

@@ -31,7 +31,18 @@ export function action<A extends unknown[]>(run: (context: { output: Output; cli
     try {
       process.exitCode = (await run({ output, client: () => connect(options), options }, ...(args.slice(0, -1) as unknown as A))) ?? 0;
     } catch (thrown) {
-      output.failed(asReefError(thrown));
+      output.failed(failureOf(thrown));
     }
   };
+}
+
+/** What the system refuses is not a bug of ours. */
+function failureOf(thrown: unknown): ReefError {
+  const { code, path, message } = thrown as NodeJS.ErrnoException;
+  if (!(thrown instanceof ReefError)) {
+    if (code === 'ENOSPC' || code === 'EDQUOT') return new ReefError('disk.full', 'unavailable', `There is no space left${path ? ` for ${path}` : ''}; free some and try again.`, { cause: thrown });
+    if (code === 'EACCES' || code === 'EPERM' || code === 'EROFS') return new ReefError('file.refused', 'forbidden', `${path ?? message} cannot be read or written: ${code === 'EROFS' ? 'the disk is read-only' : 'permission denied'}.`, { cause: thrown });
+    if (code === 'ENOTDIR' || code === 'EEXIST') return new ReefError('file.in_the_way', 'invalid', `There is a file where a folder should be: ${path ?? message}.`, { cause: thrown });
+  }
+  return asReefError(thrown);
 }

@@ -1,5 +1,6 @@
 import type { Command } from 'commander';
 import { ReefError } from '@reefkeeper/platform/errors';
+import { sleep } from '../client.ts';
 import { action } from '../context.ts';
 import { ago, facts, table, tone } from '../output.ts';
 
@@ -11,11 +12,13 @@ export interface DeviceView {
   reported: { health: string; conditions: string[]; observedRevision: number | null; workloads: Record<string, Workload> } | null;
 }
 
+const pingS = 15;
+
 export function registerDevices(program: Command): void {
   const device = program.command('device').description('the fleet');
   device.command('ls').description('list devices').option('-l, --selector <labels>', 'such as site=lyon,line in (a,b)').option('--online', 'only those connected now')
     .action(action(async ({ output, client }, options: { selector?: string; online?: boolean }) => {
-      const { items } = await (await client()).get<{ items: DeviceView[] }>('/devices', { limit: 1_000, selector: options.selector, online: options.online });
+      const items = await (await client()).all<DeviceView>('/devices', { selector: options.selector, online: options.online });
       output.show(items, () => table(['device', 'presence', 'health', 'host', 'labels', 'runs'], items.map((one) => [
         one.id, `${tone(one.online ? 'online' : 'offline')} ${ago(one.lastSeenAt)}`, one.reported && tone(one.reported.health), one.capabilities?.hostClass,
         Object.entries(one.labels).map(([key, value]) => `${key}=${value}`).join(','),
@@ -54,13 +57,15 @@ export function registerDevices(program: Command): void {
   device.command('ping <id>').description('ask a device for a sign of life').action(action(async ({ output, client }, id: string) => {
     const api = await client();
     const begin = Date.now();
-    const sent = await api.post<{ id: string }>(`/devices/${encodeURIComponent(id)}/commands`, { kind: 'ping', ttlS: 15 });
-    const answer = await api.follow(`subscription { deviceChanged(id: ${JSON.stringify(id)}) { id } }`, async () => {
-      const now = await api.get<{ state: string; answer: unknown }>(`/devices/${encodeURIComponent(id)}/commands/${sent.id}`);
-      if (Date.now() - begin > 15_000) throw new ReefError('device.silent', 'unavailable', `${id} did not answer within 15 s.`);
-      return now.state === 'SUCCEEDED' || now.state === 'FAILED' ? now : undefined;
-    });
-    output.show(answer, () => `${id} answered after ${Date.now() - begin} ms`);
+    const sent = await api.post<{ id: string }>(`/devices/${encodeURIComponent(id)}/commands`, { kind: 'ping', ttlS: pingS });
+    for (;;) {
+      const now = await api.get<{ state: string; failure: { message: string } | null }>(`/devices/${encodeURIComponent(id)}/commands/${sent.id}`);
+      const tookMs = Date.now() - begin;
+      if (now.state === 'FAILED') throw new ReefError('device.refused', 'unavailable', `${id} refused: ${now.failure?.message ?? 'without a reason'}`);
+      if (now.state === 'SUCCEEDED') return output.show({ device: id, tookMs }, () => `${id} answered within ${tookMs} ms`);
+      if (now.state === 'EXPIRED' || tookMs > pingS * 1_000) throw new ReefError('device.silent', 'unavailable', `${id} did not answer within ${pingS} s. \`reef device show ${id}\` says when it was last seen.`);
+      await sleep(50);
+    }
   }));
 }
 

@@ -1,8 +1,8 @@
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import { mkdtemp, readFile, rm, stat } from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { basename, dirname, join, resolve } from 'node:path';
+import { basename, dirname, join, relative, resolve } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import type { Command } from 'commander';
 import { create as createTar } from 'tar';
@@ -55,7 +55,7 @@ export function registerModels(program: Command): void {
     }));
 
   model.command('ls').description('list models').action(action(async ({ output, client }) => {
-    const { items } = await (await client()).get<{ items: { name: string; latestVersion: number | null; description: string | null; createdAt: string }[] }>('/models', { limit: 500 });
+    const items = await (await client()).all<{ name: string; latestVersion: number | null; description: string | null; createdAt: string }>('/models');
     output.show(items, () => table(['model', 'latest', 'created', 'description'], items.map((one) => [one.name, one.latestVersion, ago(one.createdAt), one.description])));
   }));
 
@@ -67,7 +67,7 @@ export function registerModels(program: Command): void {
       output.show(version, () => versionText(version));
       return;
     }
-    const { items } = await api.get<{ items: VersionView[] }>(`/models/${encodeURIComponent(name)}/versions`, { limit: 500 });
+    const items = await api.all<VersionView>(`/models/${encodeURIComponent(name)}/versions`);
     output.show(items, () => table(['version', 'state', 'bundle', 'created', 'error'], items.map((one) => [`${name}@${one.version}`, tone(one.state), one.bundleDigest?.slice(0, 12), ago(one.createdAt), one.error?.code])));
   }));
 }
@@ -133,9 +133,15 @@ async function uploadPath(api: Client, output: Output, path: string, title: stri
     if (found.isDirectory()) {
       filename = `${filename}.tar.gz`;
       file = join(scratch, filename);
-      await createTar({ gzip: { level: 1 }, file, cwd: dirname(resolve(path)), portable: true, noMtime: true }, [basename(resolve(path))]);
+      const files = (await readdir(path, { recursive: true, withFileTypes: true })).filter((one) => !one.isDirectory()).map((one) => relative(dirname(resolve(path)), join(resolve(one.parentPath), one.name))).sort();
+      if (files.length === 0) throw new ReefError('file.missing', 'not_found', `The folder ${path} is empty.`);
+      await createTar({ gzip: { level: 1 }, file, cwd: dirname(resolve(path)), portable: true, noMtime: true, follow: true }, files);
     }
     const digest = await digestOf(file);
+    if (await api.knows(digest)) {
+      output.note(`${path} is stored already`);
+      return { digest, filename };
+    }
     const bar = output.bar(title);
     const stored = await api.upload(file, (sent, total) => bar.update((100 * sent) / total, bytes(sent))).finally(() => bar.done());
     if (stored.digest !== digest) throw new ReefError('upload.changed', 'unavailable', `${path} changed while it was uploaded; try again.`);

@@ -17,11 +17,20 @@ const log = openLogger('broker', LOG_LEVEL);
 const broker = await Aedes.createBroker({ heartbeatInterval: 30_000, connectTimeout: 10_000 });
 const refused = (why: string, returnCode: number = refusal.notAuthorised) => Object.assign(new Error(why), { returnCode });
 
+interface Shown { name: string; serial: string }
+/** Kept past the connection: a will is published when the socket is gone, and its certificate with it. */
+const shown = new WeakMap<object, Shown>();
+
 /** The certificate's common name is the user, as with Mosquitto's use_identity_as_username. */
-function certificateOf(client: { conn: unknown } | null): { name: string; serial: string } | undefined {
+function certificateOf(client: { conn: unknown } | null): Shown | undefined {
+  const known = client && shown.get(client);
+  if (known) return known;
   const certificate = (client?.conn as TLSSocket | undefined)?.getPeerCertificate?.();
   const name = certificate?.subject?.CN;
-  return typeof name === 'string' ? { name, serial: certificate!.serialNumber.toLowerCase() } : undefined;
+  if (typeof name !== 'string') return undefined;
+  const found = { name, serial: certificate!.serialNumber.toLowerCase() };
+  if (client) shown.set(client, found);
+  return found;
 }
 const nameOf = (client: { conn: unknown } | null) => certificateOf(client)?.name;
 

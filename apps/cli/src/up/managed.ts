@@ -81,7 +81,8 @@ export class Managed extends EventEmitter<{ change: []; spawned: [pid: number]; 
   }
 
   private launch(): Promise<void> {
-    const child = spawn(process.execPath, [this.spec.main, ...(this.spec.args ?? [])], { env: { ...process.env, ...this.spec.env }, stdio: ['ignore', 'pipe', 'pipe', 'ipc'] });
+    // In a group of its own: Ctrl-C in a terminal goes to the whole group, and the order of stopping is ours to keep.
+    const child = spawn(process.execPath, [this.spec.main, ...(this.spec.args ?? [])], { env: { ...process.env, ...this.spec.env }, stdio: ['ignore', 'pipe', 'pipe', 'ipc'], detached: true });
     this.child = child;
     if (child.pid) this.emit('spawned', child.pid);
     const lastWords: string[] = [];

@@ -69,7 +69,7 @@ export class Stack {
     await checkPort(port, 'API and console', '--port');
     await checkPort(gatewayPort, 'device gateway', '--gateway-port');
     if (!process.env.MQTT_URL) await checkPort(mqttPort, 'MQTT broker', '--mqtt-port');
-    const keys = join(dir, 'keys');
+    const keys = process.env.KEYS_DIR ?? join(dir, 'keys');
     const authority = await Authority.loadOrCreate(keys);
 
     const databaseUrl = await this.database.start();

@@ -28,7 +28,7 @@ export class StatusView {
     this.drawn = 0;
   }
 
-  private draw(): void {
+  draw(): void {
     if (!this.live) {
       for (const { name, state, pid, restarts, at } of this.stack.rows()) {
         const line = `${name.padEnd(10)} ${state}${state === 'ready' ? `${pid ? `, process ${pid}` : ''}${at ? `, ${at}` : ''}` : ''}${restarts > 0 ? `, restarted ${restarts} ${restarts === 1 ? 'time' : 'times'}` : ''}`;
