@@ -46,7 +46,7 @@ export interface Verdict {
 export interface Wave { index: number; state: string; size: number; counts: Record<string, number>; verdicts: Verdict[]; startedAt: string | null; endedAt: string | null }
 
 export interface Rollout {
-  id: string; name: string; version: string; workload: string; selector: string; state: string; stateReason: { code: string; message: string } | null; wave: number;
+  id: string; name: string; version: string; bundle: string; workload: string; selector: string; state: string; stateReason: { code: string; message: string } | null; wave: number;
   waves: Wave[]; createdAt: string; createdBy: string; startedAt: string | null; endedAt: string | null;
   plan: { eligible: number | string[]; excluded: { device: string; reason: string }[]; blastRadius: Record<string, unknown> } | null;
 }

@@ -2,7 +2,8 @@ import { useEffect, useRef } from 'react';
 import uPlot from 'uplot';
 import 'uplot/dist/uPlot.min.css';
 
-export interface Line { label: string; points: { at: number; value: number | null }[]; dash?: boolean }
+/** Lines of one thing share a `colour`, counted from 0. */
+export interface Line { label: string; colour: number; points: { at: number; value: number | null }[]; dash?: boolean }
 
 const colours = ['#2f7fd8', '#ff6f59', '#2aa775', '#b07bd9', '#d99a2b', '#5b6b7b'];
 
@@ -25,7 +26,7 @@ export function TimePlot({ lines, unit, height = 220 }: { lines: Line[]; unit: s
         width: element.clientWidth || 600, height,
         scales: { y: { range: (_u, low, high) => [Math.min(0, low ?? 0), (high ?? 1) * 1.1 || 1] } },
         axes: [axis, { ...axis, values: (_u, ticks) => ticks.map((tick) => `${tick} ${unit}`), size: 70 }],
-        series: [{}, ...lines.map((line, index) => ({ label: line.label, stroke: colours[index % colours.length]!, width: 2, spanGaps: true, points: { show: times.length < 60 }, ...(line.dash ? { dash: [6, 4] } : {}) }))],
+        series: [{}, ...lines.map((line) => ({ label: line.label, stroke: colours[line.colour % colours.length]!, width: 2, spanGaps: true, points: { show: times.length < 60 }, ...(line.dash ? { dash: [6, 4] } : {}) }))],
       },
       [times.map((at) => at / 1_000), ...lines.map(column)] as uPlot.AlignedData,
       element,

@@ -2,7 +2,7 @@ import { useMemo, useState } from 'react';
 import { Link } from 'wouter';
 import { api, Problem, type Page, type Rollout, type RolloutEvent, type RolloutExecution, type SeriesPoint, type Verdict, type Wave } from './api.ts';
 import { useLive } from './live.ts';
-import { Ago, Loaded, percent, State } from './parts.tsx';
+import { Ago, Loaded, State } from './parts.tsx';
 import { AccuracyPlot, LatencyPlot } from './series.tsx';
 
 const verbs: Record<string, { verb: string; text: string; body?: unknown; ask?: string }[]> = {
@@ -82,24 +82,25 @@ function WaveCard({ wave, current }: { wave: Wave; current: boolean }) {
 }
 
 function VerdictRow({ verdict }: { verdict: Verdict }) {
-  const show = (value: number | null) => value === null ? '-' : verdict.unit === 'ms' ? `${value.toFixed(1)} ms` : ['share', 'ratio', 'proportion'].includes(verdict.unit) ? percent(value) : `${Number(value.toPrecision(3))} ${verdict.unit ?? ''}`;
+  const show = (value: number | null) => value === null ? '-' : `${Number(value.toPrecision(4))} ${verdict.unit === 'percent' ? '%' : verdict.unit}`;
   return (
     <tr title={verdict.message}>
       <td>{verdict.gate.replaceAll('_', ' ')}</td><td><State of={verdict.verdict} /></td><td>{show(verdict.value)}{verdict.interval && <span className="faint"> ({show(verdict.interval[0])} to {show(verdict.interval[1])})</span>}</td>
-      <td>{show(verdict.baseline)}</td><td>{show(verdict.limit)}</td><td className="faint">{verdict.sample.devices} devices, {verdict.sample.inferences} inferences, {verdict.method}</td>
+      <td>{show(verdict.baseline)}</td><td>{show(verdict.limit)}</td><td className="faint">{verdict.sample.devices} {verdict.sample.devices === 1 ? 'device' : 'devices'}, {verdict.sample.inferences} inferences, {verdict.method}{verdict.verdict !== 'PASSED' && <div>{verdict.message}</div>}</td>
     </tr>
   );
 }
 
 function Telemetry({ rollout }: { rollout: Rollout }) {
   const from = useMemo(() => new Date(Date.parse(rollout.startedAt ?? rollout.createdAt) - 120_000).toISOString(), [rollout.startedAt, rollout.createdAt]);
+  const names = useMemo(() => ({ [rollout.bundle]: rollout.version }), [rollout.bundle, rollout.version]);
   const live = useLive<{ points: SeriesPoint[] }>(`/telemetry/series?rollout=${rollout.id}&workload=${rollout.workload}&from=${from}&stepS=5`, 'subscription { telemetryReceived { deviceId } }');
   return (
     <Loaded live={live}>
       {({ points }) => points.length === 0 ? <p className="faint">No telemetry yet.</p> : (
         <div className="pair">
-          <section><h2>Latency</h2><LatencyPlot points={points} /></section>
-          <section><h2>Accuracy on labelled frames</h2><AccuracyPlot points={points} /></section>
+          <section><h2>Latency</h2><LatencyPlot points={points} names={names} /></section>
+          <section><h2>Accuracy on labelled frames</h2><AccuracyPlot points={points} names={names} /></section>
         </div>
       )}
     </Loaded>

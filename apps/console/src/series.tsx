@@ -7,7 +7,8 @@ type Measure = 'p50Ms' | 'p95Ms' | 'accuracy';
 /** One line per bundle and measure; names maps a bundle digest to what people call it. */
 function linesOf(points: SeriesPoint[], measures: Measure[], names: Record<string, string>): Line[] {
   const bundles = [...new Set(points.map((point) => point.bundle))];
-  return bundles.flatMap((bundle) => measures.map((measure) => ({
+  return bundles.flatMap((bundle, colour) => measures.map((measure) => ({
+    colour,
     label: `${names[bundle] ?? bundle.slice(0, 8)}${measures.length > 1 ? ` ${measure.replace('Ms', '')}` : ''}`,
     dash: measure === 'p50Ms',
     points: points.filter((point) => point.bundle === bundle).map((point) => ({
