@@ -16,10 +16,17 @@ export async function startTestBroker(keysDir: string, port = 0): Promise<TestBr
   const authority = await Authority.loadOrCreate(keysDir);
   const own = await authority.ownFiles(keysDir, 'broker', { commonName: 'reef-broker', hosts: ['localhost', '127.0.0.1'] });
   const broker = await Aedes.createBroker({ heartbeatInterval: 30_000 });
-  const nameOf = (client: Client | null) => String((client?.conn as TLSSocket | undefined)?.getPeerCertificate().subject?.CN);
+  // Kept past the connection: a will is published when the socket is gone, and its certificate with it.
+  const connected = new Map<Client, string>();
+  const known = new WeakMap<Client, string>();
+  const nameOf = (client: Client): string => {
+    const name = known.get(client) ?? String((client.conn as TLSSocket).getPeerCertificate().subject.CN);
+    known.set(client, name);
+    return name;
+  };
+  broker.preConnect = (client, _packet, done) => { nameOf(client); done(null, true); };
   broker.authorizePublish = (client, packet, done) => done(!client || mayUse(nameOf(client), packet.topic, 'publish') ? null : new Error('not authorised'));
   broker.authorizeSubscribe = (client, subscription, done) => done(null, mayUse(nameOf(client), subscription.topic, 'subscribe') ? subscription : null);
-  const connected = new Map<Client, string>();
   broker.on('client', (client) => connected.set(client, nameOf(client)));
   broker.on('clientDisconnect', (client) => connected.delete(client));
   const server = createServer({ ca: authority.certificatePem, cert: own.certificate, key: own.key, requestCert: true, rejectUnauthorized: true }, broker.handle);

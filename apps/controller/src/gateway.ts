@@ -6,7 +6,7 @@ import { ReefError, type Logger, type ObjectStore } from '@reefkeeper/platform';
 import { fromHttp, problemOf } from '@reefkeeper/platform/http';
 import { deviceId } from '@reefkeeper/protocol';
 import { Registry } from '@reefkeeper/registry';
-import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
+import fastify, { type FastifyInstance, type FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import type { Config } from './config.ts';
 import { Downloads } from './downloads.ts';

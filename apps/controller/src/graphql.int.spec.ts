@@ -1,7 +1,7 @@
 import { Devices } from '@reefkeeper/devices';
 import { createClient, type Client } from 'graphql-ws';
 import supertest from 'supertest';
-import WebSocket from 'ws';
+import { WebSocket } from 'ws';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { adminToken, openHarness, type Harness } from './harness.fixture.ts';
 
@@ -20,7 +20,7 @@ afterAll(async () => {
 const ask = async (query: string, token: string | null = adminToken, variables: object = {}) => (await world.call('POST', '/graphql', { query, variables }, token)) as { status: number; body: { data?: any; errors?: { message: string; extensions: any }[] } };
 
 function open(token: string | undefined): { client: Client; closed: Promise<{ code: number }> } {
-  let close = (_: { code: number }) => {};
+  let close: (event: { code: number }) => void;
   const closed = new Promise<{ code: number }>((resolve) => { close = resolve; });
   const client = createClient({
     url: `${world.url.replace('http', 'ws')}/graphql`, webSocketImpl: WebSocket, retryAttempts: 0, lazy: true,
