@@ -97,7 +97,8 @@ def load_image(file: Path, preprocessing: dict):
     box = None
     if preprocessing["resize"] == "center-crop":
         scale = max(width / image.width, height / image.height)
-        crop_w, crop_h = width / scale, height / scale
+        # Rounding may make the part a hair larger than the image, which Pillow refuses.
+        crop_w, crop_h = min(width / scale, image.width), min(height / scale, image.height)
         left, top = (image.width - crop_w) / 2, (image.height - crop_h) / 2
         box = (left, top, left + crop_w, top + crop_h)
     pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, box=box), dtype=np.float32).reshape(1, height, width, channels)
