@@ -76,6 +76,11 @@ export function bytes(n: number): string {
   return `${(n / 1_000_000).toFixed(1)} MB`;
 }
 
+/** `1 device`, `2 devices` */
+export function counted(n: number, one: string): string {
+  return `${n} ${one}${n === 1 ? '' : 's'}`;
+}
+
 export function ago(at: string | null | undefined): string {
   if (!at) return 'never';
   const s = Math.max(0, Math.round((Date.now() - Date.parse(at)) / 1_000));

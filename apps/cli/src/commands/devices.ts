@@ -20,7 +20,7 @@ export function registerDevices(program: Command): void {
     .action(action(async ({ output, client }, options: { selector?: string; online?: boolean }) => {
       const items = await (await client()).all<DeviceView>('/devices', { selector: options.selector, online: options.online });
       output.show(items, () => table(['device', 'presence', 'health', 'host', 'labels', 'runs'], items.map((one) => [
-        one.id, `${tone(one.online ? 'online' : 'offline')} ${ago(one.lastSeenAt)}`, one.reported && tone(one.reported.health), one.capabilities?.hostClass,
+        one.id, one.online ? tone('online') : `${tone('offline')} ${ago(one.lastSeenAt)}`, one.reported && tone(one.reported.health), one.capabilities?.hostClass,
         Object.entries(one.labels).map(([key, value]) => `${key}=${value}`).join(','),
         Object.entries(one.reported?.workloads ?? {}).map(([name, work]) => `${name}: ${work.running?.slice(0, 12) ?? 'nothing'} ${work.backend ?? ''}`).join('; '),
       ])));

@@ -4,8 +4,8 @@ import { action } from '../context.ts';
 import { ago, table, tone, type Output } from '../output.ts';
 
 export interface JobView {
-  id: string; ref?: string; version?: string; model?: string; state: string; createdAt: string; error: { code: string; message: string } | null;
-  steps: { name: string; state: string; percent: number | null; etaS: number | null; message: string | null; error: { code: string; message: string } | null }[];
+  id: string; version: string; model: string; state: string; createdAt: string; error: { code: string; message: string } | null;
+  steps: { name: string; state: string; percent: number | null; etaS: number | null; message: string | null; startedAt: string | null; endedAt: string | null; error: { code: string; message: string } | null }[];
 }
 
 const settled = new Set(['SUCCEEDED', 'FAILED', 'CANCELED', 'TIMED_OUT']);
@@ -15,7 +15,7 @@ export function registerJobs(program: Command): void {
   const job = program.command('job').description('conversion and compile jobs');
   job.command('ls').description('newest first').option('--state <state>').action(action(async ({ output, client }, options: { state?: string }) => {
     const { items } = await (await client()).get<{ items: JobView[] }>('/jobs', { limit: 50, state: options.state });
-    output.show(items, () => table(['job', 'version', 'state', 'created', 'error'], items.map((one) => [one.id, one.ref ?? one.version, tone(one.state), ago(one.createdAt), one.error?.code])));
+    output.show(items, () => table(['job', 'version', 'state', 'created', 'error'], items.map((one) => [one.id, one.version, tone(one.state), ago(one.createdAt), one.error?.code])));
   }));
   job.command('show <id>').description('its steps').action(action(async ({ output, client }, id: string) => {
     const one = await (await client()).get<JobView>(`/jobs/${encodeURIComponent(id)}`);
@@ -48,7 +48,7 @@ export async function followJob(api: Client, output: Output, id: string): Promis
       if (done.has(step.state) && !told.has(step.name)) {
         if (barOf === step.name) { bar?.done(); bar = undefined; barOf = ''; }
         told.add(step.name);
-        output.step({ event: 'step', ...step }, `  ${step.name.padEnd(8)} ${tone(step.state)}  ${step.error ? `${step.error.message} (${step.error.code})` : step.message ?? ''}`);
+        output.step({ event: 'step', ...step }, `  ${step.name.padEnd(8)} ${tone(step.state)}  ${whatOf(step)}`);
       }
     }
     const running = now.steps.find((step) => step.state === 'RUNNING');
@@ -65,5 +65,12 @@ export async function followJob(api: Client, output: Output, id: string): Promis
 }
 
 function stepsText(job: JobView): string {
-  return [`${job.ref ?? job.version ?? ''} ${tone(job.state)}`, table(['step', 'state', 'percent', 'what'], job.steps.map((step) => [step.name, tone(step.state), step.percent === null ? null : Math.round(step.percent), step.error ? `${step.error.message} (${step.error.code})` : step.message]))].join('\n\n');
+  return [`${job.version} ${tone(job.state)}`, table(['step', 'state', 'percent', 'what'], job.steps.map((step) => [step.name, tone(step.state), step.percent === null ? null : Math.round(step.percent), whatOf(step)]))].join('\n\n');
+}
+
+/** Why it ended as it did; of one that went well how long it took, and not where it was last. */
+function whatOf(step: JobView['steps'][number]): string {
+  if (step.error) return `${step.error.message} (${step.error.code})`;
+  if (step.state === 'SUCCEEDED' && step.startedAt && step.endedAt) return `${((Date.parse(step.endedAt) - Date.parse(step.startedAt)) / 1_000).toFixed(1)} s`;
+  return step.state === 'SUCCEEDED' || step.state === 'CACHED' ? '' : step.message ?? '';
 }

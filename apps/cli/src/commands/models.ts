@@ -14,7 +14,7 @@ import { followJob, type JobView } from './jobs.ts';
 
 export interface PushOptions {
   name?: string; calibration?: string; evaluation?: string; labels?: string; task?: string; inputShape?: string; resize?: string; mean?: string; std?: string;
-  signature?: string; minAgreement?: string; notes?: string; watch?: boolean;
+  signature?: string; inputName?: string; outputNames?: string; minAgreement?: string; maxAccuracyDrop?: string; allowWorse?: boolean; runtimes?: string; notes?: string; watch?: boolean;
 }
 
 export interface VersionView {
@@ -45,8 +45,13 @@ export function registerModels(program: Command): void {
     .option('--mean <values>', 'subtracted from pixels 0 to 255; one value or one per channel')
     .option('--std <values>', 'divides them after that')
     .option('--signature <name>', 'signature of a SavedModel')
+    .option('--input-name <name>', 'input tensor of a frozen graph')
+    .option('--output-names <names>', 'output tensors of a frozen graph, separated by commas')
     .option('--min-agreement <share>', 'least top-1 agreement with the original, 0 to 1')
-    .option('--notes <text>')
+    .option('--max-accuracy-drop <share>', 'most accuracy the quantisation may cost, 0 to 1')
+    .option('--allow-worse', 'publish even when the comparison fails; the numbers stay in the report')
+    .option('--runtimes <numbers>', 'Edge TPU runtimes to compile for, such as 13,14')
+    .option('--notes <text>', 'kept with the version')
     .option('--no-watch', 'do not wait for the job')
     .addHelpText('after', '\nExample:\n  reef model push ./saved_model --name classifier --calibration photos/ --evaluation held-out/ --labels labels.txt')
     .action(action(async ({ output, client }, path: string, options: PushOptions) => {
@@ -82,14 +87,20 @@ export async function push(api: Client, output: Output, path: string, options: P
     evaluation: evaluation ? await uploadPath(api, output, evaluation, 'held-out') : null,
     ...(options.labels ? { labels: (await readText(options.labels)).split('\n').map((line) => line.trim()).filter(Boolean) } : {}),
     task: options.task ?? 'classification',
-    input: options.inputShape ? { shape: numbersOf('--input-shape', options.inputShape) } : {},
+    input: { ...(options.inputShape ? { shape: numbersOf('--input-shape', options.inputShape) } : {}), ...(options.inputName ? { name: options.inputName } : {}) },
+    ...(options.outputNames ? { outputs: options.outputNames.split(',').map((one) => one.trim()) } : {}),
     preprocessing: {
       ...(options.resize ? { resize: options.resize } : {}),
       ...(options.mean ? { mean: numbersOf('--mean', options.mean) } : {}),
       ...(options.std ? { std: numbersOf('--std', options.std) } : {}),
     },
     ...(options.signature ? { signature: options.signature } : {}),
-    ...(options.minAgreement ? { thresholds: { agreement: numbersOf('--min-agreement', options.minAgreement)[0] } } : {}),
+    thresholds: {
+      ...(options.minAgreement ? { agreement: numbersOf('--min-agreement', options.minAgreement)[0] } : {}),
+      ...(options.maxAccuracyDrop ? { accuracyDrop: numbersOf('--max-accuracy-drop', options.maxAccuracyDrop)[0] } : {}),
+    },
+    ...(options.runtimes ? { runtimes: numbersOf('--runtimes', options.runtimes) } : {}),
+    ...(options.allowWorse ? { allowWorse: true } : {}),
     ...(options.notes ? { notes: options.notes } : {}),
   };
   const name = options.name ?? basename(resolve(path)).replace(/\.(tar\.gz|tgz|zip|keras|h5|pb|tflite)$/, '').toLowerCase().replaceAll(/[^a-z0-9-]+/g, '-').replaceAll(/^-+|-+$/g, '');

@@ -3,7 +3,7 @@ import colours from 'picocolors';
 import { ReefError } from '@reefkeeper/platform/errors';
 import type { Client } from '../client.ts';
 import { action } from '../context.ts';
-import { ago, facts, percent, table, tone, type Output } from '../output.ts';
+import { ago, counted, facts, percent, table, tone, type Output } from '../output.ts';
 
 export interface Verdict { gate: string; verdict: string; value: number | null; baseline: number | null; limit: number | null; unit: string; basis: string; method: string; interval: [number, number] | null; sample: { devices: number; inferences: number }; message: string }
 export interface RolloutView {
@@ -45,7 +45,7 @@ export function registerRollouts(program: Command): void {
     }));
   rollout.command('ls').description('newest first').action(action(async ({ output, client }) => {
     const { items } = await (await client()).get<{ items: RolloutView[] }>('/rollouts', { limit: 50 });
-    output.show(items, () => table(['rollout', 'name', 'version', 'workload', 'state', 'created', 'why'], items.map((one) => [one.id, one.name, one.version, one.workload, tone(one.state), ago(one.createdAt), one.stateReason.message])));
+    output.show(items, () => table(['rollout', 'version', 'workload', 'state', 'created', 'why'], items.map((one) => [one.id, one.version, one.workload, tone(one.state), ago(one.createdAt), one.stateReason.message])));
   }));
   rollout.command('show <id>').description('waves, verdicts and numbers').action(action(async ({ output, client }, id: string) => {
     const one = await (await client()).get<RolloutView>(`/rollouts/${encodeURIComponent(id)}`);
@@ -53,8 +53,8 @@ export function registerRollouts(program: Command): void {
   }));
   rollout.command('watch <id>').description('follow it to its end; exits 1 when it went back or was aborted').action(action(async ({ output, client }, id: string) => exitOf(await followRollout(await client(), output, id))));
   rollout.command('explain <id>').description('every decision, with its reason').action(action(async ({ output, client }, id: string) => {
-    const { items } = await (await client()).get<{ items: RolloutEvent[] }>(`/rollouts/${encodeURIComponent(id)}/events`, { limit: 1_000 });
-    output.show(items, () => table(['at', 'wave', 'code', 'what', 'by'], items.map((one) => [one.at.slice(11, 19), one.wave === null ? null : one.wave + 1, one.code, one.message, one.actor])));
+    const items = await (await client()).all<RolloutEvent>(`/rollouts/${encodeURIComponent(id)}/events`);
+    output.show(items, () => items.map((event) => `${eventText(event)} ${colours.dim(`(${event.code}, ${event.actor})`)}`).join('\n'));
   }));
   const verbs: [string, string][] = [['start', 'start a draft'], ['pause', 'tell nobody else for now'], ['resume', 'go on; judges the same wave again'], ['rollback', 'send every device back to its own previous version'], ['advance', 'open the next wave without a verdict']];
   for (const [verb, text] of verbs) {
@@ -79,14 +79,15 @@ export async function createRollout(api: Client, output: Output, version: string
 
 /** Prints every decision as it is taken, and the verdicts of each wave. */
 export async function followRollout(api: Client, output: Output, id: string): Promise<RolloutView> {
-  let last = 0;
+  let last = '0';
   const seen = new Map<number, string>();
   return api.follow<RolloutView>(`subscription { rolloutChanged(id: ${JSON.stringify(id)}) { id } }`, async () => {
     const now = await api.get<RolloutView>(`/rollouts/${encodeURIComponent(id)}`);
-    const { items } = await api.get<{ items: RolloutEvent[] }>(`/rollouts/${encodeURIComponent(id)}/events`, { limit: 1_000 });
-    for (const event of items.filter((one) => one.id > last).toSorted((a, b) => a.id - b.id)) {
-      last = event.id;
-      output.step({ event: 'decision', ...event }, `${colours.dim(event.at.slice(11, 19))} ${event.wave === null ? '' : `wave ${event.wave + 1}: `}${event.message}`);
+    // The cursor is the id of the last event read.
+    const events = await api.all<RolloutEvent>(`/rollouts/${encodeURIComponent(id)}/events`, { cursor: last });
+    for (const event of events) {
+      last = String(event.id);
+      if (event.code !== 'created' || output.json) output.step({ event: 'decision', ...event }, eventText(event));
     }
     for (const wave of now.waves) {
       if (['PASSED', 'FAILED', 'INCONCLUSIVE'].includes(wave.state) && seen.get(wave.index) !== wave.state) {
@@ -95,8 +96,14 @@ export async function followRollout(api: Client, output: Output, id: string): Pr
       }
     }
     if (now.state === 'PAUSED') throw new ReefError('rollout.paused', 'conflict', `The rollout is paused: ${now.stateReason.message} Resume, advance, abort or roll it back.`, { detail: { rollout: id } });
-    return ended.has(now.state) ? now : undefined;
+    if (!ended.has(now.state)) return undefined;
+    output.step({ event: 'ended', rollout: id, state: now.state, reason: now.stateReason }, `${now.name} ${tone(now.state)}: ${now.stateReason.message}`);
+    return now;
   });
+}
+
+function eventText(event: RolloutEvent): string {
+  return `${colours.dim(event.at.slice(11, 19))} ${event.wave === null ? '' : `wave ${event.wave + 1}: `}${event.kind === 'rolling_back' ? 'Going back. ' : ''}${event.message}`;
 }
 
 function exitOf(rollout: RolloutView): number {
@@ -134,14 +141,14 @@ export function rolloutText(one: RolloutView): string {
 }
 
 export function verdictTable(verdicts: Verdict[]): string {
-  return table(['gate', 'verdict', 'now', 'before', 'limit', 'judged on'], verdicts.map((one) => [one.gate.replaceAll('_', ' '), tone(one.verdict), quantity(one.value, one.unit), quantity(one.baseline, one.unit), quantity(one.limit, one.unit), `${one.sample.devices} devices, ${one.sample.inferences} inferences, ${one.method}`]));
+  return table(['gate', 'verdict', 'now', 'before', 'limit', 'judged on'], verdicts.map((one) => [one.gate.replaceAll('_', ' '), tone(one.verdict), quantity(one.value, one.unit), quantity(one.baseline, one.unit), quantity(one.limit, one.unit), [counted(one.sample.devices, 'device'), ...(one.sample.inferences > 0 ? [counted(one.sample.inferences, 'inference')] : []), one.method].join(', ')]));
 }
 
 function quantity(value: number | null, unit: string): string | null {
   if (value === null) return null;
-  return unit === 'share' || unit === 'ratio' ? percent(value) : `${Number(value.toPrecision(4))} ${unit}`;
+  return unit === 'share' || unit === 'ratio' ? percent(value) : `${Number(value.toPrecision(4))} ${unit === 'percent' ? '%' : unit}`;
 }
 
 function planText(plan: PlanView): string {
-  return [`${plan.eligible} devices${plan.waves ? ` in ${plan.waves.length} waves` : ''}, ${plan.excluded.length} left out`, plan.blastRadius.statement, ...plan.excluded.slice(0, 20).map((one) => `  not ${one.device}: ${typeof one.reason === 'string' ? one.reason : JSON.stringify(one.reason)}`)].join('\n');
+  return [`${counted(plan.eligible, 'device')}${plan.waves ? ` in ${counted(plan.waves.length, 'wave')}` : ''}, ${plan.excluded.length} left out`, plan.blastRadius.statement, ...plan.excluded.slice(0, 20).map((one) => `  not ${one.device}: ${typeof one.reason === 'string' ? one.reason : JSON.stringify(one.reason)}`)].join('\n');
 }

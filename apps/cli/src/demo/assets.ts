@@ -26,7 +26,7 @@ export async function prepareDemo(output: Output, dir: string): Promise<DemoAsse
   const assets = { good: join(home, 'models/v1'), worse: join(home, 'models/v2'), labels: join(home, 'models/labels.txt'), calibration: join(home, 'photos/calibration'), evaluation: join(home, 'photos/evaluation'), frames: join(home, 'photos/frames') };
   const marker = join(home, 'complete');
   if (!existsSync(marker)) {
-    const { python } = await ensurePythonEnv({ root: resolve(dir, 'python'), python: process.env.PYTHON, onProgress: (message) => output.note(message) });
+    const { python } = await ensurePythonEnv({ root: process.env.PYTHON_ENV_DIR ?? resolve(dir, 'python'), python: process.env.PYTHON, onProgress: (message) => output.note(message) });
     for (const [what, sub] of [['models', 'models'], ['photos', 'photos']] as const) {
       output.note(`making the demonstration's ${what}`);
       const run = execa(python, ['-m', 'reef_demo', what, '--out', join(home, sub), '--cache', join(home, 'cache')], { env: { PYTHONPATH: packageDir, TF_CPP_MIN_LOG_LEVEL: '3', CUDA_VISIBLE_DEVICES: '-1' }, reject: false, all: true });

@@ -17,7 +17,8 @@ export interface ManagedSpec {
   at?: string;
 }
 
-const readyMs = 90_000;
+/** Generous: on a busy board ten processes start at once. */
+const readyMs = 180_000;
 const stopMs = 12_000;
 const firstRestartMs = 500;
 const mostRestartMs = 15_000;
