@@ -34,14 +34,13 @@ const watchMs = 250;
  *   `job.canceled`, `python.failed` (ended without saying why); `detail.stderr` has the tail of what it printed
  */
 export async function runPython(run: PythonRun): Promise<Record<string, unknown>> {
-  run.signal.throwIfAborted();
   const home = join(run.workDir, 'home');
   await mkdir(home, { recursive: true });
   const requestFile = join(run.workDir, `${run.command}.json`);
   await writeFile(requestFile, JSON.stringify(run.request));
   const child = spawn(run.python, ['-m', run.module ?? 'reef_convert', run.command, '--request', requestFile], {
     cwd: run.workDir, detached: true, stdio: ['ignore', 'pipe', 'pipe'],
-    env: { PATH: process.env.PATH ?? '/usr/bin:/bin', HOME: home, TMPDIR: home, PYTHONPATH: run.path ?? packageDir, PYTHONUNBUFFERED: '1', PYTHONDONTWRITEBYTECODE: '1', TF_CPP_MIN_LOG_LEVEL: '2', CUDA_VISIBLE_DEVICES: '-1', LC_ALL: 'C.UTF-8' },
+    env: { PATH: process.env.PATH ?? '/usr/bin:/bin', HOME: home, TMPDIR: home, PYTHONPATH: run.path ?? packageDir, REEF_PARENT: `${process.pid}`, PYTHONUNBUFFERED: '1', PYTHONDONTWRITEBYTECODE: '1', TF_CPP_MIN_LOG_LEVEL: '2', CUDA_VISIBLE_DEVICES: '-1', LC_ALL: 'C.UTF-8' },
   });
   let ended: ReefError | undefined;
   const end = (why: ReefError) => {
@@ -50,6 +49,7 @@ export async function runPython(run: PythonRun): Promise<Record<string, unknown>
   };
   const abort = () => end(new ReefError('job.canceled', 'conflict', 'The job was cancelled.', { cause: run.signal.reason }));
   run.signal.addEventListener('abort', abort, { once: true });
+  if (run.signal.aborted) abort();
   const timer = setTimeout(() => end(new ReefError('job.timed_out', 'invalid', `The step did not finish within ${Math.round(run.timeoutMs / 1_000)} s and was stopped.`)), run.timeoutMs);
   const watch = setInterval(() => void groupRss(child.pid).then((rss) => {
     if (rss > run.maxRssBytes) end(new ReefError('convert.out_of_memory', 'invalid', `The conversion took ${mib(rss)} MiB of memory; ${mib(run.maxRssBytes)} MiB are allowed. Use a smaller model or allow more.`, { detail: { rss, limit: run.maxRssBytes } }));
@@ -86,6 +86,7 @@ function take(line: string, answer: { result?: Record<string, unknown>; error?: 
   let event: Record<string, unknown>;
   try {
     event = JSON.parse(line) as Record<string, unknown>;
+    if (typeof event?.event !== 'string') throw new Error('not an event');
   } catch {
     onEvent({ event: 'log', level: 'info', message: line });
     return;

@@ -1,5 +1,6 @@
-import { createHash } from 'node:crypto';
-import { mkdir, readFile, rename, rm, statfs, writeFile } from 'node:fs/promises';
+import { createHash, randomUUID } from 'node:crypto';
+import { access, constants, link, mkdir, readFile, rename, rm, stat, statfs, utimes, writeFile } from 'node:fs/promises';
+import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { execa } from 'execa';
@@ -27,6 +28,9 @@ const candidates = ['python3', 'python3.12', 'python3.11', 'python3.13', 'python
 /** Unpacked, with pip's own needs. */
 const neededBytes = 3 * 1024 ** 3;
 const lockPollMs = 500;
+const lockTouchMs = 5_000;
+/** A lock nobody touched for this long has no holder, whatever its process id now belongs to (another container's, after a reboot). */
+const lockStaleMs = 60_000;
 
 /**
  * A virtual environment with exactly the pinned packages, made on first need. Never half-done: a marker file is written last, and
@@ -40,24 +44,32 @@ export async function ensurePythonEnv(options: PythonEnvOptions): Promise<{ pyth
   const dir = join(options.root, key);
   const ready = { python: join(dir, 'bin', 'python') };
   const marker = join(dir, 'complete');
-  if (await exists(marker)) return ready;
+  if (await usable(ready.python, marker)) return ready;
   await mkdir(options.root, { recursive: true });
   return withLock(`${dir}.lock`, options, async () => {
-    if (await exists(marker)) return ready;
+    if (await usable(ready.python, marker)) return ready;
     await rm(dir, { recursive: true, force: true });
     await checkSpace(options.root);
+    await make().catch(async (error: unknown) => {
+      // Gigabytes that nobody will use.
+      await rm(dir, { recursive: true, force: true });
+      throw error;
+    });
+    return ready;
+  });
+
+  async function make(): Promise<void> {
     options.onProgress?.(`making the Python environment (once; about 1.6 GB) with Python ${version}`);
     const run = runner(options);
     const venv = await run(executable, ['-m', 'venv', dir]);
     if (venv.exitCode !== 0) throw new ReefError('python.venv_missing', 'invalid', `Python cannot make a virtual environment: ${lastLines(venv.said)}. On Debian and Ubuntu: apt-get install python3-venv.`);
-    const pip = [ '-m', 'pip', 'install', '--disable-pip-version-check', '--no-input', '--require-hashes', '--only-binary=:all:', '--progress-bar=off'];
+    const pip = ['-m', 'pip', 'install', '--disable-pip-version-check', '--no-input', '--require-hashes', '--only-binary=:all:', '--progress-bar=off'];
     await install(run, ready.python, [...pip, '-r', requirements.full]);
     if (requirements.withoutDependencies) await install(run, ready.python, [...pip, '--no-deps', '-r', requirements.withoutDependencies]);
     await writeFile(`${marker}.part`, `${new Date().toISOString()}\n`);
     await rename(`${marker}.part`, marker);
     options.onProgress?.('the Python environment is ready');
-    return ready;
-  });
+  }
 }
 
 /** @throws ReefError `python.missing`, `python.unsupported` */
@@ -97,35 +109,71 @@ function runner({ signal, onProgress }: PythonEnvOptions) {
   };
 }
 
-/** One maker at a time, over processes. The lock names its holder; a dead holder's lock is taken. */
+/** One maker at a time, over processes. The lock names its holder; a lock whose holder is gone is taken over. */
 async function withLock<T>(file: string, { signal, onProgress }: PythonEnvOptions, work: () => Promise<T>): Promise<T> {
-  for (let waiting = false; ; ) {
-    try {
-      await writeFile(file, `${process.pid}`, { flag: 'wx' });
-      break;
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
-    }
-    const holder = Number(await readFile(file, 'utf8').catch(() => ''));
-    if (!holder || !alive(holder)) {
-      // An empty lock may be one that is being written just now.
-      if (!holder) await sleep(lockPollMs);
-      if (Number(await readFile(file, 'utf8').catch(() => '')) === holder) await rm(file, { force: true });
+  for (let waiting = false; !(await claim(file)); ) {
+    if (signal?.aborted) throw new ReefError('job.canceled', 'conflict', 'Cancelled while waiting for the Python environment.');
+    const holder = await readFile(file, 'utf8').catch(() => undefined);
+    if (holder === undefined) continue;
+    if (await abandoned(file, holder)) {
+      await takeAway(file, holder);
       continue;
     }
     if (!waiting) onProgress?.('another process is making the Python environment; waiting for it');
     waiting = true;
     await sleep(lockPollMs);
-    if (signal?.aborted) throw new ReefError('job.canceled', 'conflict', 'Cancelled while waiting for the Python environment.');
   }
+  const touch = setInterval(() => void utimes(file, new Date(), new Date()).catch(() => {}), lockTouchMs).unref();
   try {
     return await work();
   } finally {
+    clearInterval(touch);
     await rm(file, { force: true });
   }
 }
 
-async function keyOf({ full, withoutDependencies }: Requirements, version: string): Promise<string> {
+/** Linked, not written in place: the lock appears with its content, or not at all. */
+async function claim(file: string): Promise<boolean> {
+  const own = `${file}.${randomUUID()}`;
+  await writeFile(own, JSON.stringify({ pid: process.pid, born: await born(process.pid), host: hostname() }));
+  try {
+    await link(own, file);
+    return true;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'EEXIST') return false;
+    throw error;
+  } finally {
+    await rm(own, { force: true });
+  }
+}
+
+async function abandoned(file: string, holder: string): Promise<boolean> {
+  const touched = await stat(file).then(({ mtimeMs }) => mtimeMs, () => Date.now());
+  if (Date.now() - touched > lockStaleMs) return true;
+  try {
+    const { pid, born: then, host } = JSON.parse(holder) as { pid: number; born: string | null; host: string };
+    return host === hostname() && (!alive(pid) || (await born(pid)) !== then);
+  } catch {
+    return true;
+  }
+}
+
+/** Moved away first: of several who saw the dead holder, one gets it, and who moved a new holder's lock by mistake puts it back. */
+async function takeAway(file: string, holder: string): Promise<void> {
+  const aside = `${file}.${randomUUID()}`;
+  if (!(await rename(file, aside).then(() => true, () => false))) return;
+  if ((await readFile(aside, 'utf8')) !== holder) await link(aside, file).catch(() => {});
+  await rm(aside, { force: true });
+}
+
+/** When a process began, in the system's ticks: a process id alone may have gone to another. Null where /proc does not say. */
+async function born(pid: number): Promise<string | null> {
+  const line = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => null);
+  return line && line.slice(line.lastIndexOf(')') + 2).split(' ')[19]!;
+}
+
+/** Names the folder of an environment: other requirements, or another Python, make another one. */
+export async function keyOf({ full, withoutDependencies }: Requirements, version: string): Promise<string> {
   const hash = createHash('sha256').update(version.split('.').slice(0, 2).join('.')).update(process.arch).update(await readFile(full));
   if (withoutDependencies) hash.update(await readFile(withoutDependencies));
   return hash.digest('hex').slice(0, 16);
@@ -149,8 +197,9 @@ function lastLines(text: string): string {
   return text.trim().split('\n').slice(-6).join('\n');
 }
 
-async function exists(file: string): Promise<boolean> {
-  return readFile(file).then(() => true, () => false);
+/** The interpreter is a link to the system's, which may have been removed since. */
+async function usable(python: string, marker: string): Promise<boolean> {
+  return Promise.all([access(marker), access(python, constants.X_OK)]).then(() => true, () => false);
 }
 
 function sleep(ms: number): Promise<void> {
