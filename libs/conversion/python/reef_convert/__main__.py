@@ -16,16 +16,26 @@ from pathlib import Path
 from . import __version__, events
 
 
+#: For the lineage: whether a model file could have reached the network.
+_network = "reachable"
+
+
 def contain() -> None:
     """Model files come from strangers. We end with our parent, leave no core dump, and have no network where the system lets us say so."""
+    global _network
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if not sys.platform.startswith("linux"):
+        return
     libc = ctypes.CDLL(None, use_errno=True)
-    parent = os.getppid()
+    # Named by the parent itself: it may have died before this line.
+    parent = int(os.environ.get("REEF_PARENT") or os.getppid())
     libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if libc.unshare(0x40000000) != 0:  # CLONE_NEWNET
-        events.log("the network cannot be shut off here (it takes a privileged worker)", "debug")
+    if libc.unshare(0x40000000) == 0:  # CLONE_NEWNET
+        _network = "none"
+    else:
+        events.log("the network stays reachable for this child: shutting it off takes a privileged worker", "debug")
 
 
 def main() -> int:
@@ -72,8 +82,8 @@ def convert(request: dict, scratch: Path) -> dict:
     source = open_source(request, scratch)
     shapes = source.static_shapes(request.get("inputShape"))
     samples = samples_of(request, "calibration", "calibrationFilename", source, shapes, scratch, 500)
-    warnings = quantise.convert(source, shapes, samples, Path(request["output"]), request.get("ioType", "int8"))
-    return {"calibrationSamples": samples.count, "warnings": warnings, "tools": tools()}
+    warnings = quantise.convert(source, shapes, samples, Path(request["output"]), request.get("ioType") or "int8", bool(request.get("allowFloatOps")))
+    return {"output": request["output"], "calibrationSamples": samples.count, "warnings": warnings, "tools": tools()}
 
 
 def evaluate(request: dict, scratch: Path) -> dict:
@@ -85,7 +95,7 @@ def evaluate(request: dict, scratch: Path) -> dict:
     shapes = source.static_shapes(request.get("inputShape"))
     samples = samples_of(request, "samples", "samplesFilename", source, shapes, scratch, request.get("limit"))
     quantise.evaluate(source, shapes, samples, Path(request["output"]))
-    return {"samples": samples.count, "labels": samples.labels, "tools": tools()}
+    return {"output": request["output"], "samples": samples.count, "labels": samples.labels, "names": samples.names, "tools": tools()}
 
 
 def samples_of(request: dict, key: str, filename: str, source, shapes, scratch: Path, limit):
@@ -96,11 +106,18 @@ def samples_of(request: dict, key: str, filename: str, source, shapes, scratch: 
 
 
 def tools() -> dict:
-    tf = sys.modules.get("tensorflow")
-    return {"reef-convert": __version__, "python": ".".join(map(str, sys.version_info[:3])), **({"tensorflow": tf.__version__} if tf else {})}
+    versions = {"reef-convert": __version__, "python": ".".join(map(str, sys.version_info[:3])), "network": _network}
+    for name in ("tensorflow", "keras", "tf_keras"):
+        version = getattr(sys.modules.get(name), "__version__", None)
+        if version:
+            versions[name] = version
+    return versions
 
 
 COMMANDS = {"inspect-source": inspect_source, "convert": convert, "evaluate": evaluate}
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    sys.stderr.flush()
+    # TensorFlow's threads and graphs take seconds to take apart, which the end of the process does at once.
+    os._exit(status)

@@ -1,11 +1,14 @@
 """Archives come from strangers: nothing is written outside the target, no links, bounded in count and size."""
 
+import errno
+import lzma
 import os
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 
-from .events import refuse
+from .events import ConvertError, refuse
 
 MAX_ENTRIES = 200_000
 MAX_BYTES = 16 * 1024**3
@@ -27,9 +30,9 @@ def unpack(path: Path, target: Path) -> Path:
             _unpack_zip(path, target)
         else:
             _unpack_tar(path, target)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
-        if getattr(error, "errno", None) == 28:
-            refuse("disk.full", "There is no space left to unpack the archive; free some on the worker.")
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError) as error:
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            raise ConvertError("disk.full", "There is no space left to unpack the archive; free some on the worker.", "unavailable") from error
         refuse("source.corrupt_archive", f"{path.name} cannot be unpacked: {error}. Pack it again and push it once more.")
     return target
 

@@ -3,17 +3,19 @@
 from pathlib import Path
 from typing import List, Sequence
 
-from .events import ConvertError, log, progress, refuse
+from .events import ConvertError, progress, refuse
 from .samples import Samples
 from .sources import Source, _short, tensorflow
 
 
-def convert(source: Source, shapes: List[List[int]], calibration: Samples, output: Path, io_type: str) -> List[str]:
-    """Writes the int8 model to `output` and returns warnings."""
+def convert(source: Source, shapes: List[List[int]], calibration: Samples, output: Path, io_type: str, allow_float_ops: bool) -> List[str]:
+    """Writes the int8 model to `output` and returns warnings. Raises ConvertError `convert.*`."""
     warnings: List[str] = []
     if calibration.count < 20:
         warnings.append(f"The calibration set has only {calibration.count} samples; activation ranges may be too narrow. 100 or more are good.")
     data = _from_tflite(source, calibration) if source.tflite is not None else _from_function(source, shapes, calibration, io_type)
+    progress("check", 96, "checking that everything is int8")
+    warnings += check(data, io_type, allow_float_ops)
     progress("write", 98, "writing the model")
     part = output.with_suffix(".part")
     part.write_bytes(data)
@@ -67,10 +69,43 @@ def _counted(calibration: Samples, tensors):
     progress("quantise", 92, "quantising")
 
 
+def check(model: bytes, io_type: str, allow_float_ops: bool) -> List[str]:
+    """The converter says done with models that are wrong or not all int8. Returns warnings, raises ConvertError `convert.*`."""
+    tf = tensorflow()
+    import numpy as np
+
+    try:
+        interpreter = tf.lite.Interpreter(model_content=model, experimental_op_resolver_type=tf.lite.experimental.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
+        interpreter.allocate_tensors()
+    except (RuntimeError, ValueError) as error:
+        refuse("convert.not_loadable", f"TensorFlow Lite cannot load its own conversion of this model: {_short(error)}")
+    tensors = {detail["index"]: detail for detail in interpreter.get_tensor_details()}
+    for detail in [*interpreter.get_input_details(), *interpreter.get_output_details()]:
+        # A float TFLite source may keep its open batch; every other size must be known.
+        if any(size < 1 for size in detail["shape_signature"][1:]):
+            refuse("convert.dynamic_shape", f"The size of {detail['name']} depends on the input: {list(detail['shape_signature'])}. Devices need fixed sizes; cut off what selects or filters (such as non-maximum suppression) and do it outside of the model.")
+        if detail["dtype"] is np.float32:
+            refuse("convert.float_border", f"{detail['name']} stays float although {io_type} was asked for. The model's first or last operator cannot be quantised; cut it off and do it outside of the model.")
+    islands = []
+    for op in interpreter._get_ops_details():
+        if op["op_name"] == "FULLY_CONNECTED" and len(tensors[op["inputs"][1]]["quantization_parameters"]["scales"]) > 1:
+            refuse("convert.per_channel_dense", "A dense layer came out with one weight scale per channel, which the devices' runtime computes wrongly without saying so. This is a fault of the TensorFlow in use; use the pinned one.")
+        if op["op_name"] not in ("QUANTIZE", "DEQUANTIZE") and any(index in tensors and tensors[index]["dtype"] is np.float32 for index in op["outputs"]):
+            islands.append(op["op_name"])
+    if not islands:
+        return []
+    kinds = ", ".join(f"{name} ({islands.count(name)}x)" if islands.count(name) > 1 else name for name in sorted(set(islands)))
+    message = f"TensorFlow left these operators in float: {kinds}. They cannot run on an Edge TPU, nor can what comes after them."
+    if not allow_float_ops:
+        refuse("convert.float_ops", f"{message} Replace them (such as ELU by ReLU6, LayerNormalization by BatchNormalization), or allow a worse model.", operators=sorted(set(islands)))
+    return [message]
+
+
 def evaluate(source: Source, shapes: List[List[int]], samples: Samples, output: Path) -> None:
     """Runs the float original on every sample, and writes `input_<i>` and `output_<i>` arrays (samples first) to an .npz."""
     import numpy as np
 
+    check_labels(source, samples)
     run = _runner(source, shapes)
     inputs: List[list] = []
     outputs: List[list] = []
@@ -112,9 +147,10 @@ def _runner(source: Source, shapes: List[List[int]]):
     return run_tflite
 
 
-def check_labels(source: Source, labels: int) -> None:
-    width = source.outputs[0].shape[-1] if source.outputs and source.outputs[0].shape else None
-    if width is not None and width != labels:
-        refuse("labels.mismatch", f"The model has {width} classes, the list of labels {labels}.", classes=width, labels=labels)
-    if width is None:
-        log("The model does not say how many classes it has; the labels are checked after conversion.")
+def check_labels(source: Source, samples: Samples) -> None:
+    """Labels that are numbers must be classes of the model. Raises ConvertError `samples.labels_mismatch`."""
+    shape = source.outputs[0].shape if source.outputs else []
+    width = shape[-1] if len(shape) == 2 else None
+    wrong = sorted({int(label) for label in samples.labels if label is not None and label.isdigit() and width is not None and int(label) >= width})
+    if wrong:
+        refuse("samples.labels_mismatch", f"The samples are labelled with class {wrong[-1]}, and the model has the classes 0 to {width - 1}. Is labels.csv of another model?", classes=width, labels=wrong[:20])

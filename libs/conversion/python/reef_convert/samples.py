@@ -6,6 +6,7 @@ resamplers differ by a few pixel values at edges; what a model sees differs by l
 """
 
 import csv
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterator, List, Optional, Sequence, Tuple
@@ -20,6 +21,7 @@ IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 class Samples:
     count: int
     labels: List[Optional[str]]
+    names: List[str]
     #: Called anew for each pass; yields one list of float arrays (batch 1) per sample.
     read: object
 
@@ -45,12 +47,16 @@ def _labels(root: Path, what: str) -> dict:
     tables = sorted(root.rglob("labels.csv"))
     if not tables:
         return {}
-    with open(tables[0], newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
-    if rows and not {"file", "label"} <= set(rows[0]):
-        refuse(f"{what}.labels_unreadable", f"{tables[0].name} needs the header file,label; it has {','.join(rows[0])}.")
+    try:
+        with open(tables[0], newline="", encoding="utf-8-sig") as file:
+            table = csv.DictReader(file, skipinitialspace=True)
+            header, rows = table.fieldnames or [], list(table)
+    except (UnicodeDecodeError, csv.Error) as error:
+        refuse(f"{what}.labels_unreadable", f"labels.csv cannot be read: {error}. Save it as CSV in UTF-8.")
+    if not {"file", "label"} <= set(header):
+        refuse(f"{what}.labels_unreadable", f"labels.csv needs the header file,label; it has {','.join(header) or 'none'}.")
     base = tables[0].parent
-    return {(base / row["file"]).resolve(): row["label"].strip() for row in rows if row.get("file")}
+    return {(base / row["file"]).resolve(): (row["label"] or "").strip() or None for row in rows if row.get("file")}
 
 
 def _from_images(files: List[Path], labels: dict, preprocessing: dict, shapes, limit, what: str, root: Path) -> Samples:
@@ -79,7 +85,7 @@ def _from_images(files: List[Path], labels: dict, preprocessing: dict, shapes, l
         for file in usable:
             yield [load_image(file, preprocessing)]
 
-    return Samples(len(usable), [labels.get(file.resolve()) for file in usable], read)
+    return Samples(len(usable), [labels.get(file.resolve()) for file in usable], [str(file.relative_to(root)) for file in usable], read)
 
 
 def load_image(file: Path, preprocessing: dict):
@@ -111,9 +117,11 @@ def _from_npz(path: Path, filename: str, shapes, names, limit, what: str) -> Sam
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (ValueError, OSError) as error:
-        refuse(f"{what}.unreadable", f"{filename} cannot be read: {error}.")
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        refuse(f"{what}.unreadable", f"{filename} cannot be read: {error}. Write it with numpy.savez.")
     labels = arrays.pop("labels", None)
+    if labels is not None and any(len(labels) != len(column) for column in arrays.values()):
+        refuse(f"{what}.labels_unreadable", f"{filename} has {len(labels)} labels for {', '.join(str(len(column)) for column in arrays.values())} samples.")
     columns = [arrays[name] for name in names] if all(name in arrays for name in names) else list(arrays.values())
     if len(columns) != len(shapes):
         refuse(f"{what}.shape_differs", f"{filename} holds the arrays {', '.join(arrays)}; the model takes {', '.join(names)}. Name them alike.")
@@ -129,7 +137,7 @@ def _from_npz(path: Path, filename: str, shapes, names, limit, what: str) -> Sam
         for index in chosen:
             yield [column[index : index + 1].astype(np.float32) for column in columns]
 
-    return Samples(len(chosen), [None if labels is None else str(labels[index]) for index in chosen], read)
+    return Samples(len(chosen), [None if labels is None else str(labels[index]) for index in chosen], [f"{filename}[{index}]" for index in chosen], read)
 
 
 def _spread(items: list, limit: Optional[int]) -> list:

@@ -70,6 +70,8 @@ def open_source(request: dict, scratch: Path) -> Source:
 
 def _from_folder(folder: Path, name: str, request: dict) -> Source:
     found = sorted(folder.rglob("saved_model.pb"))
+    if len(found) > 1:
+        refuse("source.several_models", f"{name} holds {len(found)} SavedModels ({', '.join(str(one.parent.relative_to(folder)) for one in found[:4])}). Push the folder of one.")
     if found:
         return _saved_model(found[0].parent, request)
     files = [one for one in folder.rglob("*") if one.suffix in (".keras", ".h5", ".hdf5", ".pb", ".tflite")]
@@ -148,14 +150,15 @@ def _keras(path: Path, generation: int) -> Source:
         renamed = path.with_suffix(suffix)
         path.rename(renamed)
         path = renamed
+    _refuse_code(path, suffix)
     try:
         # No compile state and safe mode: these files can hold code, which is never run.
         options = {} if generation == 2 and suffix == ".h5" else {"safe_mode": True}
         model = tf.keras.models.load_model(str(path), compile=False, **options)
     except Exception as error:
-        if "Lambda" in str(error) or "safe_mode" in str(error):
-            refuse("source.holds_code", f"The Keras file holds Python code (a Lambda layer), which is not run: {_short(error)} Replace the layer, or export a SavedModel.")
         refuse("source.not_a_model", f"The Keras file cannot be loaded: {_short(error)}")
+    if not getattr(model, "inputs", None):
+        refuse("source.shape_unknown", "The Keras model was saved before it was built, so it does not know its inputs. Call it once, or give it an Input layer, and save it again.")
     inputs = [TensorDescription(_plain(one.name), [None if size is None else int(size) for size in one.shape], _dtype(one)) for one in model.inputs]
     outputs = [TensorDescription(_plain(getattr(one, "name", f"output_{index}")), [None if size is None else int(size) for size in one.shape], _dtype(one)) for index, one in enumerate(model.outputs)]
 
@@ -167,6 +170,31 @@ def _keras(path: Path, generation: int) -> Source:
         return freeze(call, [tf.TensorSpec(shape, tf.as_dtype(tensor.dtype), name=tensor.name) for tensor, shape in zip(inputs, shapes)], keep=model)
 
     return Source(kind="keras", description=f"Keras {generation} model {model.name}", inputs=inputs, outputs=outputs, concrete=concrete)
+
+
+def _refuse_code(path: Path, suffix: str) -> None:
+    """Lambda layers are Python bytecode. Safe mode does not cover the older of the two formats, so the description is read first."""
+    if suffix == ".h5":
+        import h5py
+
+        with h5py.File(path, "r") as file:
+            config = file.attrs.get("model_config", b"")
+        text = config.decode(errors="replace") if isinstance(config, bytes) else str(config)
+    else:
+        with zipfile.ZipFile(path) as archive:
+            text = archive.read("config.json").decode(errors="replace")
+
+    def holds_lambda(node: Any) -> bool:
+        if isinstance(node, dict):
+            return node.get("class_name") in ("Lambda", "__lambda__") or any(map(holds_lambda, node.values()))
+        return isinstance(node, list) and any(map(holds_lambda, node))
+
+    try:
+        found = holds_lambda(json.loads(text))
+    except ValueError:
+        refuse("source.not_a_model", "The Keras file's description of its layers is damaged.")
+    if found:
+        refuse("source.holds_code", "The Keras file holds Python code (a Lambda layer), which is not run here. Replace the layer by one of Keras's own, or export a SavedModel.")
 
 
 def _keras_generation(path: Path, name: str) -> int:
