@@ -1,4 +1,5 @@
 import { spawn, type ChildProcess } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { chmod, mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -6,6 +7,7 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { execa } from 'execa';
 import getPort from 'get-port';
+import pg from 'pg';
 import { eventually } from './fleet.ts';
 
 const root = join(import.meta.dirname, '../..');
@@ -27,12 +29,16 @@ export async function reef(args: string[], options: { env?: Record<string, strin
 
 export interface StackFlags { agents?: number; frames?: string; fps?: number; dir?: string; ports?: [number, number, number]; env?: Record<string, string> }
 
-/** A whole fleet on this machine, started as a user would: `reef up` on a folder and ports of its own. On outside infrastructure where the environment names it. */
+/**
+ * A whole fleet on this machine, started as a user would: `reef up` on a folder and ports of its own. Where the environment names outside
+ * infrastructure it runs on that, with a database and device names of its own, so that stacks do not meet there.
+ */
 export class RunningStack {
   readonly output: string[] = [];
+  readonly agentName = `coral-${randomBytes(3).toString('hex')}`;
   private child!: ChildProcess;
 
-  private constructor(readonly dir: string, readonly ports: [number, number, number], private readonly flags: StackFlags) {}
+  private constructor(readonly dir: string, readonly ports: [number, number, number], private readonly flags: StackFlags, private readonly database: string | undefined) {}
 
   static async up(flags: StackFlags = {}): Promise<RunningStack> {
     const stack = await RunningStack.launch(flags);
@@ -45,13 +51,18 @@ export class RunningStack {
     const dir = flags.dir ?? (await mkdtemp(join(tmpdir(), 'reef-up-')));
     // The embedded PostgreSQL does not run as root.
     await chmod(dir, 0o755);
-    const stack = new RunningStack(dir, flags.ports ?? [await getPort(), await getPort(), await getPort()], flags);
+    const database = process.env.DATABASE_URL && (await emptyDatabase(process.env.DATABASE_URL));
+    const stack = new RunningStack(dir, flags.ports ?? [await getPort(), await getPort(), await getPort()], flags, database);
     stack.spawn();
     return stack;
   }
 
   get url(): string {
     return `http://127.0.0.1:${this.ports[0]}`;
+  }
+
+  agent(number: number): string {
+    return `${this.agentName}-${number}`;
   }
 
   get pid(): number {
@@ -118,9 +129,22 @@ export class RunningStack {
   private spawn(): void {
     const { agents = 1, frames, fps = 10, env } = this.flags;
     const [port, gateway, mqtt] = this.ports;
-    this.child = spawn(process.execPath, [main, '--dir', this.dir, 'up', '--agents', `${agents}`, '--port', `${port}`, '--gateway-port', `${gateway}`, '--mqtt-port', `${mqtt}`, '--fps', `${fps}`, '--telemetry-window', '1', ...(frames ? ['--frames', frames] : [])], {
-      stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, NO_COLOR: '1', PYTHON_ENV_DIR: join(root, '.reef/python'), ...env },
+    this.child = spawn(process.execPath, [main, '--dir', this.dir, 'up', '--agents', `${agents}`, '--agent-name', this.agentName, '--port', `${port}`, '--gateway-port', `${gateway}`, '--mqtt-port', `${mqtt}`, '--fps', `${fps}`, '--telemetry-window', '1', ...(frames ? ['--frames', frames] : [])], {
+      stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, NO_COLOR: '1', PYTHON_ENV_DIR: join(root, '.reef/python'), ...(this.database ? { DATABASE_URL: this.database } : {}), ...env },
     });
     for (const stream of [this.child.stdout!, this.child.stderr!]) createInterface({ input: stream }).on('line', (line) => this.output.push(line));
   }
+}
+
+async function emptyDatabase(server: string): Promise<string> {
+  const url = new URL(server);
+  url.pathname = `/e2e_${randomBytes(6).toString('hex')}`;
+  const client = new pg.Client({ connectionString: server });
+  await client.connect();
+  try {
+    await client.query(`CREATE DATABASE ${url.pathname.slice(1)}`);
+  } finally {
+    await client.end();
+  }
+  return url.href;
 }

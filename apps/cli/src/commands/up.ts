@@ -5,7 +5,7 @@ import type { UpFlags } from '../up/run.ts';
 
 function withStackFlags(command: Command): Command {
   return command
-    .option('--agents <n>', 'device agents to run on this machine', '5').option('--no-agents', 'none; devices come from elsewhere')
+    .option('--agents <n>', 'device agents to run on this machine', '5').option('--no-agents', 'none; devices come from elsewhere').option('--agent-name <name>', 'they are called <name>-1, <name>-2, ...', 'coral')
     .option('--port <port>', 'API and console', '8080').option('--gateway-port <port>', 'what devices download from', '8443').option('--mqtt-port <port>', 'embedded broker', '8883')
     .option('--frames <dir>', 'images for the agents, with labels.csv where known').option('--fps <n>', 'frames per second and agent', '3')
     .option('--telemetry-window <seconds>', 'how often these agents report', '5');

@@ -3,11 +3,20 @@ import { readFileSync } from 'node:fs';
 import { readFile, stat } from 'node:fs/promises';
 import { createServer, type TLSSocket } from 'node:tls';
 import { controllerName, mayUse, revokedSerials } from '@reefkeeper/devices';
+import { commonConfig, parseConfig } from '@reefkeeper/platform/config';
+import { asReefError } from '@reefkeeper/platform/errors';
 import { openLogger } from '@reefkeeper/platform/logger';
 import { commandResult, presence, reported, telemetry } from '@reefkeeper/protocol';
 import { Aedes, type Client } from 'aedes';
+import { z } from 'zod';
 
-const { BROKER_PORT = '8883', BROKER_HOST = '127.0.0.1', BROKER_CA = '', BROKER_CERT = '', BROKER_KEY = '', BROKER_CRL = '', LOG_LEVEL = 'info' } = process.env;
+const schema = commonConfig.extend({
+  BROKER_PORT: z.coerce.number().int().min(1).max(65_535), BROKER_HOST: z.string().default('127.0.0.1'),
+  BROKER_CA: z.string(), BROKER_CERT: z.string(), BROKER_KEY: z.string(),
+  /** Kept by the controller beside the CA; need not be there yet. */
+  BROKER_CRL: z.string().optional(),
+});
+const { BROKER_PORT, BROKER_HOST, BROKER_CA, BROKER_CERT, BROKER_KEY, BROKER_CRL, LOG_LEVEL } = settings();
 /** Agents wait this long for a CONNACK at least (15 s); ours comes before they give up. */
 const doorMs = 10_000;
 /** MQTT 3.1.1 section 3.2.2.3. */
@@ -51,9 +60,10 @@ broker.on('subscribe', (subscriptions, client) => {
 let revoked = { at: 0, serials: new Set<string>() };
 /** From the list that the controller keeps beside the CA. What cannot be read leaves the last one in force. */
 async function isRevoked(serial: string): Promise<boolean> {
-  const found = BROKER_CRL ? await stat(BROKER_CRL).catch(() => undefined) : undefined;
-  if (found && found.mtimeMs !== revoked.at) {
-    await revokedSerials(await readFile(BROKER_CRL, 'utf8'), readFileSync(BROKER_CA, 'utf8')).then(
+  const list = BROKER_CRL;
+  const found = list && (await stat(list).catch(() => undefined));
+  if (list && found && found.mtimeMs !== revoked.at) {
+    await readFile(list, 'utf8').then((pem) => revokedSerials(pem, readFileSync(BROKER_CA, 'utf8'))).then(
       (serials) => { revoked = { at: found.mtimeMs, serials }; },
       (err: unknown) => log.warn({ err }, 'revocation list not usable'),
     );
@@ -113,9 +123,9 @@ server.on('error', (error) => {
   setTimeout(() => process.exit(1), 100);
 });
 server.on('tlsClientError', (error) => log.debug({ err: error.message }, 'TLS handshake failed'));
-server.listen(Number(BROKER_PORT), BROKER_HOST, () => {
-  log.info({ port: Number(BROKER_PORT) }, 'ready');
-  process.stdout.write(`${JSON.stringify({ ready: true, port: Number(BROKER_PORT) })}\n`);
+server.listen(BROKER_PORT, BROKER_HOST, () => {
+  log.info({ port: BROKER_PORT }, 'ready');
+  process.stdout.write(`${JSON.stringify({ ready: true, port: BROKER_PORT })}\n`);
 });
 
 const stop = () => {
@@ -125,3 +135,13 @@ const stop = () => {
 process.on('SIGTERM', stop);
 process.on('SIGINT', stop);
 process.on('disconnect', stop);
+
+function settings(): z.output<typeof schema> {
+  try {
+    return parseConfig(schema, process.env);
+  } catch (thrown) {
+    const error = asReefError(thrown);
+    process.stderr.write(`error: ${error.message}\ncode: ${error.code}\n`);
+    process.exit(error.exitCode);
+  }
+}

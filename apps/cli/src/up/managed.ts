@@ -1,7 +1,7 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { EventEmitter } from 'node:events';
 import { createInterface } from 'node:readline';
-import { ReefError } from '@reefkeeper/platform/errors';
+import { ReefError, type ErrorKind } from '@reefkeeper/platform/errors';
 import { RotatingLog } from './log-file.ts';
 
 export type ManagedState = 'waiting' | 'starting' | 'ready' | 'restarting' | 'stopping' | 'stopped';
@@ -111,7 +111,7 @@ export class Managed extends EventEmitter<{ change: []; spawned: [pid: number]; 
         clearTimeout(late);
         this.log.write(`${this.spec.name} ended with ${signal ?? code}`);
         this.emit('gone');
-        reject(failureOf(this.spec, signal ?? `code ${code}`, lastWords));
+        reject(failureOf(this.spec, code, signal, lastWords));
         if (this.wanted && this.state !== 'starting') this.again(Date.now() - begun);
       });
     });
@@ -131,10 +131,13 @@ export class Managed extends EventEmitter<{ change: []; spawned: [pid: number]; 
   }
 }
 
+/** As `ReefError.exitCode` has it. */
+const kindOfExit: Record<number, ErrorKind> = { 2: 'invalid', 3: 'forbidden', 4: 'not_found', 5: 'conflict' };
+
 /** Our processes end a failed start with `error: message` and `code: ...`; what has no such line failed otherwise, and its last words must do. */
-function failureOf(spec: ManagedSpec, how: string, words: string[]): ReefError {
+function failureOf(spec: ManagedSpec, exit: number | null, signal: string | null, words: string[]): ReefError {
   const at = words.findLastIndex((line) => line.startsWith('error: '));
-  const said = at >= 0 ? words.slice(at).join('\n').replace(/^error: /, '').replace(/\ncode: .*$/s, '') : words.slice(-6).join('\n');
+  const said = at >= 0 ? words.slice(at).join('\n').replace(/^error: /, '').replace(/\ncode: .*$/s, '') : words.find((line) => /^\w*Error\b/.test(line)) ?? words.slice(-6).join('\n');
   const code = at >= 0 ? /^code: (.*)$/m.exec(words.slice(at).join('\n'))?.[1] : undefined;
-  return new ReefError(code ?? 'up.process_failed', 'unavailable', `${spec.name} ended with ${how} before it was ready: ${said}\nThe whole log: ${spec.logFile}`, { detail: { process: spec.name } });
+  return new ReefError(code ?? 'up.process_failed', kindOfExit[exit ?? 0] ?? 'unavailable', `${spec.name} ended with ${signal ?? `code ${exit}`} before it was ready: ${said}\nThe whole log: ${spec.logFile}`, { detail: { process: spec.name } });
 }

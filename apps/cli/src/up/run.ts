@@ -6,7 +6,7 @@ import type { Output } from '../output.ts';
 import { Stack, type StackOptions } from './stack.ts';
 import { StatusView } from './view.ts';
 
-export interface UpFlags { agents: string | false; port: string; gatewayPort: string; mqttPort: string; frames?: string; fps: string; telemetryWindow: string; demo?: boolean }
+export interface UpFlags { agents: string | false; agentName: string; port: string; gatewayPort: string; mqttPort: string; frames?: string; fps: string; telemetryWindow: string; demo?: boolean }
 
 /** Stays until it is told to stop. */
 export async function up(output: Output, dir: string, flags: UpFlags): Promise<number> {
@@ -26,16 +26,17 @@ export async function demo(output: Output, dir: string, flags: UpFlags): Promise
 /** Starts the stack, runs `work`, and stops it however that ends: by itself, by an error, by Ctrl-C. */
 async function runStack(output: Output, dir: string, flags: UpFlags, work: (stack: Stack) => Promise<number>): Promise<number> {
   const settings = settingsOf(flags);
+  const stopped = new AbortController();
   const interrupted = new Promise<'interrupted'>((resolve) => {
+    stopped.signal.addEventListener('abort', () => resolve('interrupted'));
     for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
       let times = 0;
       // Whoever asks three times does not want to wait; the children notice that we are gone.
-      process.on(signal, () => { resolve('interrupted'); if (++times === 3) process.exit(130); });
+      process.on(signal, () => { stopped.abort(); if (++times === 3) process.exit(130); });
     }
   });
-  const prepared = await Promise.race([flags.demo ? prepareDemo(output, dir).then(({ frames }) => frames) : Promise.resolve(flags.frames), interrupted.then(() => null)]);
-  if (prepared === null) return 130;
-  const stack = new Stack({ ...settings, dir, frames: prepared, onNote: (text) => output.note(text) });
+  const frames = flags.demo ? (await prepareDemo(output, dir, stopped.signal)).frames : flags.frames;
+  const stack = new Stack({ ...settings, dir, frames, onNote: (text) => output.note(text) });
   // While the demonstration talks, the table would draw over it.
   const view = output.json ? undefined : new StatusView(stack, Boolean(process.stdout.isTTY) && !flags.demo);
   try {
@@ -54,21 +55,23 @@ async function runStack(output: Output, dir: string, flags: UpFlags, work: (stac
       ].join('\n'),
     );
     const ended = await Promise.race([work(stack), interrupted]);
+    output.note('stopping; data stays');
     return ended === 'interrupted' ? 0 : ended;
   } finally {
     await stack.stop();
     view?.stop();
-    output.note('stopped; data stays');
   }
 }
 
-function settingsOf(flags: UpFlags): Pick<StackOptions, 'agents' | 'port' | 'gatewayPort' | 'mqttPort' | 'fps' | 'telemetryWindowS'> {
+function settingsOf(flags: UpFlags): Pick<StackOptions, 'agents' | 'agentName' | 'port' | 'gatewayPort' | 'mqttPort' | 'fps' | 'telemetryWindowS'> {
   const number = (flag: string, text: string, low: number, high: number, whole = true) => {
     const value = Number(text);
     if (text.trim() === '' || !Number.isFinite(value) || value < low || value > high || (whole && !Number.isInteger(value))) throw new ReefError('option.invalid', 'invalid', `${flag} takes a ${whole ? 'whole ' : ''}number from ${low} to ${high}, not "${text}".`);
     return value;
   };
+  if (!/^[A-Za-z0-9_-]{1,60}$/.test(flags.agentName)) throw new ReefError('option.invalid', 'invalid', `--agent-name takes 1 to 60 of A-Z a-z 0-9 _ -, not "${flags.agentName}".`);
   const settings = {
+    agentName: flags.agentName,
     agents: flags.agents === false ? 0 : number('--agents', flags.agents, 0, 50),
     port: number('--port', flags.port, 1, 65_535), gatewayPort: number('--gateway-port', flags.gatewayPort, 1, 65_535), mqttPort: number('--mqtt-port', flags.mqttPort, 1, 65_535),
     fps: number('--fps', flags.fps, 0.1, 1_000, false), telemetryWindowS: number('--telemetry-window', flags.telemetryWindow, 1, 3_600),

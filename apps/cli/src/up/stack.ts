@@ -17,6 +17,8 @@ import { checkPort } from './ports.ts';
 export interface StackOptions {
   dir: string;
   agents: number;
+  /** Agents are `<agentName>-1` and so on. */
+  agentName: string;
   port: number;
   gatewayPort: number;
   mqttPort: number;
@@ -99,10 +101,10 @@ export class Stack {
   /** Children first, in the order of who needs whom. */
   async stop(): Promise<void> {
     this.stopping ??= (async () => {
-      const of = (kind: string) => this.processes.filter(({ spec }) => spec.name.startsWith(kind));
-      await Promise.all(of('coral-').map((one) => one.stop()));
-      await Promise.all([...of('worker'), ...of('controller')].map((one) => one.stop()));
-      await Promise.all(of('broker').map((one) => one.stop()));
+      const stop = (wanted: (name: string) => boolean) => Promise.all(this.processes.filter(({ spec }) => wanted(spec.name)).map((one) => one.stop()));
+      await stop((name) => !['broker', 'controller', 'worker'].includes(name));
+      await stop((name) => name === 'controller' || name === 'worker');
+      await stop((name) => name === 'broker');
       await this.database.stop();
       await this.lock?.release();
     })();
@@ -114,7 +116,7 @@ export class Stack {
   }
 
   private async startAgent(number: number): Promise<void> {
-    const id = `coral-${number}`;
+    const id = `${this.options.agentName}-${number}`;
     const home = resolve(this.options.dir, 'agents', id);
     const known = await this.client.get(`/devices/${id}`).then(() => true, (error: unknown) => {
       if (error instanceof ReefError && error.kind === 'not_found') return false;
