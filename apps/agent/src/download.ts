@@ -1,8 +1,5 @@
-import { createWriteStream } from 'node:fs';
-import { rm, stat } from 'node:fs/promises';
+import { open, rm, stat } from 'node:fs/promises';
 import type { IncomingMessage } from 'node:http';
-import { Transform } from 'node:stream';
-import { pipeline } from 'node:stream/promises';
 import { asReefError, ReefError } from '@reefkeeper/platform/errors';
 import { Backoff, sleep } from './backoff.ts';
 import { refusal, textOf, type Gateway } from './gateway.ts';
@@ -86,16 +83,17 @@ async function fetchRest(gateway: Gateway, store: Store, blob: BlobName, from: n
     throw response.statusCode === 416 ? new ReefError('artifact.damaged', 'unavailable', 'The part on disk does not fit the file; it was thrown away.') : refusal(response.statusCode ?? 0, body, `/v1/blobs/${blob.digest}`);
   }
   let position = start;
-  const limit = new Transform({
-    transform(chunk: Buffer, _encoding, done) {
+  // Written chunk by chunk rather than through a stream pipeline: that one drops what is in its buffers when the line is cut,
+  // and on a metered link those bytes are paid for.
+  const part = await open(store.partPath(blob.digest), start > 0 ? 'r+' : 'w');
+  try {
+    for await (const chunk of response as AsyncIterable<Buffer>) {
+      // More than the manifest says is not this blob; stop before it fills the disk.
+      if (position + chunk.length > blob.bytes) throw new ReefError('artifact.checksum_mismatch', 'invalid', `The file is longer than the ${blob.bytes} bytes of the manifest; it was thrown away.`);
+      await part.write(chunk, 0, chunk.length, position);
       position += chunk.length;
       options.onBytes?.(chunk.length);
-      // More than the manifest says is not this blob; stop before it fills the disk.
-      done(position > blob.bytes ? new ReefError('artifact.checksum_mismatch', 'invalid', `The file is longer than the ${blob.bytes} bytes of the manifest; it was thrown away.`) : null, chunk);
-    },
-  });
-  try {
-    await pipeline(response, limit, createWriteStream(store.partPath(blob.digest), start > 0 ? { flags: 'r+', start } : { flags: 'w' }));
+    }
   } catch (cause) {
     if (cause instanceof ReefError) {
       await rm(store.partPath(blob.digest), { force: true });
@@ -103,6 +101,8 @@ async function fetchRest(gateway: Gateway, store: Store, blob: BlobName, from: n
     }
     if ((cause as NodeJS.ErrnoException).code === 'ENOSPC') throw new ReefError('disk.full', 'unavailable', 'The disk filled up during the download. Free space on the device.', { cause });
     throw new ReefError('artifact.interrupted', 'unavailable', `The download of ${blob.digest} stopped after ${position} of ${blob.bytes} bytes: ${(cause as Error).message}`, { cause });
+  } finally {
+    await part.close();
   }
   if (position < blob.bytes) throw new ReefError('artifact.interrupted', 'unavailable', `The download of ${blob.digest} ended after ${position} of ${blob.bytes} bytes.`);
 }

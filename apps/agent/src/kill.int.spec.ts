@@ -18,7 +18,7 @@ afterEach(async () => {
 describe('an agent that is killed in an activation', () => {
   it.each([['install:effect', 'good'], ['activate:effect', 'good'], ['rollback:effect', 'bad']] as const)('%s (%s) ends as if it had not been', async (point, kind) => {
     await surviveKill(fleet, point, kind, agent);
-  });
+  }, 120_000);
 
   it('does not run twice on one directory', async () => {
     await agent.start();
