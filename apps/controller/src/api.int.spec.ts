@@ -112,6 +112,8 @@ describe('beside the API', () => {
     expect(Object.keys(document.components.schemas)).toEqual(expect.arrayContaining(['Problem', 'ChangeDevice', 'SendCommand', 'CreateEnrolmentToken', 'CreateApiToken']));
     expect(Object.keys(document.paths)).toEqual(expect.arrayContaining(['/api/v1/devices', '/api/v1/devices/{id}', '/api/v1/devices/{id}/commands', '/api/v1/enrolment-tokens', '/api/v1/tokens', '/api/v1/audit', '/api/v1/models', '/api/v1/jobs', '/api/v1/rollouts', '/api/v1/uploads', '/api/v1/telemetry/series']));
     const ids = Object.values(document.paths as Record<string, Record<string, { operationId: string; responses: Record<string, any> }>>).flatMap((path) => Object.values(path)).map(({ operationId, responses }) => {
+      const [success] = Object.entries(responses).filter(([status]) => status.startsWith('2'));
+      if (success![0] !== '204' && operationId !== 'Artifacts.download') expect(success![1].content, operationId).toHaveProperty(['application/json', 'schema']);
       expect(responses['401']?.content['application/problem+json'].schema.$ref).toBe('#/components/schemas/Problem');
       return operationId;
     });
@@ -119,6 +121,8 @@ describe('beside the API', () => {
     const refs = new Set([...JSON.stringify(document).matchAll(/"#\/components\/schemas\/([^"]+)"/g)].map(([, name]) => name!));
     for (const name of refs) expect(document.components.schemas).toHaveProperty([name]);
     expect((await supertest(world.url).get('/docs')).text).toContain('swagger-ui');
+    await world.enrol('cam-9');
+    expect(Object.keys((await world.call('GET', '/api/v1/devices/cam-9')).body)).toEqual(expect.arrayContaining(Object.keys(document.components.schemas.Device.properties)));
   });
 
   it('serves the console: files, its own pages, nothing outside, with a policy', async () => {

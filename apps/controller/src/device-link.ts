@@ -22,6 +22,7 @@ const acknowledgeMs = 15_000;
 /** After this long on a broker that had forgotten us, devices it knows no presence of are offline. */
 const presenceGraceMs = 30_000;
 const reconnectMs = { first: 500, most: 15_000 };
+const stableMs = 10_000;
 const retryMs = { first: 100, most: 5_000 };
 /** A message that fails this often while the database is there will never be stored. */
 const attempts = 3;
@@ -114,11 +115,15 @@ export class DeviceLink implements OnApplicationBootstrap, BeforeApplicationShut
       clean: false, protocolVersion: 4, reconnectPeriod: reconnectMs.first, connectTimeout: 10_000, keepalive: 30, resubscribe: false,
     };
     const client = connect(this.config.MQTT_URL, options);
+    let upSince: number | undefined;
+    let fault: string | undefined;
+    let waitMs = reconnectMs.first;
     const byPath = new Map(takers.map(({ message, take }) => [message.filter.replace(/^reef\/v1\/\+\//, '').replace('+', '{id}'), { name: message.name, take }]));
     this.inboxes.push(takeConcurrently(client, { session: purpose, limit, take: (packet) => this.take(byPath, packet) }));
     client.on('connect', ({ sessionPresent }) => {
       this.log.info({ purpose, sessionPresent }, 'broker connected');
-      client.options.reconnectPeriod = reconnectMs.first;
+      upSince = Date.now();
+      fault = undefined;
       if (purpose === 'state' && !sessionPresent) this.auditPresence();
       // At every connection: the session may be new to a broker that was restarted without its state.
       client.subscribeAsync(takers.map(({ message }) => this.filterOf(message)), { qos: 1 }).catch((err: unknown) => {
@@ -128,13 +133,18 @@ export class DeviceLink implements OnApplicationBootstrap, BeforeApplicationShut
       this.send();
     });
     client.on('close', () => {
-      if (this.stopping.signal.aborted) return;
-      // Full jitter, so that replicas do not come back in step.
-      const most = Math.min(2 * (client.options.reconnectPeriod ?? 0), reconnectMs.most);
-      client.options.reconnectPeriod = Math.max(reconnectMs.first, Math.random() * most);
-      this.log.warn({ purpose }, 'broker connection closed');
+      // Full jitter, so that replicas do not come back in step; short again only after a connection that lasted.
+      if (upSince && Date.now() - upSince > stableMs) waitMs = reconnectMs.first;
+      client.options.reconnectPeriod = reconnectMs.first + Math.random() * waitMs;
+      waitMs = Math.min(2 * waitMs, reconnectMs.most);
+      if (upSince && !this.stopping.signal.aborted) this.log.warn({ purpose }, 'broker connection closed, trying to come back');
+      upSince = undefined;
     });
-    client.on('error', (err) => this.log.warn({ err: { message: err.message }, purpose }, 'broker connection failed'));
+    // An outage is told once, not at every attempt.
+    client.on('error', ({ message }) => {
+      if (message !== fault) this.log.warn({ purpose, fault: message }, 'broker connection failed, trying again');
+      fault = message;
+    });
     this.clients.push(client);
   }
 

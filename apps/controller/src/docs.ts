@@ -1,5 +1,7 @@
 import type { NestFastifyApplication } from '@nestjs/platform-fastify';
+import { GraphQLSchemaHost } from '@nestjs/graphql';
 import { DocumentBuilder, SwaggerModule, type OpenAPIObject } from '@nestjs/swagger';
+import { answerSchemas } from './answers.ts';
 
 const problem = {
   type: 'object', required: ['type', 'title', 'status', 'code', 'detail', 'context'],
@@ -12,16 +14,27 @@ const problem = {
 
 const refusals: Record<string, string> = { 400: 'The request is not usable', 401: 'No valid token', 403: 'The token\'s role may not do this', 404: 'No such thing', 409: 'Not in its present state' };
 
-/** The OpenAPI document: pages at `/docs`, JSON at `/openapi.json`. */
-export function serveDocs(app: NestFastifyApplication): OpenAPIObject {
+interface Operation { operationId: string; parameters?: { in: string }[]; requestBody?: unknown; responses: Record<string, { description: string; content?: object }> }
+
+/** The OpenAPI document: pages at `/docs`, JSON at `/openapi.json`. Made at the first request, when the GraphQL schema is there. */
+export function serveDocs(app: NestFastifyApplication): void {
+  let document: OpenAPIObject | undefined;
+  SwaggerModule.setup('docs', app, () => (document ??= describe(app)), { jsonDocumentUrl: 'openapi.json', yamlDocumentUrl: 'openapi.yaml', customSiteTitle: 'Reefkeeper API', swaggerOptions: { persistAuthorization: true } });
+}
+
+function describe(app: NestFastifyApplication): OpenAPIObject {
   const about = new DocumentBuilder()
     .setTitle('Reefkeeper').setVersion('1').setLicense('Apache-2.0', 'https://www.apache.org/licenses/LICENSE-2.0')
     .setDescription('Model pipeline, fleet and rollouts for Coral devices. Errors are RFC 9457 problem details with a stable `code`. Lists answer `{items, nextCursor}`: ask again with `?cursor=` until it is null. GraphQL with subscriptions is at `/graphql`.')
     .addBearerAuth({ type: 'http', scheme: 'bearer', description: 'An API token (`reef_...`)' }).addSecurityRequirements('bearer').build();
   const document = SwaggerModule.createDocument(app, about, { operationIdFactory: (controller, method) => `${controller.replace(/Controller$/, '')}.${method}` });
-  (document.components!.schemas ??= {}).Problem = problem as never;
+  const answers = answerSchemas(app.get(GraphQLSchemaHost, { strict: false }).schema);
+  document.components = { ...document.components, schemas: { ...(answers.components as object), ...document.components?.schemas, Problem: problem as never } };
   for (const path of Object.values(document.paths)) {
-    for (const [method, operation] of Object.entries(path) as [string, { parameters?: { in: string }[]; requestBody?: unknown; responses: Record<string, object> }][]) {
+    for (const [method, operation] of Object.entries(path) as [string, Operation][]) {
+      const body = answers.bodies[operation.operationId];
+      const success = Object.keys(operation.responses).find((status) => status.startsWith('2'));
+      if (body && success) operation.responses[success] = { description: 'Done', content: { 'application/json': { schema: body } } };
       const named = operation.parameters?.some((one) => one.in === 'path');
       const possible = ['401', '403', ...(operation.requestBody || operation.parameters?.length ? ['400'] : []), ...(named ? ['404'] : []), ...(named && method !== 'get' ? ['409'] : [])];
       for (const status of possible) {
@@ -29,6 +42,5 @@ export function serveDocs(app: NestFastifyApplication): OpenAPIObject {
       }
     }
   }
-  SwaggerModule.setup('docs', app, document, { jsonDocumentUrl: 'openapi.json', yamlDocumentUrl: 'openapi.yaml', customSiteTitle: 'Reefkeeper API', swaggerOptions: { persistAuthorization: true } });
   return document;
 }

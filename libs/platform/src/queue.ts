@@ -20,7 +20,7 @@ export function openQueues(options: { redisUrl?: string; databaseUrl: string }):
   redis?.on('error', () => {});
   const postgres = withBackend(createPostgresBackend);
   const pgConnection = { connectionString: options.databaseUrl, migrate: true };
-  const open: { close(force?: boolean): Promise<void>; disconnect?(): Promise<void> }[] = [];
+  const open: { close(force?: boolean): Promise<void>; waitUntilReady(): Promise<unknown> }[] = [];
 
   return {
     queue<T>(name: string) {
@@ -39,7 +39,11 @@ export function openQueues(options: { redisUrl?: string; databaseUrl: string }):
       return made;
     },
     async close(force = false) {
-      await Promise.allSettled(open.map((one) => (one instanceof Worker ? one.close(force) : one.close())));
+      await Promise.allSettled(open.map(async (one) => {
+        // Closed in the middle of its own migration, BullMQ would leave a connection behind whose end nobody hears.
+        if (!redis) await Promise.race([one.waitUntilReady(), new Promise((resolve) => { setTimeout(resolve, 5_000).unref(); })]);
+        await (one instanceof Worker ? one.close(force) : one.close());
+      }));
       redis?.disconnect();
     },
   };

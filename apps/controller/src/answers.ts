@@ -1,0 +1,69 @@
+import { isEnumType, isListType, isNonNullType, isObjectType, type GraphQLOutputType, type GraphQLSchema } from 'graphql';
+
+type Schema = Record<string, unknown>;
+
+const page = (items: Schema): Schema => ({ type: 'object', required: ['items', 'nextCursor'], properties: { items: { type: 'array', items }, nextCursor: { type: 'string', nullable: true } } });
+const ref = (name: string): Schema => ({ $ref: `#/components/schemas/${name}` });
+const object = (properties: Record<string, Schema>): Schema => ({ type: 'object', required: Object.keys(properties), properties });
+const text = { type: 'string' };
+const count = { type: 'integer' };
+const time = { type: 'string', format: 'date-time' };
+const orNull = (schema: Schema): Schema => ('$ref' in schema ? { nullable: true, allOf: [schema] } : { ...schema, nullable: true });
+const anything = { type: 'object', additionalProperties: true };
+
+/** What REST answers and GraphQL has no type for. */
+const ownTypes: Record<string, Schema> = {
+  Model: object({ name: text, description: orNull(text), createdAt: time, createdBy: text, latestVersion: orNull(count), versions: count }),
+  DeviceCommand: object({ id: { ...text, format: 'uuid' }, deviceId: text, kind: text, args: anything, state: { ...text, enum: ['QUEUED', 'SENT', 'SUCCEEDED', 'FAILED'] }, answer: orNull(object({ id: text, ok: { type: 'boolean' }, result: anything, failure: orNull(object({ code: text, message: text })) })), createdBy: text, createdAt: time, expiresAt: time, answeredAt: orNull(time) }),
+  EnrolmentToken: object({ token: { ...text, description: 'Shown once: reef1.SECRET.FINGERPRINT' }, expiresAt: time }),
+  ApiToken: object({ id: { ...text, format: 'uuid' }, name: text, role: { ...text, enum: ['viewer', 'operator', 'approver', 'admin'] }, createdAt: time, createdBy: text, lastUsedAt: orNull(time), revokedAt: orNull(time) }),
+  NewApiToken: object({ id: { ...text, format: 'uuid' }, name: text, role: text, token: { ...text, description: 'Shown once' } }),
+  AuditEntry: object({ id: count, at: time, actor: text, action: text, subject: text, detail: anything }),
+  StoredObject: object({ digest: { ...text, description: 'SHA-256, hex' }, bytes: count }),
+  SeriesPoint: object({ at: time, group: { ...text, description: 'The device or the bundle, as asked by `by`' }, bundle: text, inferences: count, errors: count, p50Ms: orNull({ type: 'number' }), p95Ms: orNull({ type: 'number' }), p99Ms: orNull({ type: 'number' }), labelled: count, accuracy: orNull({ type: 'number' }) }),
+};
+
+/** The body of a successful answer by operation. */
+const bodies: Record<string, Schema> = {
+  'Devices.list': page(ref('Device')), 'Devices.one': ref('Device'), 'Devices.change': ref('Device'), 'Devices.send': ref('DeviceCommand'), 'Devices.command': ref('DeviceCommand'),
+  'EnrolmentTokens.create': ref('EnrolmentToken'), 'ApiTokens.list': page(ref('ApiToken')), 'ApiTokens.create': ref('NewApiToken'), 'Audit.list': page(ref('AuditEntry')),
+  'Models.list': page(ref('Model')), 'Models.create': ref('Model'), 'Models.one': ref('Model'), 'Models.versions': page(ref('Version')), 'Models.version': ref('Version'),
+  'Builds.create': object({ version: ref('Version'), job: ref('Job') }), 'Uploads.upload': ref('StoredObject'),
+  'Jobs.list': page(ref('Job')), 'Jobs.one': ref('Job'), 'Jobs.cancel': ref('Job'), 'Jobs.retry': ref('Job'), 'Jobs.log': object({ lines: { type: 'array', items: ref('JobLogLine') } }),
+  'Telemetry.latest': page(ref('TelemetryWindow')), 'Series.series': object({ points: { type: 'array', items: ref('SeriesPoint') }, from: time, to: time, stepS: count }),
+  'Rollouts.list': page(ref('Rollout')), 'Rollouts.preview': { ...anything, description: 'The plan: who is eligible, who is left out and why, the waves, and the most devices that can be on an unproven version at once' },
+  'Rollouts.executions': page(ref('RolloutExecution')), 'Rollouts.events': page(ref('RolloutEvent')),
+  ...Object.fromEntries(['create', 'one', 'start', 'approve', 'pause', 'resume', 'abort', 'rollback', 'advance'].map((verb) => [`Rollouts.${verb}`, ref('Rollout')])),
+};
+
+/**
+ * Schemas of what REST answers. The same views go out through GraphQL, whose types are checked against them by the compiler;
+ * so they are written once, there, and read from the GraphQL schema here.
+ */
+export function answerSchemas(graphql: GraphQLSchema): { bodies: Record<string, Schema>; components: Record<string, Schema> } {
+  const components: Record<string, Schema> = {};
+  for (const type of Object.values(graphql.getTypeMap())) {
+    if (!isObjectType(type) || type.name.startsWith('__') || type.name.endsWith('Page') || ['Query', 'Mutation', 'Subscription'].includes(type.name)) continue;
+    const fields = Object.values(type.getFields());
+    components[type.name] = {
+      type: 'object', ...(type.description ? { description: type.description } : {}),
+      required: fields.filter((field) => isNonNullType(field.type)).map(({ name }) => name),
+      properties: Object.fromEntries(fields.map((field) => [field.name, { ...schemaOf(field.type), ...(field.description ? { description: field.description } : {}) }])),
+    };
+  }
+  return { bodies, components: { ...components, ...ownTypes } };
+}
+
+const scalars: Record<string, Schema> = { ID: text, String: text, Int: count, Float: { type: 'number' }, Boolean: { type: 'boolean' }, DateTime: time, JSON: { description: 'Any JSON value' } };
+
+function schemaOf(type: GraphQLOutputType): Schema {
+  if (!isNonNullType(type)) return orNull(bare(type));
+  return bare(type.ofType);
+}
+
+function bare(type: GraphQLOutputType): Schema {
+  if (isNonNullType(type)) return bare(type.ofType);
+  if (isListType(type)) return { type: 'array', items: schemaOf(type.ofType) };
+  if (isEnumType(type)) return { type: 'string', enum: type.getValues().map(({ name }) => name) };
+  return isObjectType(type) ? ref(type.name) : scalars[(type as { name: string }).name] ?? {};
+}
