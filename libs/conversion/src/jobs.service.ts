@@ -162,6 +162,11 @@ export class Jobs {
     }
   }
 
+  /** Calls `look` whenever the job may have changed; until the returned function is called. */
+  heed(id: string, look: () => void): () => void {
+    return this.feed.onChange((change) => { if (change.kind === 'job' && change.id === id) look(); });
+  }
+
   /** `next` ends at the next wanted hint, or after 2 s: hints may be lost with their connection. */
   private listen(wanted: (change: ChangeHint) => boolean): { next(): Promise<void>; close(): void } {
     let heard = false;

@@ -109,7 +109,9 @@ export class Pipeline {
     const report = new RunReport(this.db, this.clock, { jobId: job.id, owner, step });
     const workDir = join(this.options.workDir, `${job.id}-${owner.slice(0, 8)}`);
     const timer = setTimeout(() => controller.abort('timeout'), executor.timeoutMs);
-    const stopHeart = report.beat(heartbeatMs, leaseS * 1_000 - 2_000, (reason) => controller.abort(reason));
+    const heart = report.beat(heartbeatMs, leaseS * 1_000 - 2_000, (reason) => controller.abort(reason));
+    // A cancel is then seen within milliseconds; should its hint be lost, at the next beat.
+    const deaf = this.jobs.heed(job.id, heart.look);
     let outcome: StepOutcome;
     let output: unknown = null;
     let key: string | null = null;
@@ -138,7 +140,8 @@ export class Pipeline {
       }
     } finally {
       clearTimeout(timer);
-      stopHeart();
+      deaf();
+      heart.end();
       await rm(workDir, { recursive: true, force: true }).catch(() => {});
     }
     if (signal.reason === 'lost') return;

@@ -35,11 +35,12 @@ export class RunReport {
     }
   }
 
-  /** Beats until the returned function is called. `stop` hears what the database says: asked to cancel, or the job is another's. */
-  beat(everyMs: number, lostAfterMs: number, stop: (reason: 'cancel' | 'lost') => void): () => void {
+  /** Beats until `end` is called, and at once on `look`. `stop` hears what the database says: asked to cancel, or the job is another's. */
+  beat(everyMs: number, lostAfterMs: number, stop: (reason: 'cancel' | 'lost') => void): { look(): void; end(): void } {
     let lastHeard = performance.now();
     let busy = false;
-    const tick = async () => {
+    // Only beats write: their own hints come back as looks, and would keep each other going.
+    const tick = async (write: boolean) => {
       if (busy) return;
       busy = true;
       try {
@@ -47,7 +48,7 @@ export class RunReport {
         lastHeard = performance.now();
         if (state === 'lost') stop('lost');
         else if (state === 'cancel') stop('cancel');
-        await this.flush();
+        if (write) await this.flush();
       } catch {
         // The database is away. Past the lease another worker may have the job, so this run must not go on.
         if (performance.now() - lastHeard > lostAfterMs) stop('lost');
@@ -55,8 +56,8 @@ export class RunReport {
         busy = false;
       }
     };
-    const timer = setInterval(() => void tick(), everyMs);
-    return () => clearInterval(timer);
+    const timer = setInterval(() => void tick(true), everyMs);
+    return { look: () => void tick(false), end: () => clearInterval(timer) };
   }
 
   private async heartbeat(): Promise<'owned' | 'cancel' | 'lost'> {
