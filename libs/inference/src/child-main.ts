@@ -33,12 +33,14 @@ const handlers: { [K in Request['kind']]: (request: Extract<Request, { kind: K }
   bench({ model, inputs, runs }) {
     const interpreter = known(model);
     const totalUs = new Float64Array(runs);
+    const before = process.cpuUsage();
     for (let run = 0; run < runs; run += 1) {
       const begin = process.hrtime.bigint();
       interpreter.run(inputs);
       totalUs[run] = Number(process.hrtime.bigint() - begin) / 1_000;
     }
-    return { totalUs };
+    const { user, system } = process.cpuUsage(before);
+    return { totalUs, cpuUs: user + system };
   },
   unload({ model }) {
     known(model).close();

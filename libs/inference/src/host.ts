@@ -27,9 +27,9 @@ export interface LoadedModel {
   infer(inputs: Uint8Array[]): Promise<{ outputs: Uint8Array[]; invokeUs: number; totalUs: number }>;
   /**
    * The same inference `runs` times in a row inside the child, so that the way there is not measured with it.
-   * @returns microseconds of each: copying in, the native call, copying out
+   * @returns `totalUs` of each: copying in, the native call, copying out; `cpuUs` the processor time of all threads over all runs
    */
-  bench(inputs: Uint8Array[], runs: number): Promise<Float64Array>;
+  bench(inputs: Uint8Array[], runs: number): Promise<{ totalUs: Float64Array; cpuUs: number }>;
   unload(): Promise<void>;
 }
 
@@ -86,7 +86,7 @@ export class InferenceHost extends EventEmitter<{ exit: [ReefError] }> {
         const answer = await this.ask({ kind: 'infer', model: id, inputs });
         return { ...answer, totalUs: (performance.now() - begin) * 1_000 };
       },
-      bench: async (inputs, runs) => (await this.ask({ kind: 'bench', model: id, inputs, runs })).totalUs,
+      bench: (inputs, runs) => this.ask({ kind: 'bench', model: id, inputs, runs }),
       unload: async () => { await this.ask({ kind: 'unload', model: id }); },
     };
   }

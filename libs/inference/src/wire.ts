@@ -12,7 +12,7 @@ export type Request =
 export interface Answers {
   load: { model: number; inputs: TensorInfo[]; outputs: TensorInfo[]; backend: 'cpu' | 'edgetpu'; tfliteVersion: string };
   infer: { outputs: Uint8Array[]; invokeUs: number };
-  bench: { totalUs: Float64Array };
+  bench: { totalUs: Float64Array; cpuUs: number };
   unload: Record<string, never>;
   probe: EdgeTpuInfo & { tfliteVersion: string };
 }
