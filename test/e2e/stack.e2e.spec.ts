@@ -85,7 +85,7 @@ describe('a fleet from first start to last stop', () => {
   it.each<[string, string[], number, RegExp]>([
     ['a version that is not there', ['rollout', 'create', 'colours@9', '-w', 'w'], 4, /colours@9/],
     ['a selector that cannot be read', ['device', 'ls', '-l', 'site in (a'], 2, /code: /],
-    ['a selector that chooses nobody', ['rollout', 'create', 'colours@1', '-w', 'w', '-l', 'site=nowhere'], 2, /code: rollout/],
+    ['a selector that chooses nobody', ['rollout', 'create', 'colours@1', '-w', 'w', '-l', 'site=nowhere'], 5, /code: rollout/],
     ['a workload name the protocol does not allow', ['rollout', 'preview', 'colours@1', '-w', 'Big Name'], 2, /workload name/],
     ['a device that is not there', ['device', 'show', 'nobody'], 4, /nobody/],
     ['a job that is not there', ['job', 'show', '00000000-0000-4000-8000-000000000000'], 4, /code: job/],

@@ -7,15 +7,20 @@ import { Output } from './output.ts';
 
 export interface GlobalOptions { url?: string; token?: string; dir: string; json?: boolean }
 
-export interface Credentials { url: string; token: string }
+export interface Credentials { url: string; token: string; /** Where devices of this machine's `reef up` enrol. */ gatewayUrl?: string }
 
 export function credentialsFile(dir: string): string {
   return join(dir, 'credentials.json');
 }
 
+/** What `reef up` left in its folder. */
+export async function keptCredentials(dir: string): Promise<Credentials | undefined> {
+  return readFile(credentialsFile(dir), 'utf8').then((text) => JSON.parse(text) as Credentials).catch(() => undefined);
+}
+
 /** Flag, then environment, then what `reef up` left in its folder. @throws ReefError `credentials.missing` */
 export async function connect(options: GlobalOptions): Promise<Client> {
-  const kept = await readFile(credentialsFile(options.dir), 'utf8').then((text) => JSON.parse(text) as Credentials, () => undefined);
+  const kept = await keptCredentials(options.dir);
   const url = options.url ?? process.env.REEF_URL ?? kept?.url;
   const token = options.token ?? process.env.REEF_TOKEN ?? kept?.token;
   if (!url || !token) throw new ReefError('credentials.missing', 'unauthenticated', `No controller is known: set REEF_URL and REEF_TOKEN, pass --url and --token, or run where \`reef up\` keeps its data (looked in ${options.dir}).`);

@@ -1,4 +1,3 @@
-#!/usr/bin/env node
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Command, CommanderError } from 'commander';
@@ -10,12 +9,6 @@ import { registerModels } from './commands/models.ts';
 import { registerRollouts } from './commands/rollouts.ts';
 import { registerStatus } from './commands/status.ts';
 import { registerUp } from './commands/up.ts';
-
-const [major = 0, minor = 0] = process.versions.node.split('.').map(Number);
-if (major < 22 || (major === 22 && minor < 15)) {
-  process.stderr.write(`error: Reefkeeper runs on Node 24; this is ${process.version}. Use \`npx reef\` or an npm script inside the project (they bring their own Node), or install Node 24.\ncode: node.too_old\n`);
-  process.exit(2);
-}
 
 const { version } = JSON.parse(readFileSync(join(import.meta.dirname, '../package.json'), 'utf8')) as { version: string };
 const program = new Command('reef')

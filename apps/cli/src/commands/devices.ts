@@ -1,7 +1,7 @@
 import type { Command } from 'commander';
 import { ReefError } from '@reefkeeper/platform/errors';
 import { sleep } from '../client.ts';
-import { action } from '../context.ts';
+import { action, keptCredentials } from '../context.ts';
 import { ago, facts, table, tone } from '../output.ts';
 
 interface Workload { running: string | null; variant: string | null; backend: string | null; execution: { state: string; step: string | null; failure: { code: string; message: string } | null } | null }
@@ -50,9 +50,12 @@ export function registerDevices(program: Command): void {
   }));
   device.command('token').description('a one-time enrolment token, with the line to run on the device')
     .option('--id <id>', 'only for this device').option('--label <key=value...>', 'labels the device gets').option('--uses <n>', 'how many devices may use it', '1').option('--ttl <seconds>', 'how long it is good', '3600')
-    .action(action(async ({ output, client }, options: { id?: string; label?: string[]; uses: string; ttl: string }) => {
-      const made = await (await client()).post<{ token: string; expiresAt: string; gatewayUrl?: string }>('/enrolment-tokens', { ...(options.id ? { deviceId: options.id } : {}), labels: labelsOf(options.label ?? []), uses: Number(options.uses), ttlS: Number(options.ttl) });
-      output.show(made, () => `${made.token}\n\nOn the device, before ${new Date(made.expiresAt).toLocaleString()}:\n  reef-agent enrol --gateway ${made.gatewayUrl ?? 'https://CONTROLLER:8443'} --token ${made.token}`);
+    .action(action(async ({ output, client, options: { dir } }, options: { id?: string; label?: string[]; uses: string; ttl: string }) => {
+      const api = await client();
+      const made = await api.post<{ token: string; expiresAt: string; gatewayUrl?: string }>('/enrolment-tokens', { ...(options.id ? { deviceId: options.id } : {}), labels: labelsOf(options.label ?? []), uses: numberOf('--uses', options.uses), ttlS: numberOf('--ttl', options.ttl) });
+      const kept = await keptCredentials(dir);
+      const gateway = made.gatewayUrl ?? (kept?.url === api.url ? kept.gatewayUrl : undefined) ?? `https://${new URL(api.url).hostname}:8443`;
+      output.show({ ...made, gatewayUrl: gateway }, () => `${made.token}\n\nOn the device, before ${made.expiresAt}:\n  reef-agent enrol --gateway ${gateway} --token ${made.token}\n  reef-agent run`);
     }));
   device.command('ping <id>').description('ask a device for a sign of life').action(action(async ({ output, client }, id: string) => {
     const api = await client();
@@ -75,4 +78,10 @@ function labelsOf(pairs: string[]): Record<string, string> {
     if (at < 1) throw new ReefError('option.invalid', 'invalid', `"${pair}" is not a label; write key=value.`);
     return [pair.slice(0, at), pair.slice(at + 1)];
   }));
+}
+
+function numberOf(flag: string, text: string): number {
+  const value = Number(text);
+  if (!Number.isFinite(value)) throw new ReefError('option.invalid', 'invalid', `${flag} takes a number, not "${text}".`);
+  return value;
 }

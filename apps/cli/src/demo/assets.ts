@@ -31,7 +31,7 @@ export async function prepareDemo(output: Output, dir: string, signal?: AbortSig
     for (const [what, sub] of [['models', 'models'], ['photos', 'photos']] as const) {
       output.note(`making the demonstration's ${what}`);
       const run = execa(python, ['-m', 'reef_demo', what, '--out', join(home, sub), '--cache', join(home, 'cache')], { env: { PYTHONPATH: packageDir, TF_CPP_MIN_LOG_LEVEL: '3', CUDA_VISIBLE_DEVICES: '-1' }, reject: false, all: true, ...(signal ? { cancelSignal: signal } : {}) });
-      createInterface({ input: run.stdout }).on('line', (line) => output.note(`  ${line}`));
+      createInterface({ input: run.stdout }).on('line', (line) => { if (!line.startsWith('{')) output.note(`  ${line}`); });
       const { exitCode, all, isCanceled } = await run;
       if (isCanceled) throw new ReefError('up.interrupted', 'conflict', `Interrupted while the demonstration's ${what} were made; they are made again when next needed.`);
       if (exitCode !== 0) throw new ReefError('demo.assets_failed', 'unavailable', `The demonstration's ${what} could not be made:\n${all.split('\n').slice(-8).join('\n')}`);

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { mkdir, readFile, rm } from 'node:fs/promises';
+import { mkdir, rm } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { execa } from 'execa';
@@ -8,7 +8,7 @@ import writeFileAtomic from 'write-file-atomic';
 import { Authority } from '@reefkeeper/devices';
 import { ReefError } from '@reefkeeper/platform/errors';
 import { Client } from '../client.ts';
-import { credentialsFile, type Credentials } from '../context.ts';
+import { credentialsFile, keptCredentials, type Credentials } from '../context.ts';
 import { Database } from './database.ts';
 import { holdLock, RunFolder } from './lock.ts';
 import { Managed, type ManagedState } from './managed.ts';
@@ -152,10 +152,11 @@ export class Stack {
   /** The administrator's token is made once and kept for the CLI on this machine, readable by its owner only. */
   private async credentials(): Promise<Credentials> {
     const file = credentialsFile(this.options.dir);
-    const kept = await readFile(file, 'utf8').then((text) => JSON.parse(text) as Credentials, () => undefined);
+    const kept = await keptCredentials(this.options.dir);
     const token = kept?.token ?? `reef_${randomBytes(24).toString('base64url')}`;
     if (!kept) this.newToken = token;
-    await writeFileAtomic(file, `${JSON.stringify({ url: this.url, token }, null, 2)}\n`, { mode: 0o600 });
-    return { url: this.url, token };
+    const credentials: Credentials = { url: this.url, token, gatewayUrl: `https://127.0.0.1:${this.options.gatewayPort}` };
+    await writeFileAtomic(file, `${JSON.stringify(credentials, null, 2)}\n`, { mode: 0o600 });
+    return credentials;
   }
 }
