@@ -28,6 +28,7 @@ def _from_function(source: Source, shapes: List[List[int]], calibration: Samples
     frozen = source.concrete(shapes)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen.function], frozen.keep)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    names = [tensor.op.name for tensor in frozen.function.inputs]
     converter.representative_dataset = lambda: _counted(calibration, frozen.function.inputs)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     converter.inference_input_type = converter.inference_output_type = getattr(tf, io_type)
@@ -36,11 +37,34 @@ def _from_function(source: Source, shapes: List[List[int]], calibration: Samples
     converter._experimental_disable_per_channel_quantization_for_dense_layers = True
     progress("convert", 10, "converting to TensorFlow Lite")
     try:
-        return converter.convert()
+        return in_order(converter.convert(), names, len(frozen.function.outputs))
     except ConvertError:
         raise
     except Exception as error:
         refuse("convert.failed", f"TensorFlow cannot quantise this model to int8: {_short(error)}")
+
+
+def in_order(model: bytes, inputs: Sequence[str], outputs: int) -> bytes:
+    """The converter shuffles inputs and outputs, and only the signature it writes says which is which. Puts them back in the source's order."""
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    data = bytearray(model)
+    root = schema.Model.GetRootAs(data, 0)
+    graph = root.Subgraphs(0)
+    for order, wanted, count, entry in (
+        (graph.InputsAsNumpy(), list(inputs), "InputsLength", "Inputs"),
+        (graph.OutputsAsNumpy(), [f"output_{index}" for index in range(outputs)], "OutputsLength", "Outputs"),
+    ):
+        if len(wanted) < 2:
+            continue
+        signature = root.SignatureDefs(0) if root.SignatureDefsLength() == 1 else None
+        entries = [getattr(signature, entry)(index) for index in range(getattr(signature, count)())] if signature else []
+        tensors = {one.Name().decode(): one.TensorIndex() for one in entries}
+        if set(tensors) != set(wanted) or sorted(tensors.values()) != sorted(order.tolist()):
+            refuse("convert.order_lost", f"The converter does not say which of the converted model's {entry.lower()} is which ({', '.join(sorted(tensors))}). Rename them to plain, different names.")
+        # The vector lies in the file as it is: a permutation of it needs no other byte to change.
+        order[:] = [tensors[name] for name in wanted]
+    return bytes(data)
 
 
 def _from_tflite(source: Source, calibration: Samples) -> bytes:
@@ -65,6 +89,9 @@ def _counted(calibration: Samples, tensors):
             progress("calibrate", 15 + 75 * index / calibration.count, f"calibrating, sample {index + 1} of {calibration.count}")
         if tensors is not None:
             sample = [array.astype(tensor.dtype.as_numpy_dtype) for array, tensor in zip(sample, tensors)]
+            # Several go by name, since the converter's own order is another.
+            if len(sample) > 1:
+                sample = {tensor.op.name: array for array, tensor in zip(sample, tensors)}
         yield sample
     progress("quantise", 92, "quantising")
 

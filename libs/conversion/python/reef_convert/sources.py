@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,7 +120,8 @@ def _saved_model(folder: Path, request: dict) -> Source:
         refuse("source.signature_unknown", f"The SavedModel has the signatures {', '.join(sorted(signatures))}; name one with --signature.", signatures=sorted(signatures))
     function = signatures[wanted]
     specs = function.structured_input_signature[1]
-    names = list(specs)
+    # They come out of a map in any order, another one in each process.
+    names = sorted(specs)
     outputs = function.structured_outputs
     output_names = sorted(outputs)
 
@@ -305,6 +307,8 @@ def freeze(call: Callable, specs: Sequence[Any], keep: Any) -> "_Frozen":
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     progress("trace", message="tracing with batch 1")
+    # Slashes and the like would come back as something else, and names are what inputs are found by.
+    specs = [tf.TensorSpec(spec.shape, spec.dtype, name=re.sub(r"[^A-Za-z0-9_.]", "_", spec.name)) for spec in specs]
     try:
         traced = tf.function(call, autograph=False).get_concrete_function(*specs)
         return _Frozen(convert_variables_to_constants_v2(traced), keep)

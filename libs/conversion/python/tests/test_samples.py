@@ -35,7 +35,9 @@ def test_stretch_and_centre_crop(preprocessing, tmp_path):
     pixels[:, 20:40] = 255
     Image.fromarray(pixels).save(tmp_path / "a.png")
     plain = {**preprocessing, "mean": [0], "std": [1]}
-    assert load_image(tmp_path / "a.png", {**plain, "resize": "center-crop"}).min() == 255
+    cropped = load_image(tmp_path / "a.png", {**plain, "resize": "center-crop"})
+    # The scaling filter reaches over the cut, as it does on the devices, which scale first and cut then.
+    assert cropped[0, :, 1:-1].min() == 255 and cropped.min() > 200
     stretched = load_image(tmp_path / "a.png", plain)[0, 0, :, 0]
     assert stretched[0] == 0 and stretched[8] == 255 and stretched[15] == 0
 
