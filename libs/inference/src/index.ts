@@ -2,5 +2,5 @@ export { probeEdgeTpus, type EdgeTpuDevice, type EdgeTpuInfo } from './edgetpu.t
 export { InferenceHost, openInferenceHost, type HostOptions, type LoadedModel } from './host.ts';
 export { Interpreter, type InterpreterOptions } from './interpreter.ts';
 export { tfliteLibraryPath } from './native.ts';
-export { quantisePixels, readImage, type ImagePreprocessing } from './preprocess.ts';
-export { dequantise, topK, type ExpectedTensors, type TensorInfo, type TensorType } from './tensor.ts';
+export { quantisePixels, readImage, resizePixels, type ImagePreprocessing } from './preprocess.ts';
+export { classify, dequantise, softmax, topK, type ExpectedTensors, type TensorInfo, type TensorType } from './tensor.ts';

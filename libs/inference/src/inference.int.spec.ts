@@ -1,5 +1,6 @@
+import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -144,6 +145,47 @@ describe('inference host', () => {
     const model = await hanging.load({ path, digest });
     process.kill(hanging.pid!, 'SIGSTOP');
     await expect(model.infer([picture('red', model.inputs[0]!)])).rejects.toMatchObject({ code: 'inference.hung' });
+  });
+
+  it('the deadline is that of the call the child works on, not of those waiting behind it', async () => {
+    const slow = openInferenceHost({ inferenceDeadlineMs: 4_000 });
+    const model = await slow.load({ path, digest });
+    process.kill(slow.pid!, 'SIGSTOP');
+    const calls = Array.from({ length: 3 }, () => model.infer([picture('red', model.inputs[0]!)]));
+    await new Promise((resolve) => { setTimeout(resolve, 500); });
+    process.kill(slow.pid!, 'SIGCONT');
+    expect(await Promise.all(calls)).toHaveLength(3);
+    await slow.close();
+  });
+
+  it('a refused model comes with what TensorFlow Lite said, and the next one without', async () => {
+    await writeFile(join(dir, 'noise'), Buffer.alloc(4_096, 7));
+    const noise = { path: join(dir, 'noise'), digest: sha256(Buffer.alloc(4_096, 7)) };
+    await expect(host.load(noise)).rejects.toMatchObject({ code: 'inference.not_a_model', message: expect.stringContaining('TensorFlow Lite says: The model is not a valid Flatbuffer buffer') });
+    await expect(host.load({ path, digest: 'f'.repeat(64) })).rejects.toMatchObject({ message: expect.not.stringContaining('Flatbuffer') });
+  });
+
+  it('measures in the child, and counts processor time', async () => {
+    const model = await host.load({ path, digest });
+    const { totalUs, cpuUs } = await model.bench([picture('red', model.inputs[0]!)], 50);
+    expect(totalUs).toHaveLength(50);
+    expect(Math.min(...totalUs)).toBeGreaterThan(0);
+    expect(cpuUs).toBeGreaterThan(0);
+    await model.unload();
+  });
+
+  it.skipIf(process.platform !== 'linux')('a child whose parent was killed is gone too, even while it is stopped in native code (Linux)', async () => {
+    const parent = spawn(process.execPath, ['--conditions=@reefkeeper/source', '--experimental-transform-types', '--input-type=module', '-e', `
+      import { openInferenceHost } from ${JSON.stringify(join(import.meta.dirname, 'index.ts'))};
+      const host = openInferenceHost();
+      await host.probe();
+      console.log(host.pid);
+      setInterval(() => {}, 1000);
+    `], { stdio: ['ignore', 'pipe', 'ignore'], cwd: import.meta.dirname });
+    const orphan = await new Promise<number>((resolve) => { parent.stdout.once('data', (line: Buffer) => resolve(Number(line.toString()))); });
+    process.kill(orphan, 'SIGSTOP');
+    parent.kill('SIGKILL');
+    await expect.poll(() => existsSync(`/proc/${orphan}`) && !/State:\s+Z/.test(readFileSync(`/proc/${orphan}/status`, 'utf8')), { timeout: 10_000 }).toBe(false);
   });
 
   it('damaged files give an error, an answer or a dead child, and never harm the parent (600 mutations)', async () => {

@@ -35,6 +35,55 @@ export async function readImage(file: string | Buffer, wanted: ImagePreprocessin
 }
 
 /**
+ * Scales raw RGB or grey pixels (a camera's frame, a request's body) bilinearly with half-pixel centres and without antialiasing, which is what
+ * `tf.image.resize` does by default. Files go through `readImage`, whose decoder scales faster and smooths when it shrinks.
+ * @param pixels height x width x 3 (or 1) bytes, row by row
+ * @returns wanted.height x wanted.width x wanted.channels bytes
+ * @throws ReefError `inference.input_size`
+ */
+export function resizePixels(pixels: Uint8Array, from: { width: number; height: number; channels: 1 | 3 }, wanted: Pick<ImagePreprocessing, 'width' | 'height' | 'channels' | 'resize'>): Buffer {
+  if (pixels.length !== from.width * from.height * from.channels || pixels.length === 0) throw new ReefError('inference.input_size', 'invalid', `A frame of ${from.width} x ${from.height} x ${from.channels} has ${from.width * from.height * from.channels} bytes, not ${pixels.length}.`);
+  // center-crop: the largest centred part with the target's proportions.
+  const scale = Math.min(from.width / wanted.width, from.height / wanted.height);
+  const [cropWidth, cropHeight] = wanted.resize === 'stretch' ? [from.width, from.height] : [wanted.width * scale, wanted.height * scale];
+  const columns = taps(from.width, cropWidth, wanted.width);
+  const rows = taps(from.height, cropHeight, wanted.height);
+  const { channels } = from;
+  const stride = from.width * channels;
+  const scaled = Buffer.allocUnsafe(wanted.width * wanted.height * channels);
+  let at = 0;
+  for (const { first: top, second: bottom, weight: down } of rows) {
+    const [topRow, bottomRow] = [top * stride, bottom * stride];
+    for (const { first, second, weight } of columns) {
+      const [left, right] = [first * channels, second * channels];
+      for (let channel = 0; channel < channels; channel += 1) {
+        const above = pixels[topRow + left + channel]! * (1 - weight) + pixels[topRow + right + channel]! * weight;
+        const below = pixels[bottomRow + left + channel]! * (1 - weight) + pixels[bottomRow + right + channel]! * weight;
+        scaled[at] = Math.round(above * (1 - down) + below * down);
+        at += 1;
+      }
+    }
+  }
+  return channels === wanted.channels ? scaled : otherChannels(scaled, channels);
+}
+
+/** For each target position the two source positions beside its centre, and how much of the second. */
+function taps(size: number, part: number, target: number): { first: number; second: number; weight: number }[] {
+  const start = (size - part) / 2;
+  return Array.from({ length: target }, (_, index) => {
+    const centre = Math.min(size - 1, Math.max(0, start + ((index + 0.5) * part) / target - 0.5));
+    const first = Math.floor(centre);
+    return { first, second: Math.min(size - 1, first + 1), weight: centre - first };
+  });
+}
+
+/** Colour to grey by ITU-R BT.601 luma; grey to colour three times the same. */
+function otherChannels(pixels: Buffer, channels: 1 | 3): Buffer {
+  if (channels === 1) return Buffer.from(Uint8Array.from({ length: pixels.length * 3 }, (_, at) => pixels[Math.floor(at / 3)]!));
+  return Buffer.from(Uint8Array.from({ length: pixels.length / 3 }, (_, at) => Math.round(0.299 * pixels[at * 3]! + 0.587 * pixels[at * 3 + 1]! + 0.114 * pixels[at * 3 + 2]!)));
+}
+
+/**
  * Turns pixels into the input tensor's bytes: q = round((pixel - mean) / std / scale) + zeroPoint, clamped to the type.
  * There are only 256 pixel values, so each channel is a table.
  * @param pixels height x width x channels bytes

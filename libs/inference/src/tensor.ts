@@ -76,3 +76,23 @@ function numbersOf(bytes: Uint8Array, dtype: TensorType): ArrayLike<number> {
 export function topK(values: ArrayLike<number>, k: number): { index: number; score: number }[] {
   return Array.from(values, (score, index) => ({ index, score })).sort((a, b) => b.score - a.score || a.index - b.index).slice(0, k);
 }
+
+/** Scores that sum to 1 from a classifier's raw outputs; subtracting the highest keeps exp() from overflowing. */
+export function softmax(values: ArrayLike<number>): Float32Array {
+  const highest = Array.from(values).reduce((one, other) => Math.max(one, other), -Infinity);
+  const powers = Float32Array.from(values, (value) => Math.exp(value - highest));
+  const sum = powers.reduce((one, other) => one + other, 0);
+  return powers.map((power) => power / sum);
+}
+
+/**
+ * A classifier's output as labelled scores, best first. Outputs that are no distribution already (all in 0..1 and summing to 1, within
+ * what quantisation can shift the sum) are taken for logits.
+ */
+export function classify(bytes: Uint8Array, output: Pick<TensorInfo, 'dtype' | 'scale' | 'zeroPoint'>, options: { labels?: readonly string[] | null; k?: number } = {}): { index: number; label: string; score: number }[] {
+  const values = dequantise(bytes, output);
+  const sum = values.reduce((one, other) => one + other, 0);
+  const slack = 0.01 + ((output.scale ?? 0) * values.length) / 2;
+  const distribution = values.every((value) => value >= 0 && value <= 1.01) && Math.abs(sum - 1) <= slack;
+  return topK(distribution ? values : softmax(values), options.k ?? 5).map(({ index, score }) => ({ index, score, label: options.labels?.[index] ?? String(index) }));
+}
