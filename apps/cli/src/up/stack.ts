@@ -111,37 +111,57 @@ export class Stack {
     await this.stopping;
   }
 
+  /** Two at a time: more would only wait for each other on a small machine. */
   private async startAgents(): Promise<void> {
-    for (let number = 1; number <= this.options.agents; number += 1) await this.startAgent(number);
+    const waiting = Array.from({ length: this.options.agents }, (_, index) => {
+      const id = `${this.options.agentName}-${index + 1}`;
+      const home = resolve(this.options.dir, 'agents', id);
+      const managed = this.declare(id, 'apps/agent/dist/main.js', { REEF_AGENT_DIR: home, FRAMES_FPS: `${this.options.fps}`, ...(this.options.frames ? { FRAMES_DIR: resolve(this.options.frames) } : {}) }, ['run']);
+      return { id, home, managed, line: index % 2 === 0 ? 'a' : 'b' };
+    });
+    const lane = async () => {
+      for (let next = waiting.shift(); next; next = waiting.shift()) {
+        this.goOn();
+        if (await this.enrol(next)) await next.managed.start();
+        else this.processes.splice(this.processes.indexOf(next.managed), 1);
+      }
+    };
+    await Promise.all([lane(), lane()]);
   }
 
-  private async startAgent(number: number): Promise<void> {
-    const id = `${this.options.agentName}-${number}`;
-    const home = resolve(this.options.dir, 'agents', id);
-    const known = await this.client.get(`/devices/${id}`).then(() => true, (error: unknown) => {
-      if (error instanceof ReefError && error.kind === 'not_found') return false;
+  /** @returns whether it has a place in the fleet; one that was retired stays out of it */
+  private async enrol({ id, home, line }: { id: string; home: string; line: string }): Promise<boolean> {
+    const known = await this.client.get<{ retiredAt: string | null }>(`/devices/${id}`).catch((error: unknown) => {
+      if (error instanceof ReefError && error.kind === 'not_found') return undefined;
       throw error;
     });
-    if (!known || !existsSync(join(home, 'identity', 'identity.json'))) {
-      // A device of another database, or half enrolled: it starts anew.
-      await rm(home, { recursive: true, force: true });
-      const { token } = await this.client.post<{ token: string }>('/enrolment-tokens', { deviceId: id, labels: { site: 'demo', line: number % 2 === 1 ? 'a' : 'b' } });
-      const enrolled = await execa(process.execPath, [app('apps/agent/dist/main.js'), 'enrol', '--gateway', `https://127.0.0.1:${this.options.gatewayPort}`, '--token', token, '--id', id, '--dir', home], { reject: false });
-      if (enrolled.exitCode !== 0) throw new ReefError('up.enrolment_failed', 'unavailable', `${id} could not enrol: ${enrolled.stderr}`);
-      await this.client.patch(`/devices/${id}`, { config: { telemetryWindowS: this.options.telemetryWindowS } });
+    if (known?.retiredAt) {
+      this.options.onNote(`${id} was retired and is not started; \`reef device token --id ${id}\` brings it back`);
+      return false;
     }
-    await this.launch(id, 'apps/agent/dist/main.js', { REEF_AGENT_DIR: home, FRAMES_FPS: `${this.options.fps}`, ...(this.options.frames ? { FRAMES_DIR: resolve(this.options.frames) } : {}) }, ['run']);
+    if (known && existsSync(join(home, 'identity', 'identity.json'))) return true;
+    // A device of another database, or half enrolled: it starts anew.
+    await rm(home, { recursive: true, force: true });
+    const { token } = await this.client.post<{ token: string }>('/enrolment-tokens', { deviceId: id, labels: { site: 'demo', line } });
+    const enrolled = await execa(process.execPath, [app('apps/agent/dist/main.js'), 'enrol', '--gateway', `https://127.0.0.1:${this.options.gatewayPort}`, '--token', token, '--id', id, '--dir', home], { reject: false });
+    if (enrolled.exitCode !== 0) throw new ReefError('up.enrolment_failed', 'unavailable', `${id} could not enrol: ${enrolled.stderr}`);
+    await this.client.patch(`/devices/${id}`, { config: { telemetryWindowS: this.options.telemetryWindowS } });
+    return true;
   }
 
   private async launch(name: string, main: string, env: Record<string, string>, args: string[] = [], at?: string): Promise<void> {
     this.goOn();
+    await this.declare(name, main, env, args, at).start();
+  }
+
+  private declare(name: string, main: string, env: Record<string, string>, args: string[], at?: string): Managed {
     const file = app(main);
     if (!existsSync(file)) throw new ReefError('up.not_built', 'invalid', `${main} is not built. Run \`npm run build\` first.`);
     const managed = new Managed({ name, main: file, args, env, logFile: join(this.options.dir, 'logs', `${name}.log`), ...(at ? { at } : {}) });
     managed.on('spawned', (pid) => { this.run.note(name, pid).catch(() => {}); });
     managed.on('gone', () => { this.run.forget(name).catch(() => {}); });
     this.processes.push(managed);
-    await managed.start();
+    return managed;
   }
 
   /** A start that was interrupted must not go on behind the back of the stop. */
