@@ -46,7 +46,7 @@ describe.skipIf(!executablePath)('console in Chromium (needs a Chromium)', () =>
     await page.getByText('The controller does not know this token.').waitFor();
     await page.fill('#token', (JSON.parse(await readFile(join(stack.dir, 'credentials.json'), 'utf8')) as { token: string }).token);
     await page.click('button[type=submit]');
-    await page.getByRole('link', { name: 'coral-1' }).waitFor();
+    await page.getByRole('link', { name: stack.agent(1) }).waitFor();
     await page.locator('table').getByText('online').waitFor();
   });
 
