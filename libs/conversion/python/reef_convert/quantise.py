@@ -26,7 +26,8 @@ def convert(source: Source, shapes: List[List[int]], calibration: Samples, outpu
 def _from_function(source: Source, shapes: List[List[int]], calibration: Samples, io_type: str) -> bytes:
     tf = tensorflow()
     frozen = source.concrete(shapes)
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen.function], frozen.keep)
+    # An empty module as owner: nothing but the frozen function is written on the way, and it gets a signature whatever the source was.
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen.function], tf.Module())
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     names = [tensor.op.name for tensor in frozen.function.inputs]
     converter.representative_dataset = lambda: _counted(calibration, frozen.function.inputs)
