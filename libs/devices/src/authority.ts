@@ -35,12 +35,8 @@ export class Authority {
   static async loadOrCreate(dir: string): Promise<Authority> {
     await mkdir(dir, { recursive: true, mode: 0o700 });
     const [keyFile, certificateFile] = [join(dir, 'ca-key.pem'), join(dir, 'ca.pem')];
-    if (!(await readable(keyFile))) {
-      const keys = await webcrypto.subtle.generateKey(algorithm, true, ['sign', 'verify']);
-      // Whoever creates the key file first has made the authority; the others read it.
-      await writeOnce(keyFile, await privatePem(keys.privateKey), 0o600);
-    }
-    const keys = await keyPairOf(await readFile(keyFile, 'utf8'));
+    // Whoever creates the key file first has made the authority; the others read it.
+    const keys = await sharedKeys(keyFile);
     if (!(await readable(certificateFile))) {
       const made = await x509.X509CertificateGenerator.createSelfSigned({
         serialNumber: serialNumber(), name: 'CN=Reefkeeper fleet CA', notBefore: new Date(Date.now() - backdateMs), notAfter: new Date(Date.now() + caDays * day), signingAlgorithm: algorithm, keys: keys as never,
@@ -72,17 +68,18 @@ export class Authority {
   async ownFiles(dir: string, name: string, options: { commonName: string; hosts?: string[]; client?: boolean }): Promise<{ certificate: string; key: string; certificateFile: string; keyFile: string }> {
     const [certificateFile, keyFile] = [join(dir, `${name}.pem`), join(dir, `${name}-key.pem`)];
     const hosts = options.hosts ?? [];
+    // Replicas that start together share the key that was there first, so any of their certificates fits it.
+    const keys = await sharedKeys(keyFile);
+    const publicKey = Buffer.from(await webcrypto.subtle.exportKey('spki', keys.publicKey));
     const current = await readFile(certificateFile, 'utf8').then((pem) => new x509.X509Certificate(pem), () => undefined);
     const named = new Set(current?.getExtension(x509.SubjectAlternativeNameExtension)?.names.items.map((item) => item.value));
-    const usable = current && current.notAfter.getTime() - Date.now() > 30 * day && hosts.every((host) => named.has(host)) && (await current.verify({ publicKey: this.certificate.publicKey, signatureOnly: true })) && (await readable(keyFile));
+    const usable = current && current.notAfter.getTime() - Date.now() > 30 * day && hosts.every((host) => named.has(host)) && (await current.verify({ publicKey: this.certificate.publicKey, signatureOnly: true })) && publicKey.equals(Buffer.from(current.publicKey.rawData));
     if (!usable) {
-      const keys = await webcrypto.subtle.generateKey(algorithm, true, ['sign', 'verify']);
       const usages = options.client ? [x509.ExtendedKeyUsage.clientAuth] : [x509.ExtendedKeyUsage.serverAuth];
       const issued = await this.issue(`CN=${options.commonName}`, keys.publicKey as never, serverDays, [
         new x509.ExtendedKeyUsageExtension(usages),
         ...(hosts.length > 0 ? [new x509.SubjectAlternativeNameExtension(hosts.map((value) => ({ type: isIP(value) ? 'ip' as const : 'dns' as const, value })))] : []),
       ]);
-      await replace(keyFile, await privatePem(keys.privateKey), 0o600);
       await replace(certificateFile, issued.certificate, 0o644);
     }
     return { certificate: await readFile(certificateFile, 'utf8'), key: await readFile(keyFile, 'utf8'), certificateFile, keyFile };
@@ -115,6 +112,12 @@ export async function revokedSerials(listPem: string, caPem: string): Promise<Se
   const list = new x509.X509Crl(derOf(listPem));
   if (!(await list.verify({ publicKey: new x509.X509Certificate(caPem) }))) throw new ReefError('revocation_list.forged', 'invalid', 'The revocation list was not signed by this authority. Remove it; the controller writes a new one.');
   return new Set(list.entries.map(({ serialNumber }) => serialNumber.toLowerCase()));
+}
+
+/** The key in this file; made by whoever comes first. */
+async function sharedKeys(file: string): Promise<webcrypto.CryptoKeyPair> {
+  if (!(await readable(file))) await writeOnce(file, await privatePem((await webcrypto.subtle.generateKey(algorithm, true, ['sign', 'verify'])).privateKey), 0o600);
+  return keyPairOf(await readFile(file, 'utf8'));
 }
 
 async function keyPairOf(pem: string): Promise<webcrypto.CryptoKeyPair> {

@@ -1,4 +1,4 @@
-import { createHash, X509Certificate } from 'node:crypto';
+import { createHash, createPrivateKey, X509Certificate } from 'node:crypto';
 import { mkdtemp, readFile, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -31,6 +31,8 @@ it('processes that start together make one authority', async () => {
   const fresh = await mkdtemp(join(tmpdir(), 'reef-keys-'));
   const made = await Promise.all(Array.from({ length: 8 }, () => Authority.loadOrCreate(fresh)));
   expect(new Set(made.map(({ fingerprint }) => fingerprint)).size).toBe(1);
+  const own = await Promise.all(made.map((one) => one.ownFiles(fresh, 'controller', { commonName: controllerName, client: true })));
+  for (const { certificate, key } of own) expect(new X509Certificate(certificate).checkPrivateKey(createPrivateKey(key))).toBe(true);
   expect((await stat(join(fresh, 'ca-key.pem'))).mode & 0o077).toBe(0);
   const ca = new X509Certificate(await readFile(join(fresh, 'ca.pem')));
   expect(ca.verify(ca.publicKey)).toBe(true);
