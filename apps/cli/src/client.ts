@@ -21,10 +21,10 @@ export class Client {
     return this.request<T>('GET', text ? `${path}?${text}` : path);
   }
 
-  /** Every item of a list, page after page. */
+  /** Every item of a list, page after page; from `query.cursor` on where there is one. */
   async all<T>(path: string, query: Query = {}): Promise<T[]> {
     const items: T[] = [];
-    for (let cursor: string | null | undefined; cursor !== null;) {
+    for (let { cursor } = query as { cursor?: string | null }; cursor !== null;) {
       const page: { items: T[]; nextCursor: string | null } = await this.get(path, { limit: 500, ...query, cursor });
       items.push(...page.items);
       cursor = page.nextCursor;

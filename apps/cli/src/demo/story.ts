@@ -37,8 +37,7 @@ class Claims {
  * again, so it can be played in a stack that has its data.
  * @returns 0 when every claim holds
  */
-export async function playDemo(api: Client, output: Output, { dir, agents }: { dir: string; agents: number }): Promise<number> {
-  const begin = Date.now();
+export async function playDemo(api: Client, output: Output, { dir, agents, begin = Date.now() }: { dir: string; agents: number; /** When the whole began, for the times shown. */ begin?: number }): Promise<number> {
   const assets = await prepareDemo(output, dir);
   const claims = new Claims(output);
   const chapter = (title: string) => output.step({ event: 'chapter', title, atS: Math.round((Date.now() - begin) / 1_000) }, `\n${colours.bold(title)} ${colours.dim(`${Math.round((Date.now() - begin) / 1_000)} s`)}`);

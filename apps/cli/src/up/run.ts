@@ -20,7 +20,8 @@ export async function up(output: Output, dir: string, flags: UpFlags): Promise<n
 }
 
 export async function demo(output: Output, dir: string, flags: UpFlags): Promise<number> {
-  return runStack(output, dir, { ...flags, demo: true }, async (stack) => playDemo(stack.client, output, { dir, agents: stack.options.agents }));
+  const begin = Date.now();
+  return runStack(output, dir, { ...flags, demo: true }, async (stack) => playDemo(stack.client, output, { dir, agents: stack.options.agents, begin }));
 }
 
 /** Starts the stack, runs `work`, and stops it however that ends: by itself, by an error, by Ctrl-C. */
