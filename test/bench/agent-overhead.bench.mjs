@@ -10,10 +10,11 @@ import { parseArgs } from 'node:util';
 import { openInferenceHost, tfliteLibraryPath } from '../../libs/inference/dist/index.js';
 
 const usage = `npm run bench -- agent-overhead [--model FILE]... [--max-rounds 1000]
-Limit: an inference takes the agent at most 3 % or 50 us longer than the C program, whichever is more. Judged by processor time, which is the
-time on a free core, since neither side ever waits: the median of the differences between rounds, with its whole 99 % interval below the
-limit. Rounds go on until that is decided. Time on the clock is shown beside it, and fails too where it is over the limit for sure. Without --model: two built-in models, of a
-few microseconds and about 5 ms. A model must have one input.`;
+Limit: an inference takes the agent at most 3 % or 50 us longer than the C program, whichever is more. Judged by processor time, which is
+the time on a free core, since neither side ever waits: the median of the differences between rounds, with its whole 99 % interval below the
+limit. Rounds go on until that is decided. Time on the clock is shown beside it, and fails too where it is over the limit for sure.
+Without --model: two built-in models, of a few microseconds and about 5 ms. A model must have one input.
+Exit code: 0 PASS; 1 FAIL, or UNDECIDED after --max-rounds because the machine is too busy.`;
 const [leastRounds, roundMs] = [60, 50];
 const limit = { ratio: 0.03, us: 50 };
 
