@@ -95,7 +95,7 @@ it('a device hears its own wanted state and nobody else\'s, and speaks for itsel
   const device = await connect('coral-3');
   const granted = await device.subscribeAsync([desired.topicFor('coral-3'), desired.topicFor('coral-1'), '#'], { qos: 1 }).catch((error: unknown) => error);
   expect(JSON.stringify(granted)).toMatch(/128|refused|error/i);
-  const closed = once(device, 'close');
+  const closed = new Promise<void>((resolve) => { device.once('close', () => resolve()); });
   device.publish(reported.topicFor('coral-1'), '{}', { qos: 1 });
   await closed;
 });
