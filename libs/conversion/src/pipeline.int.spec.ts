@@ -25,6 +25,11 @@ let feed: ChangeFeed;
 let pipelines: Pipeline[] = [];
 const logger = openLogger('test', 'silent');
 
+/** On whatever carries queues in this run: all workers of a job must share it. */
+function openHost(): QueueHost {
+  return openQueues({ databaseUrl: database.url, ...(process.env.REDIS_URL ? { redisUrl: process.env.REDIS_URL } : {}) });
+}
+
 function executors(): Executors {
   const made = stepNames.map((name) => [name, {
     timeoutMs: timeouts[name] ?? 60_000,
@@ -80,7 +85,7 @@ beforeAll(async () => {
 beforeEach(() => {
   acts = {};
   runs = [];
-  queues = openQueues({ databaseUrl: database.url, ...(process.env.REDIS_URL ? { redisUrl: process.env.REDIS_URL } : {}) });
+  queues = openHost();
   registry = new Registry(database.db, systemClock, objects);
   jobs = new Jobs(database.db, systemClock, objects, queues, feed, registry);
 });
@@ -220,7 +225,7 @@ describe('workers', () => {
   it('take over from one that died, with the same end', async () => {
     // The first worker has a database connection and a queue of its own, which are cut while its step runs.
     const db = await openDatabase({ url: database.url, slices: [registrySchema, conversionSchema], poolSize: 2 });
-    const host = openQueues({ databaseUrl: database.url });
+    const host = openHost();
     let lost: StepContext | undefined;
     acts.verify = async (context, run) => {
       if (run > 1) return undefined;
@@ -261,7 +266,7 @@ describe('workers', () => {
     expect(between).toMatchObject({ state: 'RUNNING', owner: null });
     expect(between.steps[1]).toMatchObject({ state: 'PENDING', tries: 0, losses: 0 });
     await queues.close(true);
-    queues = openQueues({ databaseUrl: database.url });
+    queues = openHost();
     jobs = new Jobs(database.db, systemClock, objects, queues, feed, registry);
     worker();
     await database.db.query("UPDATE jobs SET changed_at = now() - interval '1 minute' WHERE id = $1", [job.id]);

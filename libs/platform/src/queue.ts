@@ -15,6 +15,8 @@ export interface QueueHost {
 const stalledMs = 2_000;
 
 export function openQueues(options: { redisUrl?: string; databaseUrl: string }): QueueHost {
+  // One Redis may serve several installations: each has keys of its own, named after its database.
+  const prefix = `reef-${new URL(options.databaseUrl).pathname.slice(1) || 'default'}`;
   const redis = options.redisUrl ? new Redis(options.redisUrl, { maxRetriesPerRequest: null, enableReadyCheck: false }) : undefined;
   // An unheard 'error' would end the process; ioredis reconnects by itself and BullMQ reports what a command met.
   redis?.on('error', () => {});
@@ -24,7 +26,7 @@ export function openQueues(options: { redisUrl?: string; databaseUrl: string }):
 
   return {
     queue<T>(name: string) {
-      const made = (redis ? new Queue(name, { connection: redis }) : new postgres.Queue(name, { connection: pgConnection })) as unknown as Queue<T>;
+      const made = (redis ? new Queue(name, { connection: redis, prefix }) : new postgres.Queue(name, { connection: pgConnection })) as unknown as Queue<T>;
       made.on('error', () => {});
       open.push(made);
       return made;
@@ -32,7 +34,7 @@ export function openQueues(options: { redisUrl?: string; databaseUrl: string }):
     worker<T>(name: string, processor: Processor<T>, { concurrency = 1, lockMs = 10_000 } = {}) {
       const common = { concurrency, lockDuration: lockMs, stalledInterval: stalledMs, maxStalledCount: 5 };
       const made = (redis
-        ? new Worker(name, processor as Processor, { connection: redis, ...common })
+        ? new Worker(name, processor as Processor, { connection: redis, prefix, ...common })
         : new postgres.Worker(name, processor as Processor, { connection: pgConnection, ...common })) as unknown as Worker<T>;
       made.on('error', () => {});
       open.push(made);

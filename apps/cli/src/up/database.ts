@@ -13,7 +13,7 @@ export class Database {
   private timer: NodeJS.Timeout | undefined;
   private looking: Promise<void> | undefined;
 
-  constructor(private readonly dir: string, private readonly onNote: (text: string) => void) {}
+  constructor(private readonly dir: string, private readonly tell: { onNote(text: string): void; onChange(): void }) {}
 
   /** @returns its URL */
   async start(): Promise<string> {
@@ -24,7 +24,7 @@ export class Database {
     this.move('starting');
     this.server = await startEmbeddedPostgres(this.dir);
     this.pid = await this.server.pid();
-    if (this.server.adopted) this.onNote('PostgreSQL was still running from before and was taken over');
+    if (this.server.adopted) this.tell.onNote('PostgreSQL was still running from before and was taken over');
     this.move('ready');
     this.timer = setInterval(() => { this.looking ??= this.look().finally(() => { this.looking = undefined; }); }, lookMs);
     return this.server.url;
@@ -56,7 +56,7 @@ export class Database {
       this.restarts += 1;
       this.move('ready');
     } catch (error) {
-      this.onNote(`PostgreSQL does not start: ${(error as Error).message}`);
+      this.tell.onNote(`PostgreSQL does not start: ${(error as Error).message}`);
     }
   }
 
@@ -64,5 +64,6 @@ export class Database {
     if (state === this.state) return;
     this.state = state;
     this.since = Date.now();
+    this.tell.onChange();
   }
 }

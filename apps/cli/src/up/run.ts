@@ -37,9 +37,14 @@ async function runStack(output: Output, dir: string, flags: UpFlags, work: (stac
     }
   });
   const frames = flags.demo ? (await prepareDemo(output, dir, stopped.signal)).frames : flags.frames;
-  const stack = new Stack({ ...settings, dir, frames, onNote: (text) => output.note(text) });
+  let view: StatusView | undefined;
+  const stack = new Stack({
+    ...settings, dir, frames,
+    onNote: (text) => { output.note(text); view?.interrupted(); },
+    onChange: () => view?.changed(),
+  });
   // While the demonstration talks, the table would draw over it.
-  const view = output.json ? undefined : new StatusView(stack, Boolean(process.stdout.isTTY) && !flags.demo);
+  view = output.json ? undefined : new StatusView(stack, Boolean(process.stdout.isTTY) && !flags.demo);
   try {
     view?.start();
     const begin = Date.now();
@@ -57,6 +62,7 @@ async function runStack(output: Output, dir: string, flags: UpFlags, work: (stac
     );
     const ended = await Promise.race([work(stack), interrupted]);
     output.note('stopping; data stays');
+    view?.interrupted();
     return ended === 'interrupted' ? 0 : ended;
   } finally {
     await stack.stop();

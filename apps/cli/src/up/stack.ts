@@ -27,6 +27,8 @@ export interface StackOptions {
   fps: number;
   telemetryWindowS: number;
   onNote(text: string): void;
+  /** A process has another state than before. */
+  onChange(): void;
 }
 
 /** A line of the status view. */
@@ -47,10 +49,12 @@ export class Stack {
   private readonly database: Database;
   private run!: RunFolder;
   private lock: { release(): Promise<void> } | undefined;
+  private starting: Promise<void> | undefined;
+  private started = false;
   private stopping: Promise<void> | undefined;
 
   constructor(readonly options: StackOptions) {
-    this.database = new Database(join(options.dir, 'postgres'), options.onNote);
+    this.database = new Database(join(options.dir, 'postgres'), options);
   }
 
   get url(): string {
@@ -61,7 +65,12 @@ export class Stack {
     return [this.database.row(), ...this.processes.map(({ spec, state, pid, since, restarts }) => ({ name: spec.name, state, pid, since, restarts, at: spec.at ?? '' }))];
   }
 
-  async start(): Promise<void> {
+  start(): Promise<void> {
+    this.starting = this.startAll();
+    return this.starting;
+  }
+
+  private async startAll(): Promise<void> {
     const { dir, port, gatewayPort, mqttPort, onNote } = this.options;
     await mkdir(join(dir, 'logs'), { recursive: true });
     this.lock = await holdLock(dir);
@@ -96,6 +105,7 @@ export class Stack {
       this.launch('worker', 'apps/worker/dist/main.js', { ...shared, PYTHON_ENV_DIR: process.env.PYTHON_ENV_DIR ?? resolve(dir, 'python'), WORK_DIR: resolve(dir, 'work') }),
       this.startAgents(),
     ]);
+    this.started = true;
   }
 
   /** Children first, in the order of who needs whom. */
@@ -103,6 +113,9 @@ export class Stack {
     this.stopping ??= (async () => {
       const stop = (wanted: (name: string) => boolean) => Promise.all(this.processes.filter(({ spec }) => wanted(spec.name)).map((one) => one.stop()));
       await stop((name) => !['broker', 'controller', 'worker'].includes(name));
+      // What was just being started ends by that, or when it sees that we stop; only then is it known what there is to stop.
+      await stop(() => this.starting !== undefined && !this.started);
+      await this.starting?.catch(() => {});
       await stop((name) => name === 'controller' || name === 'worker');
       await stop((name) => name === 'broker');
       await this.database.stop();
@@ -158,6 +171,7 @@ export class Stack {
     const file = app(main);
     if (!existsSync(file)) throw new ReefError('up.not_built', 'invalid', `${main} is not built. Run \`npm run build\` first.`);
     const managed = new Managed({ name, main: file, args, env, logFile: join(this.options.dir, 'logs', `${name}.log`), ...(at ? { at } : {}) });
+    managed.on('change', this.options.onChange);
     managed.on('spawned', (pid) => { this.run.note(name, pid).catch(() => {}); });
     managed.on('gone', () => { this.run.forget(name).catch(() => {}); });
     this.processes.push(managed);

@@ -14,8 +14,13 @@ export class StatusView {
   constructor(private readonly stack: Stack, private readonly live: boolean) {}
 
   start(): void {
-    this.timer = setInterval(() => this.draw(), this.live ? 1_000 : 200);
+    if (this.live) this.timer = setInterval(() => this.draw(), 1_000);
     this.draw();
+  }
+
+  /** Lines keep the order in which things happened; the table is drawn every second anyway. */
+  changed(): void {
+    if (!this.live) this.draw();
   }
 
   stop(): void {
