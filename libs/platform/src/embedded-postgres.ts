@@ -80,7 +80,7 @@ export async function startEmbeddedPostgres(dir: string, options: { throwaway?: 
 
   async function failed(what: string): Promise<ReefError> {
     const said = [await readFile(join(dir, 'tool.log'), 'utf8').catch(() => ''), await readFile(log, 'utf8').catch(() => '')].join('\n').trim().split('\n').slice(-8).join('\n');
-    if (/No space left on device/.test(said)) return new ReefError('disk.full', 'unavailable', `PostgreSQL found no space left under ${dir}; free some and start again.`, { detail: { dir } });
+    if (/No space left on device|Check free disk space/.test(said)) return new ReefError('disk.full', 'unavailable', `PostgreSQL found no space left under ${dir}; free some and start again.`, { detail: { dir } });
     return new ReefError('postgres.start_failed', 'unavailable', `PostgreSQL ${what} failed under ${dir}:\n${said}\nSet DATABASE_URL to use a server of your own.`, { detail: { dir } });
   }
 }

@@ -92,7 +92,7 @@ export async function followRollout(api: Client, output: Output, id: string): Pr
     for (const wave of now.waves) {
       if (['PASSED', 'FAILED', 'INCONCLUSIVE'].includes(wave.state) && seen.get(wave.index) !== wave.state) {
         seen.set(wave.index, wave.state);
-        output.step({ event: 'wave', ...wave }, `${verdictTable(wave.verdicts)}\n`);
+        output.step({ event: 'wave', ...wave }, `\nwave ${wave.index + 1} ${tone(wave.state)}\n${verdictTable(wave.verdicts)}\n`);
       }
     }
     if (now.state === 'PAUSED') throw new ReefError('rollout.paused', 'conflict', `The rollout is paused: ${now.stateReason.message} Resume, advance, abort or roll it back.`, { detail: { rollout: id } });

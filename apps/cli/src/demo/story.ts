@@ -12,6 +12,9 @@ const workload = 'classifier';
 const waves = ['1', '60%', '100%'];
 /** One canary of five must give at least this many answers before it is judged. */
 const minSamples = '40';
+/** Once around the photographs, before a device's accuracy is shown. */
+const enoughAnswers = 36;
+const patienceMs = 120_000;
 const quick = { soak: '15', deadline: '180', observe: '5', minSamples };
 
 interface SeriesPoint { group: string; bundle: string; inferences: number; errors: number; p95Ms: number | null; labelled: number; accuracy: number | null }
@@ -51,8 +54,13 @@ export async function playDemo(api: Client, output: Output, { dir, agents, begin
   const first = await rolloutOf(api, output, `${model}@1`);
   claims.check('the rollout succeeds by itself', first.state === 'SUCCEEDED', first.stateReason.message);
   const running = await devicesRunning(api, good.bundleDigest!);
+  const asked = Date.now();
   claims.check('every device runs it', running.length === agents, `${running.length} of ${agents}`);
-  const before = await answers(api, good.bundleDigest!);
+  // Devices that were started just now have said nothing yet.
+  const before = await api.follow('subscription { telemetryReceived { seq } }', async () => {
+    const found = await answers(api, good.bundleDigest!);
+    return (found.length === agents && found.every((one) => one.labelled >= enoughAnswers)) || Date.now() - asked > patienceMs ? found : undefined;
+  });
   output.step({ event: 'answers', devices: before }, answersTable(before));
   claims.check('the devices name real photos right, natively', before.length === agents && before.every((one) => (one.accuracy ?? 0) >= 0.7), `accuracy on labelled frames ${before.map((one) => percent(one.accuracy, 0)).join(', ')}`);
 
@@ -69,7 +77,7 @@ export async function playDemo(api: Client, output: Output, { dir, agents, begin
   claims.check('only the canary ever ran it', exposed === 1, `${exposed} of ${agents} devices were told`);
   const after = await api.follow('subscription { deviceChanged { id } }', async () => {
     const back = await devicesRunning(api, good.bundleDigest!);
-    return back.length === agents || Date.now() - begin > 3_600_000 ? back : undefined;
+    return back.length === agents || Date.now() - asked > 3_600_000 ? back : undefined;
   });
   claims.check('every device runs the good version again', after.length === agents, `${after.length} of ${agents}`);
   output.step({ event: 'verdicts', verdicts: failed }, failed.length > 0 ? verdictTable(failed) : '');
