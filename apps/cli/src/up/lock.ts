@@ -2,8 +2,8 @@ import { mkdir, readdir, readFile, realpath, rm, writeFile } from 'node:fs/promi
 import { createServer, type Server } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { execa } from 'execa';
 import { ReefError } from '@reefkeeper/platform/errors';
+import { bornAt } from '@reefkeeper/platform/processes';
 
 /** A process that is still the one it was: ids are given out again, start times are not. */
 interface Known { pid: number; born: string }
@@ -84,18 +84,6 @@ async function knownIn(file: string): Promise<Known | undefined> {
 
 async function lives({ pid, born }: Known): Promise<boolean> {
   return (await bornAt(pid)) === born;
-}
-
-/** When the process began, in the system's own words; undefined when there is none (a zombie counts as none). */
-async function bornAt(pid: number): Promise<string | undefined> {
-  if (process.platform === 'linux') {
-    const stat = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => undefined);
-    // Behind the name in parentheses, which may hold anything: field 3 is the state, 22 the start (proc(5)).
-    const fields = stat?.slice(stat.lastIndexOf(')') + 2).split(' ');
-    return fields === undefined || fields[0] === 'Z' ? undefined : fields[19];
-  }
-  const { exitCode, stdout } = await execa('ps', ['-p', `${pid}`, '-o', 'lstart='], { reject: false });
-  return exitCode === 0 && typeof stdout === 'string' ? stdout.trim() : undefined;
 }
 
 function kill(pid: number, signal: NodeJS.Signals): void {
