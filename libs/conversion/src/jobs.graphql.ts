@@ -86,16 +86,15 @@ export class JobsResolver {
   @Subscription(() => JobType)
   @Roles('viewer')
   jobChanged(@Args('id', { type: () => ID, nullable: true }) id?: string): AsyncIterator<{ jobChanged: JobType }> {
-    const { jobs, feed } = this;
+    const { jobs } = this;
+    if (!id) {
+      return this.feed.read(({ kind }) => kind === 'job', async (change) => {
+        const job = await jobs.find(change.id).catch(() => undefined);
+        return job && { jobChanged: jobView(job) };
+      });
+    }
     return (async function* () {
-      if (id) {
-        for await (const job of jobs.watch(id)) yield { jobChanged: jobView(job) };
-        return;
-      }
-      for await (const change of feed.changes(({ kind }) => kind === 'job')) {
-        const job = await jobs.find(change.id).catch(() => null);
-        if (job) yield { jobChanged: jobView(job) };
-      }
+      for await (const job of jobs.watch(id)) yield { jobChanged: jobView(job) };
     })();
   }
 

@@ -63,13 +63,13 @@ export class DevicesResolver {
 
   /** A device each time it changes: presence, report, labels, commands. */
   @Subscription(() => DeviceType)
-  async *deviceChanged(@Args('id', { type: () => ID, nullable: true }) id?: string): AsyncGenerator<{ deviceChanged: DeviceView }> {
-    for await (const change of this.feed.changes(({ kind, id: changed }) => kind === 'device' && (!id || changed === id))) {
+  deviceChanged(@Args('id', { type: () => ID, nullable: true }) id?: string): AsyncIterator<{ deviceChanged: DeviceView }> {
+    return this.feed.read(({ kind, id: changed }) => kind === 'device' && (!id || changed === id), async (change) => {
       const found = await this.service.get(change.id).catch((error: unknown) => {
         if (error instanceof ReefError && error.kind === 'not_found') return undefined;
         throw error;
       });
-      if (found) yield { deviceChanged: found };
-    }
+      return found && { deviceChanged: found };
+    });
   }
 }

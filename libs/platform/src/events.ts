@@ -54,14 +54,10 @@ export class ChangeFeed {
     return () => this.listeners.delete(listener);
   }
 
-  /** The hints that pass `wanted`, as an endless stream. A hint that is waiting already is not queued again: the row is read when its turn comes. */
-  changes(wanted: (change: ChangeHint) => boolean): AsyncIterableIterator<ChangeHint, void, void> {
-    return this.read(wanted, (change) => change);
-  }
-
   /**
    * What `read` makes of each hint that passes `wanted` (undefined = nothing), for GraphQL subscriptions. Listens from the call on and ends at once when the
-   * consumer returns, also while it waits: an async generator would hold on to a subscriber that hung up until the next change.
+   * consumer returns, also while it waits: an async generator would hold on to a subscriber that hung up until the next change. A hint that is waiting
+   * already is not queued again: the row is read when its turn comes.
    * @param first read before any change comes
    */
   read<T>(wanted: (change: ChangeHint) => boolean, read: (change: ChangeHint) => Promise<T | undefined> | T | undefined, first: readonly ChangeHint[] = []): AsyncIterableIterator<T, void, void> {
