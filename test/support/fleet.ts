@@ -1,4 +1,3 @@
-import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { createServer as createHttps, type Server as HttpsServer } from 'node:https';
@@ -10,6 +9,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { Aedes, type Client } from 'aedes';
 import mqtt, { type MqttClient } from 'mqtt';
 import sharp from 'sharp';
+import { sha256 } from '@reefkeeper/platform';
 import { bundleDigest, encodeGolden, loadOrCreateSigningKey, signBundle, type Envelope, type Manifest, type SigningKey } from '@reefkeeper/bundle';
 import { Interpreter, quantisePixels } from '@reefkeeper/inference';
 import { command, commandResult, desired, parseTopic, presence, reported, telemetry, type Command, type CommandResult, type Desired, type Presence, type Reported, type Telemetry } from '@reefkeeper/protocol';
@@ -238,8 +238,4 @@ async function textOf(request: IncomingMessage): Promise<string> {
   const chunks: Buffer[] = [];
   for await (const chunk of request) chunks.push(chunk as Buffer);
   return Buffer.concat(chunks).toString('utf8');
-}
-
-function sha256(content: Buffer): string {
-  return createHash('sha256').update(content).digest('hex');
 }

@@ -1,6 +1,6 @@
-import { createHash, randomBytes, randomUUID } from 'node:crypto';
+import { randomBytes, randomUUID } from 'node:crypto';
 import { Inject, Injectable } from '@nestjs/common';
-import { ReefError, type Clock } from '@reefkeeper/platform';
+import { ReefError, sha256, type Clock } from '@reefkeeper/platform';
 import { DataSource } from 'typeorm';
 import { record } from './audit.ts';
 import { ApiToken } from './device.entity.ts';
@@ -18,7 +18,7 @@ export class ApiTokens {
     const id = randomUUID();
     const now = this.clock.now();
     await this.db.transaction(async (tx) => {
-      await tx.query('INSERT INTO api_tokens (id, name, role, hash, created_at, created_by) VALUES ($1, $2, $3, $4, $5, $6)', [id, name, role, hashOf(token), now, actor]);
+      await tx.query('INSERT INTO api_tokens (id, name, role, hash, created_at, created_by) VALUES ($1, $2, $3, $4, $5, $6)', [id, name, role, sha256(token), now, actor]);
       await record(tx, { at: now, actor, action: 'token.create', subject: id, detail: { name, role } });
     });
     return { id, name, role, token };
@@ -26,13 +26,13 @@ export class ApiTokens {
 
   /** Makes sure that the first administrator's token works; the same token twice is one row. */
   async bootstrap(token: string): Promise<void> {
-    await this.db.query("INSERT INTO api_tokens (id, name, role, hash, created_at, created_by) VALUES ($1, 'first admin', 'admin', $2, $3, 'bootstrap') ON CONFLICT (hash) DO NOTHING", [randomUUID(), hashOf(token), this.clock.now()]);
+    await this.db.query("INSERT INTO api_tokens (id, name, role, hash, created_at, created_by) VALUES ($1, 'first admin', 'admin', $2, $3, 'bootstrap') ON CONFLICT (hash) DO NOTHING", [randomUUID(), sha256(token), this.clock.now()]);
   }
 
   /** Whose token this is; undefined when unknown or revoked. The look-up is by hash, so its timing tells nothing about the token. */
   async find(token: string): Promise<{ name: string; role: TokenRole } | undefined> {
     const [row] = await this.db.query<{ id: string; name: string; role: TokenRole; stale: boolean }[]>(
-      "SELECT id, name, role, COALESCE(last_used_at < $2::timestamptz - interval '1 minute', true) AS stale FROM api_tokens WHERE hash = $1 AND revoked_at IS NULL", [hashOf(token), this.clock.now()]);
+      "SELECT id, name, role, COALESCE(last_used_at < $2::timestamptz - interval '1 minute', true) AS stale FROM api_tokens WHERE hash = $1 AND revoked_at IS NULL", [sha256(token), this.clock.now()]);
     if (row?.stale) await this.db.query('UPDATE api_tokens SET last_used_at = $2 WHERE id = $1', [row.id, this.clock.now()]);
     return row && { name: row.name, role: row.role };
   }
@@ -50,8 +50,4 @@ export class ApiTokens {
       await record(tx, { at, actor, action: 'token.revoke', subject: id });
     });
   }
-}
-
-function hashOf(token: string): string {
-  return createHash('sha256').update(token).digest('hex');
 }

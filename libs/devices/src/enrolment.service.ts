@@ -1,6 +1,6 @@
-import { createHash, randomBytes } from 'node:crypto';
+import { randomBytes } from 'node:crypto';
 import { Inject, Injectable } from '@nestjs/common';
-import { hint, ReefError, type Clock } from '@reefkeeper/platform';
+import { hint, ReefError, sha256, type Clock } from '@reefkeeper/platform';
 import { deviceId as deviceIdSchema } from '@reefkeeper/protocol';
 import { DataSource } from 'typeorm';
 import { record } from './audit.ts';
@@ -31,7 +31,7 @@ export class Enrolment {
     const expiresAt = new Date(now.getTime() + (request.ttlS ?? 3_600) * 1_000);
     await this.db.transaction(async (tx) => {
       await tx.query('INSERT INTO enrolment_tokens (hash, device_id, labels, uses_left, expires_at, created_by, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7)',
-        [hashOf(secret), request.deviceId ?? null, request.labels ?? {}, request.uses ?? 1, expiresAt, actor, now]);
+        [sha256(secret), request.deviceId ?? null, request.labels ?? {}, request.uses ?? 1, expiresAt, actor, now]);
       await record(tx, { at: now, actor, action: 'enrolment.token_create', subject: request.deviceId ?? '*', detail: { labels: request.labels ?? {}, uses: request.uses ?? 1, expiresAt } });
     });
     return { token: `reef1.${secret}.${this.authority.fingerprint.slice(0, 32)}`, expiresAt };
@@ -48,7 +48,7 @@ export class Enrolment {
     if (!secret) throw refused;
     return this.db.transaction(async (tx) => {
       const [taken] = await tx.query<[{ device_id: string | null; labels: Record<string, string>; created_by: string }[], number]>(
-        'UPDATE enrolment_tokens SET uses_left = uses_left - 1 WHERE hash = $1 AND uses_left > 0 AND expires_at > $2 RETURNING device_id, labels, created_by', [hashOf(secret), now]);
+        'UPDATE enrolment_tokens SET uses_left = uses_left - 1 WHERE hash = $1 AND uses_left > 0 AND expires_at > $2 RETURNING device_id, labels, created_by', [sha256(secret), now]);
       const token = taken[0];
       if (!token || (token.device_id !== null && request.deviceId !== undefined && request.deviceId !== token.device_id)) throw refused;
       const deviceId = token.device_id ?? request.deviceId ?? `device-${randomBytes(4).toString('hex')}`;
@@ -90,8 +90,4 @@ export class Enrolment {
     await tx.query('INSERT INTO certificates (serial, device_id, not_after, issued_at) VALUES ($1, $2, $3, $4)', [issued.serial, deviceId, issued.notAfter, now]);
     return issued;
   }
-}
-
-function hashOf(secret: string): string {
-  return createHash('sha256').update(secret).digest('hex');
 }
