@@ -1,6 +1,7 @@
 import { createReadStream } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { Readable, Transform } from 'node:stream';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { ReefError, type ErrorKind } from '@reefkeeper/platform/errors';
 import { createClient } from 'graphql-ws';
 import { WebSocket } from 'ws';
@@ -103,8 +104,4 @@ export class Client {
       await events.dispose();
     }
   }
-}
-
-export function sleep(ms: number): Promise<void> {
-  return new Promise((resolve) => { setTimeout(resolve, ms); });
 }

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Inject, Injectable, type BeforeApplicationShutdown, type OnApplicationBootstrap } from '@nestjs/common';
 import type { ChangeFeed, Logger } from '@reefkeeper/platform';
 import { RolloutEngine } from './engine.ts';
@@ -52,8 +53,4 @@ export class RolloutLoop implements OnApplicationBootstrap, BeforeApplicationShu
       if (!this.stopped) await sleep(burstMs);
     }
   }
-}
-
-function sleep(ms: number): Promise<void> {
-  return new Promise((resolve) => { setTimeout(resolve, ms); });
 }

@@ -1,6 +1,6 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Command } from 'commander';
 import { ReefError } from '@reefkeeper/platform/errors';
-import { sleep } from '../client.ts';
 import { action, keptCredentials } from '../context.ts';
 import { ago, facts, table, tone } from '../output.ts';
 
