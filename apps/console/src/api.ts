@@ -34,7 +34,7 @@ export interface Parity {
 export interface Analysis { verdict: string; faults?: { code: string; message: string }[]; ops?: { op: string; status: string }[] }
 
 export interface Job {
-  id: string; version?: string; ref?: string; state: string; createdAt: string; error: { code: string; message: string } | null;
+  id: string; version: string; state: string; createdAt: string; error: { code: string; message: string } | null;
   steps: { name: string; state: string; percent: number | null; etaS: number | null; message: string | null; startedAt: string | null; endedAt: string | null; error: { code: string; message: string } | null }[];
 }
 

@@ -10,7 +10,7 @@ export function JobPage({ id }: { id: string }) {
       <Loaded live={live}>
         {(job) => (
           <>
-            <h1>{job.version ?? job.ref ?? 'Job'} <State of={job.state} /></h1>
+            <h1>{job.version} <State of={job.state} /></h1>
             <p className="faint">Job {job.id}, started <Ago at={job.createdAt} /></p>
             <Problems of={job.error} />
             {['QUEUED', 'RUNNING'].includes(job.state) && <button type="button" onClick={() => void api(`/jobs/${id}/cancel`, { method: 'POST' }).then(live.reload)}>Cancel</button>}

@@ -29,7 +29,7 @@ export function ModelsPage() {
             <tbody>
               {items.map((job) => {
                 const step = job.steps?.find((one) => one.state === 'RUNNING');
-                return <tr key={job.id}><td><Link href={`/jobs/${job.id}`}>{job.id.slice(0, 8)}</Link></td><td>{job.version ?? job.ref}</td><td><State of={job.state} /></td><td>{step && `${step.name} ${step.percent === null ? '' : `${Math.round(step.percent)} %`}`}{job.error && <span className="faint">{job.error.code}</span>}</td><td><Ago at={job.createdAt} /></td></tr>;
+                return <tr key={job.id}><td><Link href={`/jobs/${job.id}`}>{job.id.slice(0, 8)}</Link></td><td>{job.version}</td><td><State of={job.state} /></td><td>{step && `${step.name} ${step.percent === null ? '' : `${Math.round(step.percent)} %`}`}{job.error && <span className="faint">{job.error.code}</span>}</td><td><Ago at={job.createdAt} /></td></tr>;
               })}
             </tbody>
           </table>
