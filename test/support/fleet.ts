@@ -72,9 +72,15 @@ export class Fleet {
   async startBroker(): Promise<void> {
     const broker = await Aedes.createBroker();
     this.broker = broker;
+    // As at the product's own broker: a device waits at the door until the controller listens, or what it says first would be lost.
+    let open = () => {};
+    const door = new Promise<void>((resolve) => { open = resolve; });
     broker.authorizePublish = (client, packet, done) => done(nameOf(client) && mayUse(nameOf(client)!, packet.topic, 'publish') ? null : new Error('not yours'));
     broker.authorizeSubscribe = (client, subscription, done) => done(null, nameOf(client) && mayUse(nameOf(client)!, subscription.topic, 'subscribe') ? subscription : null);
-    broker.authenticate = (client, _user, _password, done) => done(null, nameOf(client) === client?.id || nameOf(client) === controllerName);
+    broker.authenticate = (client, _user, _password, done) => {
+      if (nameOf(client) === controllerName) done(null, true);
+      else void door.then(() => done(null, nameOf(client) === client?.id));
+    };
     this.brokerServer = createTls({ cert: this.server.certificate, key: this.server.key, ca: this.authority.certificatePem, requestCert: true, rejectUnauthorized: true }, (socket) => {
       this.sockets.add(socket);
       socket.on('close', () => this.sockets.delete(socket)).on('error', () => {});
@@ -88,6 +94,7 @@ export class Fleet {
     this.controller.on('error', () => {});
     this.controller.on('message', (topic, payload) => this.hear(topic, payload));
     await this.controller.subscribeAsync([reported.filter, presence.filter, telemetry.filter, commandResult.filter], { qos: 1 });
+    open();
   }
 
   async stopBroker(): Promise<void> {
