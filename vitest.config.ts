@@ -11,9 +11,9 @@ export default defineConfig({
   test: {
     include: ['{apps,libs}/*/src/**/*.spec.ts', 'test/*.spec.ts'],
     pool: 'forks',
-    // Build machines are shared: a test that met its time limit there gets a second try, one that is wrong fails twice.
-    retry: process.env.CI ? 1 : 0,
-    testTimeout: process.env.CI ? 120_000 : 60_000,
+    // The default leaves one core to the watcher. Most of these tests wait for processes and brokers.
+    maxWorkers: '100%',
+    testTimeout: 60_000,
     hookTimeout: 180_000,
     globalSetup: ['./test/global-setup.ts'],
   },
