@@ -12,7 +12,6 @@ export default defineConfig({
     include: ['**/*.e2e.spec.ts'],
     pool: 'forks',
     fileParallelism: false,
-    retry: process.env.CI ? 1 : 0,
     testTimeout: 300_000,
     hookTimeout: 900_000,
     globalSetup: ['../global-setup.ts'],
