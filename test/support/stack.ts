@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { chmod, mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { execa } from 'execa';
 import getPort from 'get-port';
@@ -129,8 +129,9 @@ export class RunningStack {
   private spawn(): void {
     const { agents = 1, frames, fps = 10, env } = this.flags;
     const [port, gateway, mqtt] = this.ports;
-    this.child = spawn(process.execPath, [main, '--dir', this.dir, 'up', '--agents', `${agents}`, '--agent-name', this.agentName, '--port', `${port}`, '--gateway-port', `${gateway}`, '--mqtt-port', `${mqtt}`, '--fps', `${fps}`, '--telemetry-window', '1', ...(frames ? ['--frames', frames] : [])], {
-      stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, NO_COLOR: '1', PYTHON_ENV_DIR: join(root, '.reef/python'), ...(this.database ? { DATABASE_URL: this.database } : {}), ...env },
+    // A relative folder, as it is by default.
+    this.child = spawn(process.execPath, [main, '--dir', basename(this.dir), 'up', '--agents', `${agents}`, '--agent-name', this.agentName, '--port', `${port}`, '--gateway-port', `${gateway}`, '--mqtt-port', `${mqtt}`, '--fps', `${fps}`, '--telemetry-window', '1', ...(frames ? ['--frames', frames] : [])], {
+      cwd: dirname(this.dir), stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, NO_COLOR: '1', PYTHON_ENV_DIR: join(root, '.reef/python'), ...(this.database ? { DATABASE_URL: this.database } : {}), ...env },
     });
     for (const stream of [this.child.stdout!, this.child.stderr!]) createInterface({ input: stream }).on('line', (line) => this.output.push(line));
   }

@@ -135,11 +135,12 @@ describe('wanted state', () => {
 
   it('is published by one at a time, so that an older revision is never retained over a newer', async () => {
     await assign(['lyon-1'], good);
-    let release = () => {};
-    const first = desired.publishing(() => new Promise<void>((resolve) => { release = resolve; }));
-    await expect.poll(() => database.db.query('SELECT 1 FROM pg_locks WHERE locktype = \'advisory\'')).toHaveLength(1);
+    const inside = Promise.withResolvers<void>();
+    const release = Promise.withResolvers<void>();
+    const first = desired.publishing(async () => { inside.resolve(); await release.promise; });
+    await inside.promise;
     expect(await desired.publishing(async () => {})).toBe(false);
-    release();
+    release.resolve();
     expect(await first).toBe(true);
     expect(await desired.publishing(async () => {})).toBe(true);
   });

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { chmod, chown, mkdir, open, readFile, rename, rm, symlink, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
-import { dirname, join, relative } from 'node:path';
+import { dirname, join, relative, resolve } from 'node:path';
 import { execa, type Options } from 'execa';
 import getPort from 'get-port';
 import pg from 'pg';
@@ -28,12 +28,13 @@ interface Binaries { initdb: string; pg_ctl: string; postgres: string }
 const nobody = 65_534;
 
 /**
- * @param dir holds everything: `data/`, `password`, `log`. Created when missing, found again at the next start.
+ * @param path of the folder that holds everything: `data/`, `password`, `log`. Created when missing, found again at the next start.
  * @param options.throwaway trades durability for speed; for tests.
  * @param options.port wanted where it is free, so that clients of a server that died find the next one.
  * @throws ReefError `postgres.unsupported`, `postgres.folder_closed`, `postgres.start_failed`, `disk.full`
  */
-export async function startEmbeddedPostgres(dir: string, options: { throwaway?: boolean; port?: number } = {}): Promise<EmbeddedPostgres> {
+export async function startEmbeddedPostgres(path: string, options: { throwaway?: boolean; port?: number } = {}): Promise<EmbeddedPostgres> {
+  const dir = resolve(path); // the server's user starts elsewhere
   const binaries = await loadBinaries();
   const data = join(dir, 'data');
   const log = join(dir, 'log');
