@@ -1,7 +1,8 @@
 import { mkdtemp, rm, chmod } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { startEmbeddedPostgres } from '@reefkeeper/platform/embedded-postgres';
+// By its path: vitest resolves a package here to its build output, which a fresh clone does not have.
+import { startEmbeddedPostgres } from '../libs/platform/src/embedded-postgres.ts';
 
 /** One PostgreSQL for the whole run (or the one in DATABASE_URL); every test file makes a database of its own in it. */
 export default async function setup(): Promise<(() => Promise<void>) | undefined> {
