@@ -6,6 +6,7 @@ import { registerCompletion } from './commands/completion.ts';
 import { registerDevices } from './commands/devices.ts';
 import { registerJobs } from './commands/jobs.ts';
 import { registerModels } from './commands/models.ts';
+import { registerOffline } from './commands/offline.ts';
 import { registerRollouts } from './commands/rollouts.ts';
 import { registerStatus } from './commands/status.ts';
 import { registerUp } from './commands/up.ts';
@@ -27,6 +28,7 @@ registerModels(program);
 registerJobs(program);
 registerDevices(program);
 registerRollouts(program);
+registerOffline(program);
 registerAccess(program);
 registerCompletion(program);
 

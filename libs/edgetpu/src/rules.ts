@@ -80,7 +80,9 @@ function refuse(view: OpView, version: Judgement['version'], unverified: string[
   if (wrongType) {
     return {
       status: status.type, reason: `"${wrongType.name}" is ${wrongType.type}; the Edge TPU computes in INT8 or UINT8${rule?.wide ? ' (INT16 for states)' : ''} only.`,
-      advice: replacements[op] ?? 'Quantise the whole model to int8 with a representative dataset; operators the quantiser cannot do must be replaced or moved to the end.',
+      advice: replacements[op] ?? (/^(?:U?INT(?:32|64)|BOOL|STRING)$/.test(wrongType.type)
+        ? 'It computes positions, counts or conditions, which stay what they are when the model is quantised: leave it out and do it on the host, or move it behind the last layer.'
+        : 'Quantise the whole model to int8 with a representative dataset; operators the quantiser cannot do must be replaced or moved to the end.'),
     };
   }
   if (!rule) return { status: status.unsupported, reason: `The Edge TPU has no ${operator.customCode ?? op}.`, advice: replacements[op] ?? generalAdvice };

@@ -1,3 +1,4 @@
+export { compiledModel, compiledOptions, type CompiledSpec } from './compiled-builder.fixture.ts';
 import type { KnownOptions, Quantisation, Tensor, TfliteModel } from './model.ts';
 import { elementBytes, type TensorType } from './tflite-schema.ts';
 import { elementsOf } from './model.ts';
