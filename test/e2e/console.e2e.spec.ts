@@ -2,9 +2,11 @@ import { existsSync } from 'node:fs';
 import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { execa } from 'execa';
 import { chromium, type Browser, type Page } from 'playwright-core';
 import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { ensurePythonEnv } from '@reefkeeper/conversion';
 import { coloursModel } from '../support/colours.ts';
 import { RunningStack } from '../support/stack.ts';
 
@@ -49,6 +51,24 @@ describe.skipIf(!executablePath)('console in Chromium (needs a Chromium)', () =>
     await page.getByRole('link', { name: stack.agent(1) }).waitFor();
     await page.locator('table').getByText('online').waitFor();
   });
+
+  it('shows where a quantised model differs from its original', async () => {
+    const { python } = await ensurePythonEnv({ root: join(import.meta.dirname, '../../.reef/python') });
+    const made = join(dir, 'made');
+    await mkdir(made);
+    await execa(python, [join(import.meta.dirname, '../support/colour-model.py'), made]);
+    await writeFile(join(made, 'labels.txt'), 'red\ngreen\nblue\n');
+    const pushed = await stack.reef('model', 'push', join(made, 'model'), '--name', 'painted', '--labels', join(made, 'labels.txt'), '--calibration', join(made, 'pictures'));
+    expect(pushed.stderr + pushed.stdout).toContain('READY');
+    await page.getByRole('link', { name: 'Models' }).click();
+    await page.getByRole('link', { name: 'painted', exact: true }).click();
+    await page.getByText('top-1 agreement').waitFor();
+    await page.getByText('verify.not_held_out').waitFor();
+    expect(await page.locator('.bars tr').count()).toBe(3);
+    expect(await page.locator('.matrix td.right').allTextContents()).toEqual(['20', '20', '20']);
+    if (process.env.REEF_SCREENSHOTS) await page.screenshot({ path: join(process.env.REEF_SCREENSHOTS, 'parity.png'), fullPage: true });
+    expect(faults).toEqual([]);
+  }, 900_000);
 
   it('follows a model and a rollout live, with verdicts and plots', async () => {
     const pushed = await stack.reef('model', 'push', join(dir, 'colours.tflite'), '--name', 'colours', '--labels', join(dir, 'labels.txt'), '--mean', '0', '--std', '255');

@@ -33,7 +33,7 @@ beforeAll(async () => {
   dir = await mkdtemp(join(tmpdir(), 'reef-e2e-'));
   const { python } = await ensurePythonEnv({ root: envDir });
   await mkdir(join(dir, 'made'));
-  await execa(python, [join(import.meta.dirname, 'colour-model.py'), join(dir, 'made')]);
+  await execa(python, [join(root, 'test/support/colour-model.py'), join(dir, 'made')]);
   objects = await openObjects(pathToFileURL(join(dir, 'objects')).href);
   queues = openQueues({ databaseUrl: database.url });
   feed = new ChangeFeed(database.url, openLogger('test', 'silent'));
@@ -112,7 +112,7 @@ describe('a SavedModel', () => {
     const done = await until(job.id, settled);
     expect(done).toMatchObject({ state: 'SUCCEEDED', error: null });
     const ready = await registry.versionById(version.id);
-    expect(ready.parity).toMatchObject({ samples: 60, accuracy: { labelled: 60, float: 1 }, warnings: [] });
+    expect(ready.parity).toMatchObject({ samples: 60, accuracy: { labelled: 60, float: 1 }, findings: [] });
     expect(ready.parity!.agreement).toBeGreaterThan(0.95);
     const manifest = verifyBundle(JSON.parse((await registry.envelopeOf(ready.bundleDigest!)).toString()), [await loadOrCreateSigningKey(join(dir, 'keys'))]);
     expect(manifest.inputs[0]).toMatchObject({ dtype: 'int8', shape: [1, 32, 32, 3], preprocessing: { kind: 'image', width: 32, height: 32, mean: [127.5] } });

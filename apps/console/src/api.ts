@@ -27,8 +27,13 @@ export interface Version {
 }
 
 export interface Parity {
-  samples?: number; agreement?: number | null; accuracy?: { float: number | null; int8: number | null } | null;
-  outputs?: { name: string; cosine: number; maxError: number }[]; perClass?: { label: string; count: number; float?: number; int8?: number; agreement?: number }[]; warnings?: string[];
+  samples: number; agreement: number | null; accuracy: { float: number; int8: number } | null;
+  outputs: { name: string; cosine: number | null; maxError: number | null }[];
+  perClass: { label: string; count: number; float: number; int8: number }[];
+  confusions?: { truth: string; answer: string; count: number }[];
+  boxes?: { original: number; quantised: number; matched: number; meanIou: number | null };
+  masks?: { meanIou: number; perClass: { label: string; iou: number }[] };
+  findings?: { code: string; severity: 'error' | 'warning'; message: string }[];
 }
 
 export interface Analysis { verdict: string; faults?: { code: string; message: string }[]; ops?: { op: string; status: string }[] }

@@ -1,7 +1,8 @@
 import { Link } from 'wouter';
 import type { Job, Model, Page, Version } from './api.ts';
 import { useLive } from './live.ts';
-import { Ago, bytes, Digest, Empty, Loaded, percent, Problems, State } from './parts.tsx';
+import { ParityReport } from './parity.tsx';
+import { Ago, bytes, Digest, Empty, Loaded, Problems, State } from './parts.tsx';
 
 export function ModelsPage() {
   const models = useLive<Page<Model>>('/models?limit=200');
@@ -65,22 +66,7 @@ function VersionCard({ name, version }: { name: string; version: Version }) {
           <tbody>{version.variants.map((variant) => <tr key={variant.name}><td>{variant.name}</td><td>{variant.minRuntime ?? '-'}</td><td>{bytes(variant.bytes)}</td><td><Digest of={variant.digest} /></td></tr>)}</tbody>
         </table>
       )}
-      {version.parity && <ParityTable version={version} />}
+      {version.parity && <ParityReport parity={version.parity} />}
     </section>
-  );
-}
-
-function ParityTable({ version: { parity } }: { version: Version }) {
-  if (!parity) return null;
-  return (
-    <>
-      <h3>Float against int8, {parity.samples ?? '?'} samples</h3>
-      <ul className="figures">
-        <li><strong>{percent(parity.agreement)}</strong> top-1 agreement</li>
-        {parity.accuracy && <><li><strong>{percent(parity.accuracy.float)}</strong> accuracy float</li><li><strong>{percent(parity.accuracy.int8)}</strong> accuracy int8</li></>}
-        {parity.outputs?.map((output) => <li key={output.name}><strong>{output.cosine?.toFixed(4)}</strong> cosine, largest error {output.maxError?.toPrecision(2)} <span className="faint">{output.name}</span></li>)}
-      </ul>
-      {parity.warnings?.map((warning) => <p key={warning} className="notice warn">{warning}</p>)}
-    </>
   );
 }

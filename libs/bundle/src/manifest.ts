@@ -68,16 +68,29 @@ export const lineage = z.looseObject({
 });
 export type Lineage = z.infer<typeof lineage>;
 
+/** Something wrong, or to be known, about a conversion; an `error` keeps the version from being published. Codes are stable. */
+export const parityFinding = z.looseObject({ code: z.string(), severity: z.enum(['error', 'warning']), message: z.string() });
+export type ParityFinding = z.infer<typeof parityFinding>;
+
 /** The float original against the quantised model on held-out inputs. Fractions are 0 to 1. */
 export const parity = z.looseObject({
   samples: z.number().int().nonnegative(),
-  /** Share of samples where both give the same top-1; null where the output has no classes. */
+  /**
+   * Share of samples where both give the same top-1 (classification), of boxes (detection: F1 at IoU 0.5) or of pixels (segmentation) where both
+   * say the same; null for other outputs.
+   */
   agreement: z.number().nullable(),
   /** Share of labelled samples answered right; null without labels. */
   accuracy: z.looseObject({ labelled: z.number().int().nonnegative(), float: z.number(), int8: z.number() }).nullable(),
   outputs: z.array(z.looseObject({ name: z.string(), cosine: z.number().nullable(), maxError: z.number().nullable(), meanError: z.number().nullable() })),
   perClass: z.array(z.looseObject({ label: z.string(), count: z.number().int(), float: z.number(), int8: z.number() })),
-  warnings: z.array(z.string()),
+  /** Cells of the quantised model's confusion matrix that are not empty. */
+  confusions: z.array(z.looseObject({ truth: z.string(), answer: z.string(), count: z.number().int() })).optional(),
+  /** Detection: boxes of score 0.5 or more. */
+  boxes: z.looseObject({ agreement: z.number().nullable(), original: z.number().int(), quantised: z.number().int(), matched: z.number().int(), meanIou: z.number().nullable() }).optional(),
+  /** Segmentation. */
+  masks: z.looseObject({ agreement: z.number(), meanIou: z.number(), perClass: z.array(z.looseObject({ label: z.string(), iou: z.number(), pixels: z.number().int() })) }).optional(),
+  findings: z.array(parityFinding).optional(),
 });
 export type Parity = z.infer<typeof parity>;
 

@@ -5,7 +5,8 @@ import { dequantise, openInferenceHost, type LoadedModel, type TensorInfo } from
 import { ReefError } from '@reefkeeper/platform/errors';
 import { chooseGolden, type Candidate } from './golden-choice.ts';
 import { readNpz, type NpyArray } from './npz.ts';
-import { compare, judgeParity, type SamplePair } from './parity.ts';
+import { compare, judgeParity } from './parity.ts';
+import type { ComparedTensor, SamplePair } from './parity-samples.ts';
 import { preprocessingOf } from './step-convert.ts';
 import { needsCalibration } from './step-import.ts';
 import type { PythonTools } from './python-tools.ts';
@@ -15,7 +16,7 @@ import { checkLabels, quantise } from './tensors.ts';
 /** More samples cost minutes and say little more; more bytes cost memory, in the child and here. */
 const mostSamples = 500;
 const mostSampleBytes = 128 * 1024 * 1024;
-const verifyEdition = 1;
+const verifyEdition = 2;
 
 interface Samples {
   /** Per sample and input: real numbers. */
@@ -47,16 +48,19 @@ export function verifyStep(python: PythonTools): StepExecutor<'verify'> {
 
       const samples = needsCalibration(source) ? await fromOriginal(context, python) : invented(converted.inputs);
       const answers = await answersOf(context, converted, samples);
-      const pairs = samples.outputs?.map((float, index): SamplePair => ({ float, int8: answers[index]!.real, label: samples.labels[index]! })) ?? [];
-      const parity = samples.outputs && compare(pairs, { task: request.task, outputNames: converted.outputs.map(({ name }) => name), labels: request.labels, sameAsCalibration: !request.evaluation });
+      const pairs = samples.outputs?.map((float, index): SamplePair => ({ inputs: samples.inputs[index]!, float, int8: answers[index]!.real, label: samples.labels[index]! })) ?? [];
+      const parity = samples.outputs && compare(pairs, {
+        task: request.task, inputs: converted.inputs.map(compared), outputs: converted.outputs.map(compared), labels: request.labels,
+        sameAsCalibration: !request.evaluation, conversionWarnings: converted.warnings,
+      });
       if (parity) {
         context.log(`agreement ${parity.agreement ?? 'n/a'} on ${parity.samples} samples; ${parity.accuracy ? `accuracy ${parity.accuracy.float} before, ${parity.accuracy.int8} after` : 'no labels'}`);
-        for (const warning of parity.warnings) context.log(warning, 'err');
+        for (const finding of parity.findings ?? []) context.log(`${finding.severity}: ${finding.message} (${finding.code})`, 'err');
         const verdict = judgeParity(parity, request.thresholds);
         if (!verdict.ok) {
           await context.record({ parity });
-          if (!request.allowWorse) throw new ReefError('verify.disagrees', 'invalid', verdict.message, { detail: verdict.numbers });
-          parity.warnings.push(`Published although: ${verdict.message}`);
+          if (!request.allowWorse) throw new ReefError(verdict.code, 'invalid', verdict.message, { detail: verdict.numbers });
+          parity.findings = [...(parity.findings ?? []), { code: 'verify.published_worse', severity: 'warning', message: `Published although: ${verdict.message}` }];
         }
       }
       const cases = chooseGolden(answers.map(({ candidate }) => candidate), converted.outputs.map(({ dtype }) => dtype), request.task);
@@ -79,6 +83,12 @@ async function fromOriginal(context: StepContext, python: PythonTools): Promise<
   const arrays = readNpz(await readFile(output));
   const rows = (kind: string, specs: readonly TensorSpec[]) => transpose(specs.map((spec, index) => split(arrays.get(`${kind}_${index}`), spec, `${kind} ${index}`)));
   return { inputs: rows('input', inputs), outputs: rows('output', outputs), labels: labelsOf(result.labels, request.labels, context), tools: result.tools };
+}
+
+function compared({ name, shape, dtype, scale, zeroPoint }: TensorSpec): ComparedTensor {
+  if (scale === null || (dtype !== 'int8' && dtype !== 'uint8')) return { name, shape, range: null };
+  const [low, high] = dtype === 'int8' ? [-128, 127] : [0, 255];
+  return { name, shape, range: { low: (low - (zeroPoint ?? 0)) * scale, high: (high - (zeroPoint ?? 0)) * scale, step: scale } };
 }
 
 /** One row per sample. @throws ReefError `verify.shape_differs` */

@@ -22,8 +22,13 @@ export interface VersionView {
   variants: { name: string; kind: string; minRuntime: number | null; digest: string; bytes: number }[];
   labels: string[] | null; analysis: { verdict?: string; summary?: string } | null; lineage: Record<string, unknown> | null;
   parity: {
-    samples: number; agreement: number | null; accuracy: { float: number; int8: number } | null; warnings: string[];
+    samples: number; agreement: number | null; accuracy: { float: number; int8: number } | null;
     outputs: { name: string; cosine: number | null; maxError: number | null }[];
+    perClass: { label: string; count: number; float: number; int8: number }[];
+    confusions?: { truth: string; answer: string; count: number }[];
+    boxes?: { original: number; quantised: number; matched: number; meanIou: number | null };
+    masks?: { meanIou: number; perClass: { label: string; iou: number; pixels: number }[] };
+    findings?: { code: string; severity: string; message: string }[];
   } | null;
 }
 
@@ -123,16 +128,30 @@ export function versionText(version: VersionView): string {
     ...(version.error ? [['error', `${version.error.message} (${version.error.code})`] as [string, string]] : []),
   ])];
   if (version.variants.length > 0) parts.push(table(['variant', 'min runtime', 'size', 'file'], version.variants.map((one) => [one.name, one.minRuntime, bytes(one.bytes), one.digest.slice(0, 12)])));
-  if (parity) {
-    parts.push(table(['float against int8', 'float', 'int8', 'difference'], [
-      ['samples', parity.samples, parity.samples, null],
-      ['top-1 agreement', null, percent(parity.agreement), null],
-      ...(parity.accuracy ? [['accuracy on labels', percent(parity.accuracy.float), percent(parity.accuracy.int8), `${((parity.accuracy.int8 - parity.accuracy.float) * 100).toFixed(1)} points`]] : []),
-      ...parity.outputs.map((one) => [`output ${one.name}`, null, `cosine ${one.cosine?.toFixed(4) ?? '-'}`, `at most ${one.maxError?.toPrecision(2) ?? '-'}`]),
-    ]));
-    parts.push(...parity.warnings.map((warning) => `warning: ${warning}`));
-  }
+  if (parity) parts.push(...parityText(parity));
   return parts.join('\n\n');
+}
+
+/** Tables of what the comparison found; of classes and confusions the worst, the console has them all. */
+function parityText(parity: NonNullable<VersionView['parity']>): string[] {
+  const { accuracy, boxes, masks } = parity;
+  const agreement = boxes ? 'agreement on boxes' : masks ? 'agreement on pixels' : 'top-1 agreement';
+  const lost = parity.perClass.filter((one) => one.int8 < one.float).sort((a, b) => (b.float - b.int8) * b.count - (a.float - a.int8) * a.count).slice(0, 10);
+  const confused = (parity.confusions ?? []).filter(({ truth, answer }) => truth !== answer).slice(0, 10);
+  return [
+    table(['float against int8', 'float', 'int8', 'difference'], [
+      ['samples', parity.samples, parity.samples, null],
+      [agreement, null, percent(parity.agreement), null],
+      ...(accuracy ? [['accuracy on labels', percent(accuracy.float), percent(accuracy.int8), `${((accuracy.int8 - accuracy.float) * 100).toFixed(1)} points`]] : []),
+      ...(boxes ? [['boxes found', boxes.original, boxes.quantised, `${boxes.matched} the same, mean overlap ${percent(boxes.meanIou)}`]] : []),
+      ...(masks ? [['overlap of areas', null, percent(masks.meanIou), 'mean of the classes']] : []),
+      ...parity.outputs.map((one) => [`output ${one.name}`, null, `cosine ${one.cosine?.toFixed(4) ?? '-'}`, `at most ${one.maxError?.toPrecision(2) ?? '-'}`]),
+    ]),
+    ...(lost.length > 0 ? [table(['classes that lose', 'samples', 'float', 'int8'], lost.map((one) => [one.label, one.count, percent(one.float), percent(one.int8)]))] : []),
+    ...(confused.length > 0 ? [table(['confused most often', 'answered as', 'times'], confused.map((one) => [one.truth, one.answer, one.count]))] : []),
+    ...(masks ? [table(['area of', 'overlap'], masks.perClass.toSorted((a, b) => a.iou - b.iou).slice(0, 10).map((one) => [one.label, percent(one.iou)]))] : []),
+    ...(parity.findings ?? []).map(({ severity, message, code }) => `${severity}: ${message} (${code})`),
+  ];
 }
 
 /** Folders travel as tar.gz with fixed times and order, so that the same folder is the same upload. */
