@@ -171,7 +171,7 @@ function readExecutable(bytes: Uint8Array): Executable {
   };
 }
 
-function describeTensor({ name, shape, type, quantisation }: Tensor): CompiledTensor {
+export function describeTensor({ name, shape, type, quantisation }: Tensor): CompiledTensor {
   return { name, shape, type: type.toLowerCase(), scale: quantisation?.scale[0] ?? null, zeroPoint: quantisation ? quantisation.zeroPoint[0] ?? 0 : null };
 }
 

@@ -8,7 +8,7 @@ export { status as opStatus, type OpStatus } from './rules.ts';
 export { partition, type DataFlow, type Subset } from './partition.ts';
 export type { ParameterEstimate } from './parameters.ts';
 export {
-  inspectCompiled, inspectModel, cachedTogether, residencyOf, type CompiledModel, type CompiledPart, type CompiledTensor, type Executable, type ExecutableType,
+  describeTensor, inspectCompiled, inspectModel, cachedTogether, residencyOf, type CompiledModel, type CompiledPart, type CompiledTensor, type Executable, type ExecutableType,
 } from './compiled.ts';
 export {
   parseCompilerReport, parseCompilerLog, parseSize, type CompileAttempt, type CompiledModelReport, type CompileFailure, type CompileFailureCode, type CompilerExit,

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { execa } from 'execa';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { TfliteBuilder } from '@reefkeeper/edgetpu/fixture';
+import { compiledModel, TfliteBuilder } from '@reefkeeper/edgetpu/fixture';
 
 // The command itself as a process of its own, from the sources, with no controller known.
 const main = join(import.meta.dirname, '../main.ts');
@@ -23,6 +23,7 @@ beforeAll(async () => {
   const model = net.output(net.softmax(net.dense(net.flatten(net.conv(net.input([1, 8, 8, 3]), 4)), 10))).build();
   await writeFile(join(dir, 'small.tflite'), model);
   await writeFile(join(dir, 'small_edgetpu.tflite'), model);
+  await writeFile(join(dir, 'compiled_edgetpu.tflite'), compiledModel({ minRuntime: 13 }));
   await writeFile(join(dir, 'damaged.tflite'), model.subarray(0, 200));
 });
 afterAll(async () => rm(dir, { recursive: true }));
@@ -59,5 +60,24 @@ describe('reef check', () => {
   withShared('a public model under the name of a compiled one is unmasked', async () => {
     await copyFile(join(shared, 'mobilenet_v1_0.25_128_quant.tflite'), join(dir, 'mobilenet_edgetpu.tflite'));
     expect(await reef('check', 'mobilenet_edgetpu.tflite')).toMatchObject({ exitCode: 1, stdout: expect.stringContaining('it holds no edgetpu-custom-op') as string });
+  });
+});
+
+describe('reef inspect', () => {
+  it('a compiled and a source model, as JSON', async () => {
+    const { exitCode, stdout } = await reef('inspect', 'compiled_edgetpu.tflite', 'small.tflite', '--json');
+    expect(JSON.parse(stdout)).toMatchObject({ files: [{ compiled: true, minRuntime: 13, tokens: ['0000000000000001'] }, { compiled: false, operators: expect.arrayContaining([{ op: 'CONV_2D@3', count: 1 }]) as unknown }], sets: [{ kind: 'alone' }], warnings: [] });
+    expect(exitCode).toBe(0);
+  });
+
+  withShared('public models: a pipeline and a model beside it', async () => {
+    const [first, second] = [0, 1].map((segment) => join(shared, `pipeline/ssd_mobilenet_v2_coco_quant_postprocess_segment_${segment}_of_2_edgetpu.tflite`));
+    const alone = join(shared, 'mobilenet_v1_0.25_128_quant_edgetpu.tflite');
+    const { exitCode, stdout } = await reef('inspect', first!, second!, alone, '--source', join(shared, 'mobilenet_v1_0.25_128_quant.tflite'));
+    expect(stdout).toMatch(/segment_0_of_2_edgetpu\.tflite +pipeline +52ec5511b7f607d7 +6\.5 MB/);
+    expect(stdout).toMatch(/on the CPU +2 DEQUANTIZE, TFLite_Detection_PostProcess/);
+    expect(stdout).toMatch(/usb3 +\d\.\d ms/);
+    expect(stdout).toContain('do not share a parameter-caching token');
+    expect(exitCode).toBe(0);
   });
 });

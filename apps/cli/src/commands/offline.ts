@@ -21,6 +21,18 @@ export function registerOffline(program: Command): void {
       output.show(report, () => checkText(report));
       return report.passed ? 0 : 1;
     }));
+
+  program.command('inspect <files...>')
+    .description('what is in .tflite files, compiled or not; several compiled ones: whether they stay on one Edge TPU together')
+    .option('--source <model...>', 'the .tflite files they were compiled from, to predict latency')
+    .addHelpText('after', '\nExamples:\n  reef inspect model_edgetpu.tflite --source model.tflite\n  reef inspect a_edgetpu.tflite b_edgetpu.tflite')
+    .action(action(async ({ output }, paths: string[], flags: { source?: string[] }) => {
+      const { inspectFiles, inspectText } = await import('../offline/inspect.ts');
+      const { openModelFile } = await import('../offline/model-file.ts');
+      const open = async (list: string[]) => Promise.all(list.map(openModelFile));
+      const reports = inspectFiles(await open(paths), await open(flags.source ?? []));
+      output.show(reports, () => inspectText(reports));
+    }));
 }
 
 function runtimeOf(text: string | undefined): number {
