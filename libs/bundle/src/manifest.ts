@@ -65,6 +65,8 @@ export const lineage = z.looseObject({
   parent: z.string().nullable(),
   /** Tool name to version (`tensorflow`, `reef-convert`, `edgetpu_compiler`). */
   tools: z.record(z.string(), z.string()),
+  /** What the conversion and the pre-flight let pass with a word: float parts, few calibration samples, a file that misnames itself. */
+  warnings: z.array(z.string()).optional(),
 });
 export type Lineage = z.infer<typeof lineage>;
 

@@ -64,6 +64,8 @@ export const buildRequest = z.object({
   notes: z.string().max(2_000).optional(),
   /** Publish although the comparison with the original fails; the numbers stay in the report. */
   allowWorse: z.boolean().default(false),
+  /** Keep what cannot be quantised, inputs and outputs too, in float: it runs on the CPU. Each such place is a warning in the lineage. */
+  allowFloatOps: z.boolean().default(false),
 }).meta({ id: 'BuildRequest' });
 export type BuildRequest = z.infer<typeof buildRequest>;
 export type BuildRequestInput = z.input<typeof buildRequest>;

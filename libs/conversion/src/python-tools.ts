@@ -58,7 +58,7 @@ export class PythonTools {
 
   /** Full-integer quantisation into `output`. */
   async convert(context: StepContext, given: { source: string; calibration: string; output: string; preprocessing: Preprocessing; signature: string | null }) {
-    const request = { ...this.about(context, given.source, given.signature), calibration: given.calibration, calibrationFilename: context.request.calibration!.filename, preprocessing: given.preprocessing, output: given.output };
+    const request = { ...this.about(context, given.source, given.signature), calibration: given.calibration, calibrationFilename: context.request.calibration!.filename, preprocessing: given.preprocessing, output: given.output, allowFloatOps: context.request.allowFloatOps };
     return converted.parse(await this.call(context, 'convert', request, convertMs));
   }
 

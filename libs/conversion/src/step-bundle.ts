@@ -1,4 +1,5 @@
 import { bundleDigest, loadOrCreateSigningKey, signBundle, type Manifest, type ManifestVariant } from '@reefkeeper/bundle';
+import type { Analysis } from '@reefkeeper/edgetpu';
 import { outputOf, type StepContext, type StepExecutor } from './steps.ts';
 
 /** Writes the manifest, signs it and hands the publication to the pipeline, which makes the version READY with the step itself. */
@@ -29,6 +30,7 @@ export function manifestOf(context: Pick<StepContext, 'jobId' | 'version' | 'req
   const { request, version, outputs } = context;
   const source = outputOf(context, 'import');
   const converted = outputOf(context, 'convert');
+  const analysis = outputs.analyze?.analysis as Partial<Analysis> | undefined;
   const variants: ManifestVariant[] = source.kind === 'edgetpu' ? [] : [{ name: 'cpu-int8', kind: 'cpu-int8', minRuntime: null, file: { ...converted.model } }];
   for (const { minRuntime, model } of outputs.inspect?.compiled ?? []) {
     // Two wanted runtimes may compile to the same one.
@@ -42,6 +44,7 @@ export function manifestOf(context: Pick<StepContext, 'jobId' | 'version' | 'req
     lineage: {
       source: request.source, calibration: request.calibration, evaluation: request.evaluation, job: context.jobId, parent: version.parent,
       tools: { ...source.tools, ...converted.tools, ...(outputs.compile?.compilerVersion ? { edgetpu_compiler: outputs.compile.compilerVersion } : {}) },
+      warnings: [...source.warnings, ...converted.warnings, ...(analysis?.faults ?? []).filter(({ severity }) => severity === 'warning').map(({ message }) => message)],
     },
     parity: outputs.verify?.parity ?? null,
     createdAt: version.createdAt.toISOString(),

@@ -16,7 +16,7 @@ export function convertStep(python: PythonTools): StepExecutor<'convert'> {
       const { request } = context;
       return {
         source: request.source.digest, filename: request.source.filename, calibration: request.calibration?.digest, input: request.input, outputs: request.outputs,
-        signature: request.signature, preprocessing: preprocessingOf(context), labels: request.labels?.length, task: request.task,
+        signature: request.signature, preprocessing: preprocessingOf(context), labels: request.labels?.length, task: request.task, allowFloatOps: request.allowFloatOps,
         tools: needsCalibration(outputOf(context, 'import')) ? await python.toolset() : null,
       };
     },
@@ -28,6 +28,7 @@ export function convertStep(python: PythonTools): StepExecutor<'convert'> {
       const borders = bordersOf(readModel(converted.bytes));
       checkLabels(request.labels, request.task, borders.outputs);
       const model = await context.keep(converted.bytes, tflite);
+      for (const warning of converted.warnings) context.log(warning, 'err');
       context.log(`cpu-int8 model of ${model.bytes} bytes, ${model.digest}`);
       const { calibrationSamples, warnings, tools } = converted;
       return {

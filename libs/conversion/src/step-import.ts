@@ -8,6 +8,9 @@ import { bordersOf, checkLabels } from './tensors.ts';
 /** What no converter can start from, whatever its name says. */
 const hopeless: ReadonlySet<string> = new Set(['empty', 'image', 'html', 'git-lfs', 'executable', 'pytorch', 'onnx', 'json', 'numpy']);
 
+/** Raised whenever this step's answers change, so that earlier ones are not taken. */
+const importEdition = 2;
+
 /** Finds out what the source is, and refuses early what could only fail later. */
 export function importStep(python: PythonTools): StepExecutor<'import'> {
   return {
@@ -15,6 +18,7 @@ export function importStep(python: PythonTools): StepExecutor<'import'> {
     inputs: async ({ request }) => ({
       source: request.source.digest, filename: request.source.filename, input: request.input, outputs: request.outputs, signature: request.signature,
       labels: request.labels?.length, task: request.task, calibrated: request.calibration !== null,
+      edition: importEdition,
       // TensorFlow Lite files are read here, without Python.
       tools: request.source.filename.endsWith('.tflite') ? null : await python.toolset(),
     }),
@@ -25,11 +29,12 @@ export function importStep(python: PythonTools): StepExecutor<'import'> {
       const bytes = await readFile(path);
       const kind = looksLike(bytes);
       if (hopeless.has(kind.kind)) throw new ReefError('source.unsupported', 'invalid', `${request.source.filename} is ${kind.description}. ${kind.advice}`, { detail: { filename: request.source.filename, kind: kind.kind } });
-      const output = kind.kind === 'tflite' ? fromTflite(bytes, stored) : await fromPython(context, path, stored, python);
+      const output = kind.kind === 'tflite' ? fromTflite(request.source.filename, bytes, stored) : await fromPython(context, path, stored, python);
       checkLabels(request.labels, request.task, output.outputs);
       if (needsCalibration(output) && !request.calibration) {
         throw new ReefError('calibration.missing', 'invalid', `${output.description} has to be quantised, which takes calibration samples: give an archive of about 100 typical images (or an .npz) as calibration.`);
       }
+      for (const warning of output.warnings) context.log(warning, 'err');
       context.log(`${request.source.filename} is ${output.description}; inputs ${output.inputs.map(({ name, shape }) => `${name} [${shape.join(', ')}]`).join(', ')}`);
       return { output };
     },
@@ -40,15 +45,18 @@ export function needsCalibration({ kind }: Pick<StepOutputs['import'], 'kind'>):
   return kind !== 'tflite_int8' && kind !== 'edgetpu';
 }
 
-function fromTflite(bytes: Buffer, source: StepOutputs['import']['source']): StepOutputs['import'] {
+function fromTflite(filename: string, bytes: Buffer, source: StepOutputs['import']['source']): StepOutputs['import'] {
   const model = readModel(bytes);
   const { verdict, faults } = analyze(model);
   const kind = verdict === 'already_compiled' ? 'edgetpu' : faults.some(({ code }) => code === 'quant.not_quantized') ? 'tflite_float' : 'tflite_int8';
   const description = { edgetpu: 'A model compiled for the Edge TPU', tflite_float: 'A float TensorFlow Lite model', tflite_int8: 'A quantised TensorFlow Lite model' }[kind];
-  return { kind, source, description, ...bordersOf(model), signature: null, tools: {} };
+  // A name proves nothing: many such files come out of exports that never ran the compiler.
+  const misnamed = kind !== 'edgetpu' && filename.endsWith('_edgetpu.tflite');
+  const warnings = misnamed ? [`${filename} calls itself compiled for the Edge TPU, but holds no edgetpu-custom-op: it is taken as what it is, ${description[0]!.toLowerCase()}${description.slice(1)} that is not compiled.`] : [];
+  return { kind, source, description, ...bordersOf(model), signature: null, warnings, tools: {} };
 }
 
 async function fromPython(context: StepContext, source: string, stored: StepOutputs['import']['source'], python: PythonTools): Promise<StepOutputs['import']> {
   const { kind, description, inputs, outputs, signature, tools } = await python.inspectSource(context, source);
-  return { kind, source: stored, description, inputs, outputs, signature, tools };
+  return { kind, source: stored, description, inputs, outputs, signature, warnings: [], tools };
 }

@@ -136,7 +136,6 @@ describe('a quantised model', () => {
     ['a web page', () => Buffer.from('<!DOCTYPE html><html>Sign in</html>'), {}, 'source.unsupported', 'import'],
     ['a Git LFS pointer', () => Buffer.from('version https://git-lfs.github.com/spec/v1\n'), {}, 'source.unsupported', 'import'],
     ['a damaged file', () => smallNet().subarray(0, 500), {}, 'model.damaged', 'import'],
-    ['a dense layer with a scale per channel', () => perChannelDense(), {}, 'quant.per_channel_fully_connected', 'analyze'],
     ['a float model without calibration', () => floatNet(), {}, 'calibration.missing', 'import'],
   ])('is refused: %s', async (_what, content, more, code, step) => {
     start();
@@ -144,6 +143,49 @@ describe('a quantised model', () => {
     expect(job.error).toMatchObject({ step });
     expect(job.error!.code).toMatch(code === 'model.damaged' ? /^model\./ : code);
     expect(job.state).toBe('FAILED');
+  });
+
+  it('case 4: float at the border is refused by name, shape and type before the compiler runs; an option makes it a warning that stays', async () => {
+    const compiler = await fakeCompiler('counted', 'echo x >> "$0.runs"; exit 1');
+    start(compiler);
+    const refused = await build('border', floatBorder(), 'border.tflite');
+    expect(refused).toMatchObject({ state: 'FAILED', error: { code: 'quant.float_input', step: 'analyze' } });
+    for (const part of ['Input "pixels" FLOAT32 [1, 8, 8, 3]', 'Output "scores" FLOAT32 [1, 4]', '--allow-float-ops']) expect(refused.error!.message).toContain(part);
+    expect(refused.error!.detail!.faults).toMatchObject([
+      { code: 'quant.float_input', tensor: { name: 'pixels', shape: [1, 8, 8, 3], type: 'FLOAT32' } }, { code: 'quant.float_output', tensor: { name: 'scores', shape: [1, 4], type: 'FLOAT32' } },
+    ]);
+    expect(existsSync(`${compiler}.runs`)).toBe(false);
+    await pipeline!.stop();
+    await queues.close(true);
+
+    start();
+    const allowed = await build('border', floatBorder(), 'border.tflite', { allowFloatOps: true });
+    expect(allowed).toMatchObject({ state: 'SUCCEEDED', error: null });
+    const version = await registry.versionByRef('border@2');
+    expect(version.lineage!.warnings).toEqual([expect.stringContaining('"pixels" FLOAT32 [1, 8, 8, 3]'), expect.stringContaining('"scores" FLOAT32 [1, 4]')]);
+    const manifest = verifyBundle(JSON.parse((await registry.envelopeOf(version.bundleDigest!)).toString()), [await loadOrCreateSigningKey(join(dir, 'keys'))]);
+    expect(manifest.lineage.warnings).toEqual(version.lineage!.warnings);
+  });
+
+  it('case 11: a file that only calls itself compiled is taken as what it is, and said so', async () => {
+    start();
+    const job = await build('misnamed', smallNet(), 'small_edgetpu.tflite');
+    expect(job.state).toBe('SUCCEEDED');
+    expect(job.steps[0]!.output).toMatchObject({ kind: 'tflite_int8' });
+    const said = (await jobs.logAfter(job.id)).filter(({ step }) => step === 'import').map(({ text }) => text).join('\n');
+    expect(said).toContain('small_edgetpu.tflite calls itself compiled for the Edge TPU, but holds no edgetpu-custom-op');
+    const version = await registry.versionByRef('misnamed');
+    expect(version.variants).toMatchObject([{ kind: 'cpu-int8' }]);
+    expect(version.lineage!.warnings).toContainEqual(expect.stringContaining('holds no edgetpu-custom-op'));
+  });
+
+  it('case 12: a dense layer with a scale per channel is refused with the reason before the compiler runs', async () => {
+    const compiler = await fakeCompiler('counted-12', 'echo x >> "$0.runs"; exit 1');
+    start(compiler);
+    const job = await build('per-channel', perChannelDense(), 'model.tflite');
+    expect(job).toMatchObject({ state: 'FAILED', error: { code: 'quant.per_channel_fully_connected', step: 'analyze' } });
+    expect(job.error!.message).toMatch(/have 4 scales: older runtimes load this without an error and answer garbage/);
+    expect(existsSync(`${compiler}.runs`)).toBe(false);
   });
 
   withShared('is compiled where there is a compiler', async () => {
@@ -209,6 +251,15 @@ function perChannelDense(): Uint8Array {
   const output = net.tensor({ shape: [1, 4] });
   net.op('FULLY_CONNECTED', [input, weights, bias], [output], { version: 4 });
   return net.output(output).build();
+}
+
+function floatBorder(): Uint8Array {
+  const net = new TfliteBuilder();
+  const pixels = net.input([1, 8, 8, 3], { type: 'FLOAT32', name: 'pixels' });
+  const scores = net.dense(net.flatten(net.conv(net.quantise(pixels), 4)), 4);
+  const answer = net.tensor({ shape: [1, 4], type: 'FLOAT32', name: 'scores' });
+  net.op('DEQUANTIZE', [net.softmax(scores)], [answer], { version: 2 });
+  return net.output(answer).build();
 }
 
 function floatNet(): Uint8Array {

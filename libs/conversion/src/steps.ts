@@ -7,7 +7,7 @@ export type SourceKind = 'saved_model' | 'frozen_graph' | 'keras' | 'tflite_floa
 
 /** What each step leaves for the later ones. JSON only; files are named by digest. */
 export interface StepOutputs {
-  import: { kind: SourceKind; source: StoredObject; description: string; inputs: { name: string; shape: (number | null)[]; dtype: string }[]; outputs: { name: string; shape: (number | null)[]; dtype: string }[]; signature: string | null; tools: Record<string, string> };
+  import: { kind: SourceKind; source: StoredObject; description: string; inputs: { name: string; shape: (number | null)[]; dtype: string }[]; outputs: { name: string; shape: (number | null)[]; dtype: string }[]; signature: string | null; warnings: string[]; tools: Record<string, string> };
   convert: { model: StoredObject; inputs: (TensorSpec & { preprocessing: Preprocessing })[]; outputs: TensorSpec[]; calibrationSamples: number; warnings: string[]; tools: Record<string, string> };
   analyze: { analysis: Record<string, unknown>; eligible: boolean; reason: string | null };
   verify: { parity: Parity | null; golden: (StoredObject & { cases: number }) | null; labels: string[] | null; tools: Record<string, string> };

@@ -14,7 +14,7 @@ import { followJob, type JobView } from './jobs.ts';
 
 export interface PushOptions {
   name?: string; calibration?: string; evaluation?: string; labels?: string; task?: string; inputShape?: string; resize?: string; mean?: string; std?: string;
-  signature?: string; inputName?: string; outputNames?: string; minAgreement?: string; maxAccuracyDrop?: string; allowWorse?: boolean; runtimes?: string; notes?: string; watch?: boolean;
+  signature?: string; inputName?: string; outputNames?: string; minAgreement?: string; maxAccuracyDrop?: string; allowWorse?: boolean; allowFloatOps?: boolean; runtimes?: string; notes?: string; watch?: boolean;
 }
 
 export interface VersionView {
@@ -55,6 +55,7 @@ export function registerModels(program: Command): void {
     .option('--min-agreement <share>', 'least top-1 agreement with the original, 0 to 1')
     .option('--max-accuracy-drop <share>', 'most accuracy the quantisation may cost, 0 to 1')
     .option('--allow-worse', 'publish even when the comparison fails; the numbers stay in the report')
+    .option('--allow-float-ops', 'keep what cannot be quantised, inputs and outputs too, in float on the CPU; a warning stays in the lineage')
     .option('--runtimes <numbers>', 'Edge TPU runtimes to compile for, such as 13,14')
     .option('--notes <text>', 'kept with the version')
     .option('--no-watch', 'do not wait for the job')
@@ -106,6 +107,7 @@ export async function push(api: Client, output: Output, path: string, options: P
     },
     ...(options.runtimes ? { runtimes: numbersOf('--runtimes', options.runtimes) } : {}),
     ...(options.allowWorse ? { allowWorse: true } : {}),
+    ...(options.allowFloatOps ? { allowFloatOps: true } : {}),
     ...(options.notes ? { notes: options.notes } : {}),
   };
   const name = options.name ?? basename(resolve(path)).replace(/\.(tar\.gz|tgz|zip|keras|h5|pb|tflite)$/, '').toLowerCase().replaceAll(/[^a-z0-9-]+/g, '-').replaceAll(/^-+|-+$/g, '');
@@ -129,6 +131,7 @@ export function versionText(version: VersionView): string {
   ])];
   if (version.variants.length > 0) parts.push(table(['variant', 'min runtime', 'size', 'file'], version.variants.map((one) => [one.name, one.minRuntime, bytes(one.bytes), one.digest.slice(0, 12)])));
   if (parity) parts.push(...parityText(parity));
+  parts.push(...((version.lineage?.warnings as string[] | undefined) ?? []).map((warning) => `warning: ${warning}`));
   return parts.join('\n\n');
 }
 

@@ -13,7 +13,7 @@ def convert(source: Source, shapes: List[List[int]], calibration: Samples, outpu
     warnings: List[str] = []
     if calibration.count < 20:
         warnings.append(f"The calibration set has only {calibration.count} samples; activation ranges may be too narrow. 100 or more are good.")
-    data = _from_tflite(source, calibration) if source.tflite is not None else _from_function(source, shapes, calibration, io_type)
+    data = _from_tflite(source, calibration, allow_float_ops) if source.tflite is not None else _from_function(source, shapes, calibration, io_type, allow_float_ops)
     progress("check", 96, "checking that everything is int8")
     warnings += check(data, io_type, allow_float_ops)
     progress("write", 98, "writing the model")
@@ -23,7 +23,7 @@ def convert(source: Source, shapes: List[List[int]], calibration: Samples, outpu
     return warnings
 
 
-def _from_function(source: Source, shapes: List[List[int]], calibration: Samples, io_type: str) -> bytes:
+def _from_function(source: Source, shapes: List[List[int]], calibration: Samples, io_type: str, allow_float_ops: bool) -> bytes:
     tf = tensorflow()
     frozen = source.concrete(shapes)
     # An empty module as owner: nothing but the frozen function is written on the way, and it gets a signature whatever the source was.
@@ -31,7 +31,7 @@ def _from_function(source: Source, shapes: List[List[int]], calibration: Samples
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     names = [tensor.op.name for tensor in frozen.function.inputs]
     converter.representative_dataset = lambda: _counted(calibration, frozen.function.inputs)
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8, *([tf.lite.OpsSet.TFLITE_BUILTINS] if allow_float_ops else [])]
     converter.inference_input_type = converter.inference_output_type = getattr(tf, io_type)
     # From 2.19 on dense layers get one weight scale per channel by default, still labelled version 4: older runtimes load that without a
     # word and answer garbage.
@@ -68,14 +68,14 @@ def in_order(model: bytes, inputs: Sequence[str], outputs: int) -> bytes:
     return bytes(data)
 
 
-def _from_tflite(source: Source, calibration: Samples) -> bytes:
+def _from_tflite(source: Source, calibration: Samples, allow_float_ops: bool) -> bytes:
     tf = tensorflow()
     from tensorflow.lite.python.optimize.calibrator import Calibrator
 
     progress("convert", 10, "quantising the float TFLite model")
     try:
         return Calibrator(source.tflite).calibrate_and_quantize(
-            lambda: _counted(calibration, None), tf.int8, tf.int8, False, disable_per_channel_quantization_for_dense_layers=True
+            lambda: _counted(calibration, None), tf.int8, tf.int8, allow_float_ops, disable_per_channel_quantization_for_dense_layers=True
         )
     except ConvertError:
         raise
@@ -108,12 +108,16 @@ def check(model: bytes, io_type: str, allow_float_ops: bool) -> List[str]:
     except (RuntimeError, ValueError) as error:
         refuse("convert.not_loadable", f"TensorFlow Lite cannot load its own conversion of this model: {_short(error)}")
     tensors = {detail["index"]: detail for detail in interpreter.get_tensor_details()}
+    border: List[str] = []
     for detail in [*interpreter.get_input_details(), *interpreter.get_output_details()]:
         # A float TFLite source may keep its open batch; every other size must be known.
         if any(size < 1 for size in detail["shape_signature"][1:]):
             refuse("convert.dynamic_shape", f"The size of {detail['name']} depends on the input: {list(detail['shape_signature'])}. Devices need fixed sizes; cut off what selects or filters (such as non-maximum suppression) and do it outside of the model.")
         if detail["dtype"] is np.float32:
-            refuse("convert.float_border", f"{detail['name']} stays float although {io_type} was asked for. The model's first or last operator cannot be quantised; cut it off and do it outside of the model.")
+            if allow_float_ops:
+                border.append(f"{detail['name']}, shape {detail['shape'].tolist()}, stays float although {io_type} was asked for: it is converted on the device's CPU for every frame.")
+                continue
+            refuse("convert.float_border", f"{detail['name']} stays float although {io_type} was asked for. The model's first or last operator cannot be quantised; cut it off and do it outside of the model, or allow float parts.")
     islands = []
     for op in interpreter._get_ops_details():
         if op["op_name"] == "FULLY_CONNECTED" and len(tensors[op["inputs"][1]]["quantization_parameters"]["scales"]) > 1:
@@ -121,12 +125,12 @@ def check(model: bytes, io_type: str, allow_float_ops: bool) -> List[str]:
         if op["op_name"] not in ("QUANTIZE", "DEQUANTIZE") and any(index in tensors and tensors[index]["dtype"] is np.float32 for index in op["outputs"]):
             islands.append(op["op_name"])
     if not islands:
-        return []
+        return border
     kinds = ", ".join(f"{name} ({islands.count(name)}x)" if islands.count(name) > 1 else name for name in sorted(set(islands)))
     message = f"TensorFlow left these operators in float: {kinds}. They cannot run on an Edge TPU, nor can what comes after them."
     if not allow_float_ops:
-        refuse("convert.float_ops", f"{message} Replace them (such as ELU by ReLU6, LayerNormalization by BatchNormalization), or allow a worse model.", operators=sorted(set(islands)))
-    return [message]
+        refuse("convert.float_ops", f"{message} Replace them (such as ELU by ReLU6, LayerNormalization by BatchNormalization), or allow float parts.", operators=sorted(set(islands)))
+    return [*border, message]
 
 
 def evaluate(source: Source, shapes: List[List[int]], samples: Samples, output: Path) -> None:

@@ -107,6 +107,20 @@ def test_float_operators_left_over_are_refused_and_named(tmp_path):
     assert "ELU" in convert({**wanted, "allowFloatOps": True}, tmp_path)["warnings"][0]
 
 
+def test_float_inputs_and_outputs_are_refused_or_named_in_a_warning(tmp_path):
+    keras, _, samples = keras_sources(tmp_path)
+    converter = tf.lite.TFLiteConverter.from_keras_model(keras)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    with np.load(samples) as arrays:
+        data = arrays["x"]
+    converter.representative_dataset = lambda: ([one[None]] for one in data)
+    converter._experimental_disable_per_channel_quantization_for_dense_layers = True
+    model = converter.convert()
+    assert failure(lambda: quantise.check(model, "int8", False)).code == "convert.float_border"
+    first, last = quantise.check(model, "int8", True)
+    assert "[1, 8, 8, 3]" in first and "[1, 3]" in last
+
+
 def test_dense_layers_have_one_weight_scale(tmp_path):
     keras, model, samples = keras_sources(tmp_path)
     convert(request(model, samples, {"kind": "raw"}, tmp_path / "out.tflite"), tmp_path)
