@@ -1,17 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import { random } from './random.fixture.ts';
 import { logGamma, meanHalfWidth, meanSequence, median, proportionSet, sampleToSettle, tunedFor } from './statistics.ts';
-
-/** mulberry32: small, seeded, good enough for coverage. */
-function random(seed: number): () => number {
-  let a = seed >>> 0;
-  return () => {
-    a = (a + 0x6d2b79f5) | 0;
-    let t = Math.imul(a ^ (a >>> 15), 1 | a);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
 
 describe('log gamma', () => {
   it.each([[1, 0], [2, 0], [0.5, Math.log(Math.sqrt(Math.PI))], [5, Math.log(24)], [11, Math.log(3_628_800)], [101, 363.7393755555635]])('of %d', (x, expected) => {
