@@ -1,4 +1,4 @@
-import { endedStates, reason, type DeviceSample, type Reason, type Rollout } from './rollout.ts';
+import { devicesIn, endedStates, reason, type DeviceSample, type Reason, type Rollout } from './rollout.ts';
 import { judgeInstall, judgeSamples, openCount, type Counts, type Verdict } from './verdict.ts';
 
 /** What the engine knows of the world at one moment. */
@@ -65,12 +65,12 @@ function decideWave(rollout: Rollout, facts: Facts, now: Date): Decision[] {
   const wave = rollout.waves[rollout.wave];
   if (!wave) return [complete(facts)];
   if (wave.state === 'PASSED' || wave.state === 'SKIPPED') return next(rollout, facts);
-  if (wave.state === 'PENDING') return [{ kind: 'openWave', wave: wave.index, reason: reason('wave_opened', `Wave ${wave.index + 1} of ${rollout.waves.length} starts with ${wave.size} devices.`, { wave: wave.index, devices: wave.size }) }];
+  if (wave.state === 'PENDING') return [{ kind: 'openWave', wave: wave.index, reason: reason('wave_opened', `Wave ${wave.index + 1} of ${rollout.waves.length} starts with ${devicesIn(wave.size)}.`, { wave: wave.index, devices: wave.size }) }];
 
   // Failing comes first, so a late success can never hide a spent budget.
   const install = judgeInstall(settings, facts.counts);
   if (install?.verdict === 'FAILED') return fail(rollout, [install], install);
-  if (facts.unassigned.length > 0) return [{ kind: 'assign', devices: facts.unassigned, reason: reason('wave_assigned', `${facts.unassigned.length} devices are told to run the version.`, { wave: wave.index, devices: facts.unassigned.length }) }];
+  if (facts.unassigned.length > 0) return [{ kind: 'assign', devices: facts.unassigned, reason: reason('wave_assigned', `${devicesIn(facts.unassigned.length)} told to run the version.`, { wave: wave.index, devices: facts.unassigned.length }) }];
 
   const open = openCount(facts.counts);
   const soaked = wave.analysingAt !== null && now >= after(wave.analysingAt, settings.soakS);
@@ -80,7 +80,7 @@ function decideWave(rollout: Rollout, facts: Facts, now: Date): Decision[] {
 
   const look = new Date(now.getTime() + (facts.samples.length > 0 ? lookMs(settings.soakS) : pollMs));
   if (open > 0) {
-    return [{ kind: 'judge', verdicts, reason: reason('awaiting_reports', `${open} devices have not answered yet.`, { open }) }, { kind: 'wait', until: earliest(now, facts.nextTimeoutAt, look, new Date(now.getTime() + pollMs)), reason: reason('awaiting_reports', `${open} devices have not answered yet.`, { open }) }];
+    return [{ kind: 'judge', verdicts, reason: reason('awaiting_reports', `${devicesIn(open)} yet to answer.`, { open }) }, { kind: 'wait', until: earliest(now, facts.nextTimeoutAt, look, new Date(now.getTime() + pollMs)), reason: reason('awaiting_reports', `${devicesIn(open)} yet to answer.`, { open }) }];
   }
   if (!wave.analysingAt || wave.state === 'INCONCLUSIVE' || wave.state === 'FAILED') {
     return [{ kind: 'analyse', until: after(now, settings.deadlineS), reason: reason('wave_answered', `Every device of wave ${wave.index + 1} has answered or timed out: ${facts.counts.SUCCEEDED} updated.`, { wave: wave.index, counts: facts.counts }) }];
@@ -112,11 +112,11 @@ function decideWave(rollout: Rollout, facts: Facts, now: Date): Decision[] {
 function next(rollout: Rollout, facts: Facts): Decision[] {
   const following = rollout.waves[rollout.wave + 1];
   if (!following) return [complete(facts)];
-  return [{ kind: 'openWave', wave: following.index, reason: reason('wave_opened', `Wave ${following.index + 1} of ${rollout.waves.length} starts with ${following.size} devices.`, { wave: following.index, devices: following.size }) }];
+  return [{ kind: 'openWave', wave: following.index, reason: reason('wave_opened', `Wave ${following.index + 1} of ${rollout.waves.length} starts with ${devicesIn(following.size)}.`, { wave: following.index, devices: following.size }) }];
 }
 
 function complete({ skipped }: Facts): Decision {
-  return { kind: 'complete', reason: skipped > 0 ? reason('completed_with_skipped', `Done; ${skipped} devices were skipped and take the version when they come back.`, { skipped }) : reason('completed', 'Every wave is done.', { skipped }) };
+  return { kind: 'complete', reason: skipped > 0 ? reason('completed_with_skipped', `Done, with ${devicesIn(skipped)} skipped; they take the version when they come back.`, { skipped }) : reason('completed', 'Every wave is done.', { skipped }) };
 }
 
 function fail(rollout: Rollout, verdicts: Verdict[], failed: Verdict): Decision[] {
@@ -125,9 +125,9 @@ function fail(rollout: Rollout, verdicts: Verdict[], failed: Verdict): Decision[
 }
 
 function decideRollback({ rollback }: Facts, now: Date): Decision[] {
-  if (rollback.open > 0) return [{ kind: 'wait', until: earliest(now, rollback.nextTimeoutAt, new Date(now.getTime() + pollMs)), reason: reason('awaiting_rollback', `${rollback.open} devices are on their way back.`, { open: rollback.open }) }];
+  if (rollback.open > 0) return [{ kind: 'wait', until: earliest(now, rollback.nextTimeoutAt, new Date(now.getTime() + pollMs)), reason: reason('awaiting_rollback', `${devicesIn(rollback.open)} on the way back.`, { open: rollback.open }) }];
   const { done, failed, unanswered } = rollback;
-  const said = `${done} devices are back on the bundle they had.${failed > 0 ? ` ${failed} could not go back.` : ''}${unanswered > 0 ? ` ${unanswered} did not answer and go back when they return.` : ''}`;
+  const said = `${devicesIn(done)} back on the bundle from before.${failed > 0 ? ` ${failed} could not go back.` : ''}${unanswered > 0 ? ` No answer from ${unanswered}: back on return.` : ''}`;
   return [{ kind: 'endRollback', reason: reason(failed + unanswered > 0 ? 'rolled_back_incomplete' : 'rolled_back', said, { done, failed, unanswered }) }];
 }
 

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import type { Settings, WaveSpec } from './rollout.ts';
+import { devicesIn, type Settings, type WaveSpec } from './rollout.ts';
 
 /** One device as the planner sees it. */
 export interface Candidate {
@@ -57,7 +57,7 @@ export function planWaves(candidates: readonly Candidate[], specs: readonly Wave
   }
   const settings = settingsOf(eligible.length);
   if (eligible.length === 0) {
-    const message = candidates.length === 0 ? 'No device matches the selector.' : `None of the ${candidates.length} devices that match the selector can or needs to take this version; the plan lists why.`;
+    const message = candidates.length === 0 ? 'No device matches the selector.' : `The selector matches ${devicesIn(candidates.length)}, none of which can or needs to take this version; the plan lists why.`;
     return { ok: false, fault: { code: 'rollout.no_device', message }, excluded };
   }
   const waves = specs ?? defaultWaves(eligible.length);
@@ -88,7 +88,7 @@ export function blastRadiusOf(sizes: readonly number[], settings: Settings): Bla
   const first = perWave[0]!;
   return {
     unprovenDevices, perWave,
-    statement: `A fault that shows in the first wave reaches ${first.exposed} of ${exposed} devices, for at most ${seconds} s each until they are back or counted as unanswered. At no time are more than ${unprovenDevices} devices on a version whose wave has no verdict. An inconclusive wave waits for a person.`,
+    statement: `A fault that shows in the first wave reaches ${first.exposed} of ${devicesIn(exposed)}, for at most ${seconds} s each until they are back or counted as unanswered. At no time are more than ${devicesIn(unprovenDevices)} on a version whose wave has no verdict. An inconclusive wave waits for a person.`,
   };
 }
 

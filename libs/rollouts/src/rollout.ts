@@ -19,6 +19,9 @@ export const moves: Readonly<Record<RolloutState, readonly RolloutState[]>> = {
   ABORTED: ['ROLLING_BACK'],
 };
 
+/** `1 device`, `2 devices` */
+export const devicesIn = (count: number): string => `${count} ${count === 1 ? 'device' : 'devices'}`;
+
 export const mayMove = (from: RolloutState, to: RolloutState): boolean => moves[from].includes(to);
 
 /** No more devices are given the version, whatever happens, unless a person starts something new. */

@@ -57,7 +57,7 @@ describe('a whole rollout with devices that react', () => {
     world.fleet.behaviours.set(await world.version(2), { failsWith: { code: 'golden.mismatch', message: 'answered wrong' } });
     const { id } = await world.create({});
     const done = await world.run(60, id, ended);
-    expect(done).toMatchObject({ state: 'ROLLED_BACK', stateReason: { code: 'install_failures_failed', numbers: { value: 100, limit: 5, basis: 'group (1 devices)' } }, rollback: { SUCCEEDED: 1 } });
+    expect(done).toMatchObject({ state: 'ROLLED_BACK', stateReason: { code: 'install_failures_failed', numbers: { value: 100, limit: 5, basis: 'group (1 device)' } }, rollback: { SUCCEEDED: 1 } });
     expect(running()).toEqual(Array(4).fill(good));
     expect((await listExecutions(db(), id, { state: 'FAILED' })).items).toMatchObject([{ failure: { code: 'golden.mismatch' }, step: 'golden' }]);
   });

@@ -8,7 +8,7 @@ import { moveWave, RolloutEngine } from './engine.ts';
 import type { Fleet, FleetDevice } from './fleet.ts';
 import { planWaves, type Candidate, type Plan } from './plan.ts';
 import { RolloutRow, WaveRow } from './rollout.entity.ts';
-import { holdingStates, mayMove, reason, settingsFor, type AbortMode, type CreateRollout, type Reason, type RolloutState, type Settings } from './rollout.ts';
+import { devicesIn, holdingStates, mayMove, reason, settingsFor, type AbortMode, type CreateRollout, type Reason, type RolloutState, type Settings } from './rollout.ts';
 import { viewOf, type RolloutView } from './views.ts';
 
 /** What people do with rollouts. Each verb checks the move and writes it with its event in one transaction; the engine does the rest. */
@@ -46,7 +46,7 @@ export class Rollouts {
       const planned = plan.waves.flatMap(({ index, devices }) => devices.map((device) => ({ index, ...device })));
       await tx.query(`INSERT INTO rollout_executions (rollout_id, device_id, wave, variant, state) SELECT $1, *, 'PENDING' FROM unnest($2::text[], $3::int[], $4::text[])`,
         [row.id, planned.map(({ id }) => id), planned.map(({ index }) => index), planned.map(({ variant }) => variant)]);
-      await this.engine.event(tx, row, [{ kind: 'created', wave: null, actor, reason: reason('created', `${plan.eligible} devices in ${plan.waves.length} waves, ${plan.excluded.length} left out. ${plan.blastRadius.statement}`, { eligible: plan.eligible, excluded: plan.excluded.length, blastRadius: plan.blastRadius }) }]);
+      await this.engine.event(tx, row, [{ kind: 'created', wave: null, actor, reason: reason('created', `${devicesIn(plan.eligible)} in ${plan.waves.length} ${plan.waves.length === 1 ? 'wave' : 'waves'}, ${plan.excluded.length} left out. ${plan.blastRadius.statement}`, { eligible: plan.eligible, excluded: plan.excluded.length, blastRadius: plan.blastRadius }) }]);
       if (body.requireApproval) await this.enter(tx, row, 'AWAITING_APPROVAL', reason('approval_required', 'Waits for an approver.'), actor);
       else if (body.start) await this.launch(tx, row, actor);
       await hint(tx, { kind: 'rollout', id: row.id });

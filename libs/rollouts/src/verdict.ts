@@ -1,4 +1,4 @@
-import type { DeviceSample, RolloutExecutionState, Settings } from './rollout.ts';
+import { devicesIn, type DeviceSample, type RolloutExecutionState, type Settings } from './rollout.ts';
 import { meanSequence, median, proportionSet, sampleToSettle, type Interval } from './statistics.ts';
 
 /**
@@ -52,18 +52,18 @@ export function judgeInstall(settings: Settings, counts: Counts): Verdict | unde
   const verdict: Verdict = {
     gate: 'install_failures', verdict: 'PENDING',
     value: denominator > 0 ? round((failures / denominator) * 100) : null, baseline: null, limit: gate.maxPercent, unit: 'percent',
-    basis: `${gate.basis} (${denominator} devices)`, method: sequential ? 'sequential' : 'threshold', interval,
+    basis: `${gate.basis} (${devicesIn(denominator)})`, method: sequential ? 'sequential' : 'threshold', interval,
     sample: { devices: answered, inferences: 0 }, needed: null, message: '',
   };
-  const said = `${failures} of ${denominator} devices (${gate.basis}) failed to install, ${gate.maxPercent} % allowed`;
+  const said = `${failures} of ${devicesIn(denominator)} (${gate.basis}) failed to install, ${gate.maxPercent} % allowed`;
   // Failed of the whole group is failed of any part of it; of the executed alone it is certain only when all have answered.
   const spent = failures * 100 > gate.maxPercent * group || (gate.basis === 'executed' && open === 0 && failures * 100 > gate.maxPercent * answered);
   if (spent) return { ...verdict, verdict: 'FAILED', message: `${said}.` };
   if (interval && interval[0] > gate.maxPercent) return { ...verdict, verdict: 'FAILED', message: `${said} of all; ${failures} of the first ${answered} answers failed, so the share is above ${interval[0]} %.` };
-  if (open > 0) return { ...verdict, needed: { answers: open }, message: `${open} devices have not answered yet.` };
+  if (open > 0) return { ...verdict, needed: { answers: open }, message: `${devicesIn(open)} yet to answer.` };
   if (counts.TIMED_OUT * 100 > gate.maxUnansweredPercent * group) {
     const answers = counts.TIMED_OUT - Math.floor((gate.maxUnansweredPercent * group) / 100);
-    return { ...verdict, verdict: 'INCONCLUSIVE', needed: { answers }, message: `${counts.TIMED_OUT} of ${group} devices did not answer in ${settings.installTimeoutS} s, ${gate.maxUnansweredPercent} % allowed; ${answers} more answers are needed. Advance past them, or roll back.` };
+    return { ...verdict, verdict: 'INCONCLUSIVE', needed: { answers }, message: `${counts.TIMED_OUT} of ${devicesIn(group)} did not answer in ${settings.installTimeoutS} s, ${gate.maxUnansweredPercent} % allowed; ${answers} more answers are needed. Advance past them, or roll back.` };
   }
   return { ...verdict, verdict: 'PASSED', message: `${said}.` };
 }
@@ -84,7 +84,7 @@ function judgeErrors(settings: Settings, samples: readonly DeviceSample[], soake
   const usable = samples.filter(({ current }) => attempts(current) >= settings.minSamples);
   const based = usable.filter(({ baseline }) => baseline && attempts(baseline) >= settings.minSamples);
   const blank: Verdict = {
-    gate: 'error_rate', verdict: 'PENDING', value: null, baseline: null, limit: gate.maxPercent, unit: 'percent', basis: `mean of ${usable.length} devices`,
+    gate: 'error_rate', verdict: 'PENDING', value: null, baseline: null, limit: gate.maxPercent, unit: 'percent', basis: `mean of ${devicesIn(usable.length)}`,
     method: 'threshold', interval: null, sample: { devices: usable.length, inferences: inferencesOf(samples) }, needed: null, message: '',
   };
   const short = tooFew(settings, blank, samples.length, usable.length, 'inferences', { inferencesPerDevice: settings.minSamples });
@@ -125,7 +125,7 @@ function judgeLatency(settings: Settings, samples: readonly DeviceSample[], soak
       middle: Math.log((current.p50Us ?? current.p95Us) / (baseline.p50Us ?? baseline.p95Us)),
     }];
   });
-  const found = { ...blank, basis: `own baseline of ${judged.length} devices`, sample: { ...blank.sample, devices: judged.length } };
+  const found = { ...blank, basis: `own baseline of ${devicesIn(judged.length)}`, sample: { ...blank.sample, devices: judged.length } };
   const short = tooFew(settings, found, expected.length, judged.length, 'latency on both bundles', { inferencesPerDevice: settings.minSamples });
   if (short) return short;
   const excess = judged.map(({ p95, limit }) => Math.log(p95 / limit));
@@ -153,7 +153,7 @@ function judgeAccuracy(settings: Settings, samples: readonly DeviceSample[], soa
   const expected = samples.filter((sample) => gate.required || gate.minPercent !== null || own(sample) !== null);
   const labelled = expected.filter(({ current }) => current.labelled >= gate.minLabelled);
   const blank: Verdict = {
-    gate: 'accuracy', verdict: 'PENDING', value: null, baseline: null, limit: gate.minPercent, unit: 'percent', basis: `labelled frames of ${labelled.length} devices`, method: 'threshold',
+    gate: 'accuracy', verdict: 'PENDING', value: null, baseline: null, limit: gate.minPercent, unit: 'percent', basis: `labelled frames of ${devicesIn(labelled.length)}`, method: 'threshold',
     interval: null, sample: { devices: labelled.length, inferences: samples.reduce((sum, { current }) => sum + current.labelled, 0) }, needed: null, message: '',
   };
   if (samples.length > 0 && expected.length === 0) return { ...blank, verdict: 'NOT_APPLICABLE', message: 'These devices have no labelled frames of the bundle before, and no floor is set.' };
