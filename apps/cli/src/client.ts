@@ -8,6 +8,8 @@ import { WebSocket } from 'ws';
 
 const kinds: Record<number, ErrorKind> = { 400: 'invalid', 401: 'unauthenticated', 403: 'forbidden', 404: 'not_found', 409: 'conflict', 413: 'invalid', 503: 'unavailable' };
 
+interface Raw { body: unknown; type: string; bytes: number }
+
 type Query = Record<string, string | number | boolean | null | undefined>;
 
 /** A watch outlives a controller that starts again, but not one that is gone. */
@@ -59,7 +61,18 @@ export class Client {
     return this.request('POST', '/uploads', undefined, { body: Readable.toWeb(counted), type: 'application/octet-stream', bytes: size });
   }
 
-  private async request<T>(method: string, path: string, json?: unknown, raw?: { body: unknown; type: string; bytes: number }): Promise<T> {
+  /** What is no JSON: a stored text. */
+  async text(path: string): Promise<string> {
+    return (await this.send('GET', path)).text();
+  }
+
+  private async request<T>(method: string, path: string, json?: unknown, raw?: Raw): Promise<T> {
+    const response = await this.send(method, path, json, raw);
+    return response.status === 204 ? (undefined as T) : ((await response.json().catch(() => ({}))) as T);
+  }
+
+  /** @throws ReefError as the controller answered it */
+  private async send(method: string, path: string, json?: unknown, raw?: Raw): Promise<Response> {
     const response = await fetch(`${this.url}/api/v1${path}`, {
       method,
       headers: { authorization: `Bearer ${this.token}`, ...(raw ? { 'content-type': raw.type, 'content-length': String(raw.bytes) } : json === undefined ? {} : { 'content-type': 'application/json' }) },
@@ -67,10 +80,9 @@ export class Client {
     } as RequestInit).catch((cause: Error) => {
       throw new ReefError('controller.unreachable', 'unavailable', `The controller at ${this.url} does not answer. Start one with \`reef up\`, or name another with --url or REEF_URL.`, { cause });
     });
-    if (response.status === 204) return undefined as T;
+    if (response.ok) return response;
     const body = (await response.json().catch(() => ({}))) as { code?: string; detail?: string; context?: Record<string, unknown> };
-    if (!response.ok) throw new ReefError(body.code ?? 'controller.failed', kinds[response.status] ?? 'bug', body.detail ?? `The controller answered ${response.status}.`, body.context ? { detail: body.context } : {});
-    return body as T;
+    throw new ReefError(body.code ?? 'controller.failed', kinds[response.status] ?? 'bug', body.detail ?? `The controller answered ${response.status}.`, body.context ? { detail: body.context } : {});
   }
 
   /**

@@ -55,6 +55,7 @@ function VersionCard({ name, version }: { name: string; version: Version }) {
     <section className="card">
       <h2>{name}@{version.version} <State of={version.state} /></h2>
       <Problems of={version.error} />
+      {version.hold && <p className="notice warn">{version.hold.message} {version.confirmedBy ? `Confirmed by ${version.confirmedBy}.` : <>It is not rolled out before <code>reef model confirm {name}@{version.version}</code>.</>}</p>}
       <dl className="facts">
         <dt>Created</dt><dd><Ago at={version.createdAt} /></dd>
         <dt>Bundle</dt><dd><Digest of={version.bundleDigest} /></dd>

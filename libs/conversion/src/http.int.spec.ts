@@ -99,6 +99,9 @@ describe('models, versions and jobs', () => {
     expect(await call('POST', `/jobs/${id}/cancel`)).toMatchObject({ status: 200, body: { state: 'CANCELED' } });
     expect(await call('GET', '/models/lite0/versions/1')).toMatchObject({ status: 200, body: { state: 'CANCELED', notes: 'first' } });
     expect(await call('POST', `/jobs/${id}/retry`)).toMatchObject({ status: 200, body: { state: 'QUEUED' } });
+    await call('POST', `/jobs/${id}/cancel`);
+    expect(await call('POST', `/jobs/${id}/retry`, { force: true })).toMatchObject({ status: 200, body: { state: 'QUEUED', request: { compile: { force: true, timeoutS: 600 } } } });
+    expect(await call('GET', `/jobs/${id}/attempts`)).toEqual({ status: 200, body: { items: [], nextCursor: null } });
     expect(await call('GET', '/models/lite0')).toMatchObject({ body: { name: 'lite0', latestVersion: 1, versions: 1 } });
     expect(await call('GET', '/models/lite0/versions')).toMatchObject({ body: { items: [{ version: 1 }] } });
   });
@@ -110,6 +113,8 @@ describe('models, versions and jobs', () => {
     ['a version from nothing', 'POST', '/models/x/versions', {}, 400, 'request.invalid'],
     ['a source never uploaded', 'POST', '/models/x/versions', { source: { digest: '0'.repeat(64), filename: 'm' } }, 404, 'source.missing'],
     ['a file name with a path', 'POST', '/models/x/versions', { source: { digest: '0'.repeat(64), filename: '../m' } }, 400, 'request.invalid'],
+    ['segments at tensors of our own', 'POST', '/models/x/versions', { source: { digest: '0'.repeat(64), filename: 'm' }, compile: { numSegments: 2, intermediateTensors: ['a'] } }, 400, 'request.invalid'],
+    ['confirming what nothing holds up', 'POST', '/models/lite0/versions/1/confirm', undefined, 409, 'version.not_held'],
     ['an unknown job', 'GET', '/jobs/00000000-0000-4000-8000-000000000000', undefined, 404, 'job.missing'],
     ['an unknown artifact', 'GET', `/artifacts/${'0'.repeat(64)}`, undefined, 404, 'artifact.missing'],
   ])('refuse %s', async (_what, method, path, body, status, code) => {
@@ -121,6 +126,7 @@ describe('models, versions and jobs', () => {
     expect(await graphql('{ models(limit: 10) { items { name latestVersion versionCount versions { items { ref state } } } } model(name: "by-graphql") { description } jobs { items { version state steps { name } } } }')).toMatchObject({
       data: { models: { items: [{ name: 'by-graphql', versionCount: 0 }, { name: 'lite0', versions: { items: [{ ref: 'lite0@1', state: 'BUILDING' }] } }] }, model: { description: 'empty' }, jobs: { items: [{ version: 'lite0@1' }] } },
     });
+    expect(await graphql('{ jobs { items { attempts { result logDigest } } } version(ref: "lite0@1") { hold { code variants } confirmedAt } }')).toMatchObject({ data: { jobs: { items: [{ attempts: [] }] }, version: { hold: null } } });
     expect(await graphql('{ version(ref: "lite0@1") { ref labels createdAt } }')).toMatchObject({ data: { version: { ref: 'lite0@1', labels: ['cat', 'dog'] } } });
   });
 });

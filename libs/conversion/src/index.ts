@@ -1,7 +1,10 @@
 import type { SchemaSlice } from '@reefkeeper/platform';
+import { CompileAttempt } from './attempts.ts';
 import { Job, JobLogLine, JobStep } from './job.entity.ts';
-import { Jobs1764000003001 } from './migrations.ts';
+import { CompileAttempts1764000003010, Jobs1764000003001 } from './migrations.ts';
 
+export * from './attempts.ts';
+export * from './compile-options.ts';
 export * from './conversion.module.ts';
 export * from './executors.ts';
 export * from './job.entity.ts';
@@ -14,4 +17,4 @@ export * from './python-tools.ts';
 export * from './steps.ts';
 export * from './views.ts';
 
-export const conversionSchema: SchemaSlice = { entities: [Job, JobStep, JobLogLine], migrations: [Jobs1764000003001] };
+export const conversionSchema: SchemaSlice = { entities: [Job, JobStep, JobLogLine, CompileAttempt], migrations: [Jobs1764000003001, CompileAttempts1764000003010] };

@@ -17,6 +17,7 @@ describe('after a step', () => {
     ['later each time', failed('unavailable'), 3, false, { step: 'PENDING', job: 'RUNNING', waitMs: 3_000 }],
     ['but not for ever', failed('unavailable'), maxTries, false, { step: 'FAILED', job: 'FAILED' }],
     ['too long', { kind: 'timedOut', afterMs: 5_000 }, 1, false, { step: 'TIMED_OUT', job: 'TIMED_OUT', error: { code: 'step.timed_out' } }],
+    ['a tool in it took too long', { kind: 'timedOut', afterMs: 5_000, error: new ReefError('compile.timed_out', 'invalid', 'The compiler hung.') }, 1, false, { step: 'TIMED_OUT', job: 'TIMED_OUT', error: { code: 'compile.timed_out', message: 'The compiler hung.', step: 'convert' } }],
     ['canceled', { kind: 'canceled' }, 1, true, { step: 'CANCELED', job: 'CANCELED' }],
     ['the worker stops', { kind: 'interrupted' }, 1, true, { step: 'PENDING', job: 'RUNNING', waitMs: 0, error: null }],
   ])('%s', (_what, outcome, tries, last, expected) => {

@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import { z } from 'zod';
 import { canonicalBytes, modelName, task } from '@reefkeeper/bundle';
 import { ReefError, type ErrorKind } from '@reefkeeper/platform/errors';
+import { compileOptions } from './compile-options.ts';
 
 export const jobStates = ['QUEUED', 'RUNNING', 'SUCCEEDED', 'FAILED', 'CANCELED', 'TIMED_OUT'] as const;
 export type JobState = (typeof jobStates)[number];
@@ -61,6 +62,7 @@ export const buildRequest = z.object({
   }).default({}),
   /** Edge TPU runtimes to compile for; the compiler's own default where absent. */
   runtimes: z.array(z.number().int().min(10).max(30)).max(5).optional(),
+  compile: compileOptions.prefault({}),
   notes: z.string().max(2_000).optional(),
   /** Publish although the comparison with the original fails; the numbers stay in the report. */
   allowWorse: z.boolean().default(false),
@@ -78,7 +80,8 @@ export type StepOutcome =
   | { kind: 'skipped'; reason: string }
   | { kind: 'failed'; error: ReefError }
   | { kind: 'canceled' }
-  | { kind: 'timedOut'; afterMs: number }
+  /** Without `error` it was the step's own limit. */
+  | { kind: 'timedOut'; afterMs: number; error?: ReefError }
   /** The worker is stopping; another one shall start the step afresh. */
   | { kind: 'interrupted' };
 
@@ -112,7 +115,7 @@ export function afterStep(name: StepName, outcome: StepOutcome, { tries, last, j
     case 'canceled': return { step: 'CANCELED', job: 'CANCELED', waitMs: 0, error: { code: 'job.canceled', kind: 'conflict', message: `Canceled during ${name}.`, step: name } };
     case 'timedOut': return {
       step: 'TIMED_OUT', job: 'TIMED_OUT', waitMs: 0,
-      error: { code: 'step.timed_out', kind: 'unavailable', message: `The step ${name} did not end within ${Math.round(outcome.afterMs / 1_000)} s. Try the job again on a less busy worker, or with fewer samples.`, step: name },
+      error: outcome.error ? { code: outcome.error.code, kind: 'unavailable', message: outcome.error.message, step: name, detail: outcome.error.detail } : { code: 'step.timed_out', kind: 'unavailable', message: `The step ${name} did not end within ${Math.round(outcome.afterMs / 1_000)} s. Try the job again on a less busy worker, or with fewer samples.`, step: name },
     };
     case 'failed': {
       const { code, kind, message, detail } = outcome.error;

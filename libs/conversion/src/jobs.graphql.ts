@@ -1,11 +1,11 @@
 import { Inject } from '@nestjs/common';
-import { Args, Field, Float, ID, Int, ObjectType, Query, Resolver, Subscription } from '@nestjs/graphql';
+import { Args, Field, Float, ID, Int, ObjectType, Parent, Query, ResolveField, Resolver, Subscription } from '@nestjs/graphql';
 import type { ChangeFeed } from '@reefkeeper/platform';
 import { JsonScalar, Roles } from '@reefkeeper/platform/http';
 import type { JobState } from './job.ts';
 import { Jobs } from './jobs.service.ts';
 import type { LogLineView } from './jobs.http.ts';
-import { jobView, type JobView, type StepView } from './views.ts';
+import { attemptView, jobView, type AttemptView, type JobView, type StepView } from './views.ts';
 
 @ObjectType('JobError')
 class JobErrorType {
@@ -45,6 +45,23 @@ export class JobType implements Omit<JobView, 'error' | 'steps'> {
   @Field(() => [StepType]) steps!: StepType[];
 }
 
+@ObjectType('CompileAttempt', { description: 'One run of edgetpu_compiler' })
+class AttemptType implements AttemptView {
+  @Field(() => Float) id!: number;
+  @Field(() => [String], { description: 'Digests of the models' }) inputs!: string[];
+  @Field(() => String, { nullable: true }) compilerVersion!: string | null;
+  @Field(() => [String]) flags!: string[];
+  @Field(() => Date) startedAt!: Date;
+  @Field(() => Int, { nullable: true }) durationMs!: number | null;
+  @Field(() => Int, { nullable: true }) exitCode!: number | null;
+  @Field(() => String, { nullable: true }) signal!: string | null;
+  @Field(() => String, { nullable: true, description: 'ok, a failure code, or null: it runs, or its worker died' }) result!: string | null;
+  @Field(() => String, { nullable: true }) message!: string | null;
+  @Field(() => Boolean, { description: 'The same bytes and flags are not tried again unless forced' }) final!: boolean;
+  @Field(() => [String], { description: 'Digests of what it made' }) outputs!: string[];
+  @Field(() => String, { nullable: true, description: 'Artifact with all that it printed' }) logDigest!: string | null;
+}
+
 @ObjectType('JobPage')
 class JobPageType {
   @Field(() => [JobType]) items!: JobType[];
@@ -80,6 +97,11 @@ export class JobsResolver {
   @Roles('viewer')
   async job(@Args('id', { type: () => ID }) id: string): Promise<JobType> {
     return jobView(await this.jobs.find(id));
+  }
+
+  @ResolveField('attempts', () => [AttemptType])
+  async attemptsOf(@Parent() { id }: JobType): Promise<AttemptView[]> {
+    return (await this.jobs.attempts(id)).map(attemptView);
   }
 
   /** The job as it is now and after every change, until it has ended; without an id, every job that changes. */

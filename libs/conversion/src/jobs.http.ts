@@ -6,13 +6,14 @@ import { Actor } from '@reefkeeper/platform/http';
 import { versionView, type VersionView } from '@reefkeeper/registry';
 import { buildRequest, jobStates, type BuildRequest } from './job.ts';
 import { Jobs } from './jobs.service.ts';
-import { jobView, type JobView } from './views.ts';
+import { attemptView, jobView, type AttemptView, type JobView } from './views.ts';
 
 const id = z.uuid();
 const listQuery = z.object({
   model: modelName.optional(), state: z.enum(jobStates).optional(),
   limit: z.coerce.number().int().min(1).max(500).optional(), cursor: z.string().max(200).optional(),
 });
+const retryBody = z.object({ force: z.boolean().default(false) }).prefault({}).meta({ id: 'RetryJob' });
 const logQuery = z.object({ after: z.coerce.number().int().min(0).optional(), limit: z.coerce.number().int().min(1).max(10_000).optional() });
 
 export interface LogLineView {
@@ -61,8 +62,14 @@ export class JobsController {
 
   @Post(':id/retry')
   @HttpCode(200)
-  async retry(@Param('id', { schema: id }) job: string): Promise<JobView> {
-    return jobView(await this.jobs.retry(job));
+  async retry(@Param('id', { schema: id }) job: string, @Body({ schema: retryBody }) body: z.output<typeof retryBody>): Promise<JobView> {
+    return jobView(await this.jobs.retry(job, body));
+  }
+
+  /** Every run of edgetpu_compiler; what each printed is the artifact `logDigest`. */
+  @Get(':id/attempts')
+  async attempts(@Param('id', { schema: id }) job: string): Promise<{ items: AttemptView[]; nextCursor: null }> {
+    return { items: (await this.jobs.attempts(job)).map(attemptView), nextCursor: null };
   }
 
   @Get(':id/log')

@@ -4,6 +4,7 @@ import { DataSource, In } from 'typeorm';
 import { hint, ReefError, type ChangeFeed, type ChangeHint, type Clock, type ObjectStore, type Queue, type QueueHost, type Tx } from '@reefkeeper/platform';
 import { Registry, refOf, type Version } from '@reefkeeper/registry';
 import { buildRequest, isDone, isSettled, stepNames, type BuildRequestInput, type JobState } from './job.ts';
+import { CompileAttempt } from './attempts.ts';
 import { Job, JobLogLine, JobStep } from './job.entity.ts';
 
 /** A run that has not been heard of for this long is dead: another worker may take its job. */
@@ -106,11 +107,18 @@ export class Jobs {
     });
   }
 
+  /** Every run of the compiler that the job made, oldest first. @throws ReefError `job.missing` */
+  async attempts(id: string): Promise<CompileAttempt[]> {
+    await this.find(id);
+    return this.db.getRepository(CompileAttempt).find({ where: { jobId: id }, order: { id: 'ASC' } });
+  }
+
   /**
-   * Runs a job again that did not succeed, from the step that failed; what was done stays done.
+   * Runs a job again that did not succeed, from the step that failed; what was done stays done. `force`: the compiler runs although it is
+   * known to fail on these bytes.
    * @throws ReefError `job.missing`, `job.not_retryable`
    */
-  async retry(id: string): Promise<JobWithSteps> {
+  async retry(id: string, { force = false }: { force?: boolean } = {}): Promise<JobWithSteps> {
     const message = await this.db.transaction(async (tx) => {
       const job = await this.lock(id, tx);
       if (!isSettled(job.state) || job.state === 'SUCCEEDED') throw new ReefError('job.not_retryable', 'conflict', `The job is ${job.state}; only one that failed, timed out or was canceled can be tried again.`, { detail: { job: id, state: job.state } });
@@ -118,7 +126,7 @@ export class Jobs {
       const from = steps.find((step) => !isDone(step.state))?.ordinal ?? 0;
       await tx.query("UPDATE job_steps SET state = 'PENDING', percent = NULL, eta_s = NULL, message = NULL, tries = 0, losses = 0, key = NULL, output = NULL, error = NULL, started_at = NULL, ended_at = NULL WHERE job_id = $1 AND ordinal >= $2", [id, from]);
       const next = job.message + 1;
-      await tx.query("UPDATE jobs SET state = 'QUEUED', error = NULL, ended_at = NULL, cancel_requested_at = NULL, owner = NULL, heartbeat_at = NULL, run_after = NULL, changed_at = now(), message = $2 WHERE id = $1", [id, next]);
+      await tx.query("UPDATE jobs SET request = jsonb_set(request, '{compile}', coalesce(request->'compile', '{}') || jsonb_build_object('force', $3::boolean)), state = 'QUEUED', error = NULL, ended_at = NULL, cancel_requested_at = NULL, owner = NULL, heartbeat_at = NULL, run_after = NULL, changed_at = now(), message = $2 WHERE id = $1", [id, next, force]);
       await this.registry.move(job.versionId, 'BUILDING', tx);
       await hint(tx, { kind: 'job', id });
       return next;

@@ -62,3 +62,34 @@ export class Jobs1764000003001 implements MigrationInterface {
     await runner.query('DROP TABLE job_log, job_steps, jobs');
   }
 }
+
+export class CompileAttempts1764000003010 implements MigrationInterface {
+  name = 'CompileAttempts1764000003010';
+
+  async up(runner: QueryRunner): Promise<void> {
+    await runner.query(`
+      CREATE TABLE compile_attempts (
+        id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        job_id uuid NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+        recipe text NOT NULL,
+        inputs jsonb NOT NULL,
+        compiler_version text,
+        flags jsonb NOT NULL,
+        started_at timestamptz NOT NULL,
+        duration_ms integer,
+        exit_code integer,
+        signal text,
+        result text,
+        message text,
+        final boolean NOT NULL DEFAULT false,
+        outputs jsonb NOT NULL DEFAULT '[]',
+        log_digest text
+      )`);
+    await runner.query('CREATE INDEX compile_attempts_recipe ON compile_attempts (recipe, id)');
+    await runner.query('CREATE INDEX compile_attempts_job ON compile_attempts (job_id, id)');
+  }
+
+  async down(runner: QueryRunner): Promise<void> {
+    await runner.query('DROP TABLE compile_attempts');
+  }
+}

@@ -8,6 +8,7 @@ import { DataSource } from 'typeorm';
 import { asReefError, hint, ReefError, type Clock, type Logger, type ObjectStore, type QueueHost, type Tx, type Worker } from '@reefkeeper/platform';
 import { Registry, refOf } from '@reefkeeper/registry';
 import { afterStep, isDone, objectsIn, stepKey, type StepName, type StepOutcome } from './job.ts';
+import { AttemptBook } from './attempts.ts';
 import { Job, JobStep } from './job.entity.ts';
 import { Jobs, leaseS, pipelineQueue } from './jobs.service.ts';
 import { RunReport } from './run-report.ts';
@@ -129,14 +130,15 @@ export class Pipeline {
         const result = await untilAborted(executor.run(context), signal);
         outcome = 'skipped' in result ? { kind: 'skipped', reason: result.skipped } : { kind: 'succeeded' };
         output = 'skipped' in result ? null : (result as { output: unknown }).output;
+        if ('reusable' in result && result.reusable === false) key = null;
       }
       if (signal.aborted) throw new Aborted();
     } catch (thrown) {
       outcome = this.outcomeOf(thrown, signal, executor.timeoutMs);
       output = null;
-      if (outcome.kind === 'failed') {
-        report.log(`${outcome.error.message} (${outcome.error.code})`, 'err');
-        if (outcome.error.kind === 'bug') this.logger.error({ err: thrown, job: job.id, step: step.name }, 'step broke');
+      if (outcome.kind === 'failed' || (outcome.kind === 'timedOut' && outcome.error)) {
+        report.log(`${outcome.error!.message} (${outcome.error!.code})`, 'err');
+        if (outcome.error!.kind === 'bug') this.logger.error({ err: thrown, job: job.id, step: step.name }, 'step broke');
       }
     } finally {
       clearTimeout(timer);
@@ -158,8 +160,11 @@ export class Pipeline {
       case 'cancel': return { kind: 'canceled' };
       case 'timeout': return { kind: 'timedOut', afterMs: timeoutMs };
       case 'stopping': case 'lost': return { kind: 'interrupted' };
-      default: return { kind: 'failed', error: asReefError(thrown) };
+      default: break;
     }
+    const error = asReefError(thrown);
+    // A tool inside the step ran into a limit of its own.
+    return error.code.endsWith('.timed_out') ? { kind: 'timedOut', afterMs: timeoutMs, error } : { kind: 'failed', error };
   }
 
   /** The one place where a step's result becomes visible. Nothing happens when another run has taken the job since. */
@@ -217,7 +222,7 @@ export class Pipeline {
       version: { id: version.id, model: version.model, version: version.version, task: version.task, createdAt: version.createdAt, parent: parent && refOf(parent) },
       request: job.request,
       outputs: Object.fromEntries(steps.filter((one) => one.ordinal < step.ordinal).map((one) => [one.name, one.output])),
-      workDir, signal, objects: this.objects,
+      workDir, signal, objects: this.objects, attempts: new AttemptBook(this.db, this.clock, job.id),
       logger: this.logger.child({ job: job.id, step: step.name }),
       progress: (percent, message) => report.progress(percent, message),
       log: (text, stream = 'out') => report.log(text, stream),

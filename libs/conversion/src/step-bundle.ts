@@ -14,11 +14,14 @@ export function bundleStep(keysDir: string): StepExecutor<'bundle'> {
       const stored = await context.keep(Buffer.from(JSON.stringify(envelope)), { mediaType: 'application/vnd.dsse.envelope.v1+json', role: 'envelope' });
       const digest = bundleDigest(manifest);
       context.log(`bundle ${digest}, variants ${manifest.variants.map(({ name }) => name).join(', ')}`);
+      const uncertain = new Map((context.outputs.compile?.compiled ?? []).flatMap(({ model, nondeterministic }) => (nondeterministic ? [[model.digest, nondeterministic] as const] : [])));
+      const held = manifest.variants.filter(({ file }) => uncertain.has(file.digest));
       const details = new Map((context.outputs.inspect?.compiled ?? []).map(({ model, details }) => [model.digest, details]));
       return {
         output: {
           bundleDigest: digest, envelopeDigest: stored.digest, labels: manifest.labels, task: manifest.task, lineage: manifest.lineage, parity: manifest.parity,
-          variants: manifest.variants.map(({ name, kind, minRuntime, file }) => ({ name, kind, minRuntime, digest: file.digest, bytes: file.bytes, details: details.get(file.digest) ?? null })),
+          variants: manifest.variants.map(({ name, kind, minRuntime, file }) => ({ name, kind, minRuntime, digest: file.digest, bytes: file.bytes, details: uncertain.has(file.digest) ? { ...details.get(file.digest), nondeterministic: uncertain.get(file.digest) } : details.get(file.digest) ?? null })),
+          hold: held.length === 0 ? null : { code: 'compile.nondeterministic', message: `${held.map(({ name }) => name).join(', ')}: ${uncertain.get(held[0]!.file.digest)}`, variants: held.map(({ name }) => name) },
         },
       };
     },

@@ -1,5 +1,5 @@
 import { existsSync, readFileSync } from 'node:fs';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -11,6 +11,7 @@ import { Interpreter } from '@reefkeeper/inference';
 import { ChangeFeed, openLogger, openObjects, openQueues, readWhole, systemClock, type ObjectStore, type QueueHost } from '@reefkeeper/platform';
 import { Registry, registrySchema } from '@reefkeeper/registry';
 import { testDatabase, type TestDatabase } from '../../../test/support/database.ts';
+import { standInCompiler } from '../../../test/support/stand-in-compiler.ts';
 import { conversionSchema, isSettled, Jobs, openExecutors, Pipeline, PythonTools, type BuildRequestInput, type JobWithSteps } from './index.ts';
 
 const shared = join(process.env.REEF_SHARED ?? join(import.meta.dirname, '../../../../shared'), 'fixtures/coral');
@@ -74,41 +75,6 @@ function smallNet(classes = 4): Uint8Array {
   return net.build();
 }
 
-/** A stand-in for the closed compiler: prints what it would, and leaves `compiled` as its output. */
-async function fakeCompiler(name: string, body: string): Promise<string> {
-  const path = join(dir, name);
-  await writeFile(path, `#!/bin/sh\nif [ "$1" = --version ]; then echo "Edge TPU Compiler version 16.0.384591198"; exit 0; fi\nfor model; do :; done\nout="$3"\n${body}\n`, { mode: 0o755 });
-  return path;
-}
-const success = (compiled: string) => `cp ${compiled} "$out/$(basename "$model" .tflite)_edgetpu.tflite"; chmod u+w "$out"/*
-cat <<'END'
-Edge TPU Compiler version 16.0.384591198
-Started a compilation timeout timer of 180 seconds.
-
-Model compiled successfully in 412 ms.
-
-Input model: model.tflite
-Input size: 513.28KiB
-Output model: model_edgetpu.tflite
-Output size: 782.67KiB
-On-chip memory used for caching model parameters: 553.62KiB
-On-chip memory remaining for caching model parameters: 7.06MiB
-Off-chip memory used for streaming uncached model parameters: 0.00B
-Number of Edge TPU subgraphs: 1
-Total number of operations: 31
-Operation log: model_edgetpu.log
-
-Operator                       Count      Status
-
-CONV_2D                        15         Mapped to Edge TPU
-DEPTHWISE_CONV_2D              13         Mapped to Edge TPU
-AVERAGE_POOL_2D                1          Mapped to Edge TPU
-RESHAPE                        1          Mapped to Edge TPU
-SOFTMAX                        1          Mapped to Edge TPU
-Compilation child process completed within timeout period.
-Compilation succeeded! 
-END`;
-
 describe('a quantised model', () => {
   it('becomes a signed version whose golden cases its own runtime passes', async () => {
     start();
@@ -146,15 +112,15 @@ describe('a quantised model', () => {
   });
 
   it('case 4: float at the border is refused by name, shape and type before the compiler runs; an option makes it a warning that stays', async () => {
-    const compiler = await fakeCompiler('counted', 'echo x >> "$0.runs"; exit 1');
-    start(compiler);
+    const compiler = await standInCompiler(dir, 'counted', [{ does: 'fail', exitCode: 1 }]);
+    start(compiler.path);
     const refused = await build('border', floatBorder(), 'border.tflite');
     expect(refused).toMatchObject({ state: 'FAILED', error: { code: 'quant.float_input', step: 'analyze' } });
     for (const part of ['Input "pixels" FLOAT32 [1, 8, 8, 3]', 'Output "scores" FLOAT32 [1, 4]', '--allow-float-ops']) expect(refused.error!.message).toContain(part);
     expect(refused.error!.detail!.faults).toMatchObject([
       { code: 'quant.float_input', tensor: { name: 'pixels', shape: [1, 8, 8, 3], type: 'FLOAT32' } }, { code: 'quant.float_output', tensor: { name: 'scores', shape: [1, 4], type: 'FLOAT32' } },
     ]);
-    expect(existsSync(`${compiler}.runs`)).toBe(false);
+    expect(compiler.runs()).toEqual([]);
     await pipeline!.stop();
     await queues.close(true);
 
@@ -180,16 +146,17 @@ describe('a quantised model', () => {
   });
 
   it('case 12: a dense layer with a scale per channel is refused with the reason before the compiler runs', async () => {
-    const compiler = await fakeCompiler('counted-12', 'echo x >> "$0.runs"; exit 1');
-    start(compiler);
+    const compiler = await standInCompiler(dir, 'counted-12', [{ does: 'fail', exitCode: 1 }]);
+    start(compiler.path);
     const job = await build('per-channel', perChannelDense(), 'model.tflite');
     expect(job).toMatchObject({ state: 'FAILED', error: { code: 'quant.per_channel_fully_connected', step: 'analyze' } });
     expect(job.error!.message).toMatch(/have 4 scales: older runtimes load this without an error and answer garbage/);
-    expect(existsSync(`${compiler}.runs`)).toBe(false);
+    expect(compiler.runs()).toEqual([]);
   });
 
   withShared('is compiled where there is a compiler', async () => {
-    start(await fakeCompiler('good', success(join(shared, 'mobilenet_v1_0.25_128_quant_edgetpu.tflite'))));
+    const stand = await standInCompiler(dir, 'edgetpu_compiler', [{ does: 'succeed', outputs: readFileSync(join(shared, 'mobilenet_v1_0.25_128_quant_edgetpu.tflite')) }]);
+    start(stand.path);
     const job = await build('compiled', readFileSync(join(shared, 'mobilenet_v1_0.25_128_quant.tflite')), 'mobilenet.tflite');
     expect(job).toMatchObject({ state: 'SUCCEEDED', error: null });
     const version = await registry.versionByRef('compiled');
@@ -206,42 +173,6 @@ describe('a quantised model', () => {
     expect((await registry.versionByRef('elsewhere')).variants).toMatchObject([{ kind: 'edgetpu' }]);
   });
 });
-
-describe('the compiler', () => {
-  it.each([
-    ['that says no', 'cat <<END\nEdge TPU Compiler version 16.0.384591198\nStarted a compilation timeout timer of 180 seconds.\nInvalid model: model.tflite\nModel not quantized\nCompilation child process completed within timeout period.\nCompilation failed! \nEND\nexit 1', 'compile.not_quantized', 1],
-    ['that crashes twice', 'echo "Edge TPU Compiler version 16.0.384591198"; echo x >> "$0.runs"; exit 139', 'compile.crashed', 2],
-  ])('%s fails the job with its reason', async (what, body, code, runs) => {
-    const path = await fakeCompiler(`bad-${code}`, `${body.startsWith('cat') ? 'echo x >> "$0.runs"\n' : ''}${body}`);
-    start(path);
-    const job = await build('uncompiled', smallNet(), 'small.tflite', { notes: what });
-    expect(job.error).toMatchObject({ code, step: 'compile' });
-    expect(readFileSync(`${path}.runs`, 'utf8')).toBe('x\n'.repeat(runs));
-  });
-
-  it('dies with all it started when the job is canceled', async () => {
-    start(await fakeCompiler('slow', 'sleep 61.0457 & echo $! > "$0.child"; wait'));
-    const source = await objects.put(Buffer.from(smallNet()));
-    const { job } = await jobs.create('endless', { source: { digest: source.digest, filename: 'small.tflite' } });
-    for (let tries = 0; !existsSync(join(dir, 'slow.child')) && tries < 400; tries += 1) await sleep(25);
-    const child = Number(readFileSync(join(dir, 'slow.child'), 'utf8'));
-    process.kill(child, 0);
-    await jobs.cancel(job.id);
-    for await (const _ of jobs.watch(job.id)) { /* until it ends */ }
-    expect((await jobs.find(job.id)).state).toBe('CANCELED');
-    for (let tries = 0; isAlive(child) && tries < 80; tries += 1) await sleep(25);
-    expect(isAlive(child)).toBe(false);
-  });
-});
-
-function isAlive(pid: number): boolean {
-  try {
-    // A zombie, which its reaper has not fetched yet, is dead.
-    return !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'));
-  } catch {
-    return false;
-  }
-}
 
 function perChannelDense(): Uint8Array {
   const net = new TfliteBuilder();

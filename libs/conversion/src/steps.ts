@@ -1,6 +1,7 @@
 import type { Lineage, Parity, Preprocessing, Task, TensorSpec } from '@reefkeeper/bundle';
 import type { Logger, ObjectStore, StoredObject } from '@reefkeeper/platform';
 import type { Publication } from '@reefkeeper/registry';
+import type { AttemptBook } from './attempts.ts';
 import type { BuildRequest, StepName } from './job.ts';
 
 export type SourceKind = 'saved_model' | 'frozen_graph' | 'keras' | 'tflite_float' | 'tflite_int8' | 'edgetpu';
@@ -11,7 +12,7 @@ export interface StepOutputs {
   convert: { model: StoredObject; inputs: (TensorSpec & { preprocessing: Preprocessing })[]; outputs: TensorSpec[]; calibrationSamples: number; warnings: string[]; tools: Record<string, string> };
   analyze: { analysis: Record<string, unknown>; eligible: boolean; reason: string | null };
   verify: { parity: Parity | null; golden: (StoredObject & { cases: number }) | null; labels: string[] | null; tools: Record<string, string> };
-  compile: { compiled: { runtime: number; model: StoredObject; report: Record<string, unknown> }[]; compilerVersion: string | null };
+  compile: { compiled: { runtime: number; model: StoredObject; report: Record<string, unknown>; nondeterministic?: string | null }[]; compilerVersion: string | null };
   inspect: { compiled: { minRuntime: number; model: StoredObject; details: Record<string, unknown> }[] };
   bundle: Publication;
 }
@@ -30,6 +31,8 @@ export interface StepContext {
   logger: Logger;
   progress(percent: number | null, message?: string): void;
   log(text: string, stream?: 'out' | 'err'): void;
+  /** Of the compiler, in this job and all others. */
+  attempts: AttemptBook;
   /** Shows findings on the version at once, also when the step then refuses it. */
   record(found: { analysis?: Record<string, unknown>; parity?: Parity }): Promise<void>;
   /** Brings an object into the work folder. */
@@ -38,7 +41,8 @@ export interface StepContext {
   keep(content: string | Buffer, about: { mediaType: string; role: string }): Promise<StoredObject>;
 }
 
-export type StepResult<K extends StepName> = { output: StepOutputs[K] } | { skipped: string };
+/** `reusable` false: another job on the same inputs does the work again. */
+export type StepResult<K extends StepName> = { output: StepOutputs[K]; reusable?: boolean } | { skipped: string };
 
 export interface StepExecutor<K extends StepName> {
   timeoutMs: number;

@@ -1,3 +1,4 @@
+import type { CompileAttempt } from './attempts.ts';
 import type { JobWithSteps } from './jobs.service.ts';
 import type { BuildRequest, JobError, JobState, StepName, StepState } from './job.ts';
 
@@ -39,4 +40,11 @@ export function jobView(job: JobWithSteps): JobView {
       name: step.name, state: step.state, percent: step.percent, etaS: step.etaS, message: step.message, tries: step.tries, startedAt: step.startedAt, endedAt: step.endedAt, error: step.error,
     })),
   };
+}
+
+/** A run of edgetpu_compiler as the API shows it. */
+export type AttemptView = Omit<CompileAttempt, 'recipe' | 'jobId'>;
+
+export function attemptView({ id, inputs, compilerVersion, flags, startedAt, durationMs, exitCode, signal, result, message, final, outputs, logDigest }: CompileAttempt): AttemptView {
+  return { id, inputs, compilerVersion, flags, startedAt, durationMs, exitCode, signal, result, message, final, outputs, logDigest };
 }

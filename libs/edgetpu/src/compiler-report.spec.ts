@@ -20,12 +20,15 @@ describe('sizes', () => {
 
 describe('success is decided by everything together', () => {
   it('all signs good', () => expect(parseCompilerReport(success, '', fine)).toMatchObject({ ok: true, failure: null, models: [{ totalOps: 12, mappedOps: 12, cpuOps: 0 }] }));
+  it('an older runtime than asked for is better, not worse', () => expect(parseCompilerReport(success, '', { ...fine, askedRuntime: 14, needsRuntime: 12 })).toMatchObject({ ok: true }));
   it.each<[string, string, string, Parameters<typeof parseCompilerReport>[2], CompileFailureCode]>([
     ['the exit code is 1', success, '', { exitCode: 1, outputExists: true }, 'compile.internal'],
     ['the output is missing', success, '', { exitCode: 0, outputExists: false }, 'compile.output_missing'],
     ['the last line is not the closing one', success.replace('Compilation succeeded! ', ''), '', fine, 'compile.incomplete'],
     ['the report stops in the middle', success.slice(0, 120), '', fine, 'compile.incomplete'],
     ['nothing was mapped', success.replace('subgraphs: 1', 'subgraphs: 0'), '', fine, 'compile.nothing_mapped'],
+    ['the output holds nothing for the chip, whatever the report says', success, '', { ...fine, nothingInOutput: true }, 'compile.nothing_mapped'],
+    ['the output needs a newer runtime than was asked for', success, '', { ...fine, askedRuntime: 12, needsRuntime: 14 }, 'compile.runtime_ignored'],
     ['there is no output at all', '', '', fine, 'compile.incomplete'],
     ['it never started', '', 'sh: edgetpu_compiler: not found', { exitCode: 127, outputExists: false }, 'compile.not_started'],
     ['a signal ended it', '', '', { exitCode: null, signal: 'SIGSEGV', outputExists: false }, 'compile.crashed'],
@@ -78,15 +81,15 @@ describe.skipIf(!sharedPresent)('the reports of every shape', () => {
     ['09-dynamic.stdout', 'compile.dynamic_tensors', 'never'],
     ['10-large-activation.stdout', 'compile.large_activations', 'changed'],
     ['11-timeout.stdout', 'compile.timeout', 'changed'],
-    ['12-internal-error-v14.stdout', 'compile.internal', 'once'],
-    ['13-silent-failure.stdout', 'compile.internal', 'once'],
+    ['12-internal-error-v14.stdout', 'compile.internal', 'again'],
+    ['13-silent-failure.stdout', 'compile.internal', 'again'],
     ['16-bad-intermediate.stdout', 'compile.intermediate_tensors', 'changed'],
   ])('%s fails as %s', (name, code, retry) => {
     expect(parseCompilerReport(log(name), '', name.startsWith('04') ? fine : failed)).toMatchObject({ ok: false, failure: { code, retry } });
   });
 
   it('14-segfault.stderr is a crash', () => {
-    expect(parseCompilerReport('', log('14-segfault.stderr'), { exitCode: 139, outputExists: false })).toMatchObject({ ok: false, failure: { code: 'compile.crashed', retry: 'once' } });
+    expect(parseCompilerReport('', log('14-segfault.stderr'), { exitCode: 139, outputExists: false })).toMatchObject({ ok: false, failure: { code: 'compile.crashed', retry: 'again' } });
   });
 
   it('01-full.log: the table without memory figures', () => {

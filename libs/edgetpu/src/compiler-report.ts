@@ -1,13 +1,13 @@
 export type CompileFailureCode =
   | 'compile.not_quantized' | 'compile.not_parsed' | 'compile.op_version' | 'compile.dynamic_tensors' | 'compile.not_loadable' | 'compile.large_activations'
   | 'compile.timeout' | 'compile.internal' | 'compile.crashed' | 'compile.intermediate_tensors' | 'compile.killed' | 'compile.output_missing' | 'compile.incomplete'
-  | 'compile.nothing_mapped' | 'compile.usage' | 'compile.not_started';
+  | 'compile.nothing_mapped' | 'compile.runtime_ignored' | 'compile.usage' | 'compile.not_started';
 
 /**
- * How a retry can help. `once`: some compilers answer differently on the same bytes, so one repeat is worth it. `changed`: only with
+ * How a retry can help. `again`: some compilers answer differently on the same bytes, so a repeat or two are worth it. `changed`: only with
  * other flags (segments, a longer time limit, -d). `never`: the model must change.
  */
-export type RetryClass = 'once' | 'changed' | 'never';
+export type RetryClass = 'again' | 'changed' | 'never';
 
 export interface OpCount {
   op: string;
@@ -72,6 +72,11 @@ export interface CompilerExit {
   signal?: string | null;
   /** Whether the file named by --out_dir and the input exists and parses as a model: look before asking. */
   outputExists: boolean;
+  /** It parses, but holds nothing for the Edge TPU. */
+  nothingInOutput?: boolean;
+  /** The runtime that was asked for with -m, and the one that the output needs. */
+  askedRuntime?: number | null;
+  needsRuntime?: number;
 }
 
 const sizeUnits: Record<string, number> = { B: 1, KiB: 1 << 10, MiB: 1 << 20, GiB: 1 << 30 };
@@ -123,20 +128,21 @@ const explained: Record<CompileFailureCode, { retry: RetryClass; message: string
   'compile.not_loadable': { retry: 'never', message: 'The model does not load in the compiler\'s TensorFlow Lite interpreter: run it on the CPU first, and look for custom operators.' },
   'compile.large_activations': { retry: 'changed', message: 'Activations are too large for the chip. Use a smaller input, or compile with --search_delegate or in segments.' },
   'compile.timeout': { retry: 'changed', message: 'The compiler ran into its own time limit, usually because of large activations. Use a smaller input, or a longer --timeout_sec.' },
-  'compile.internal': { retry: 'once', message: 'The compiler failed without a reason. Some versions succeed on a second try; otherwise split the model to find the operator.' },
-  'compile.crashed': { retry: 'once', message: 'The compiler crashed. Some versions succeed on a second try; otherwise split the model to find the operator.' },
+  'compile.internal': { retry: 'again', message: 'The compiler failed without a reason. Some versions succeed on a second try; otherwise split the model to find the operator.' },
+  'compile.crashed': { retry: 'again', message: 'The compiler crashed. Some versions succeed on a second try; otherwise split the model to find the operator.' },
   'compile.intermediate_tensors': { retry: 'changed', message: 'The lists of intermediate tensors do not match the models: one list per model, separated by ":" (tensor names must not contain one).' },
-  'compile.killed': { retry: 'once', message: 'The compiler was stopped from outside.' },
-  'compile.output_missing': { retry: 'once', message: 'The compiler reported success but left no readable output file. Check the output directory and its free space.' },
-  'compile.incomplete': { retry: 'once', message: 'The compiler\'s report breaks off before its end.' },
+  'compile.killed': { retry: 'again', message: 'The compiler was stopped from outside.' },
+  'compile.output_missing': { retry: 'again', message: 'The compiler reported success but left no readable output file. Check the output directory and its free space.' },
+  'compile.incomplete': { retry: 'again', message: 'The compiler\'s report breaks off before its end.' },
   'compile.nothing_mapped': { retry: 'changed', message: 'Nothing was mapped to the Edge TPU: the output would run wholly on the CPU. Check the operators, and whether the minimum runtime is too old for them.' },
+  'compile.runtime_ignored': { retry: 'changed', message: 'The output needs a newer Edge TPU runtime than was asked for. Compile for the newer one, or use another version of the compiler.' },
   'compile.usage': { retry: 'changed', message: 'The compiler did not understand its command line.' },
   'compile.not_started': { retry: 'changed', message: 'The compiler could not be started. Check its path, and that it is an x86-64 Linux machine.' },
 };
 
 /**
  * Reads what `edgetpu_compiler` printed, any version from 1.0 to 16. Success needs all of: exit code 0, an output that exists, a
- * "compiled successfully", from 16 on a closing "Compilation succeeded!", and at least one operator on the chip.
+ * "compiled successfully", from 16 on a closing "Compilation succeeded!", at least one operator on the chip, and no newer runtime than asked.
  */
 export function parseCompilerReport(stdout: string, stderr: string, exit: CompilerExit): CompilerReport {
   const lines = stdout.split(/\r?\n/);
@@ -255,7 +261,10 @@ function judge(lines: string[], stderr: string, exit: CompilerExit, version: str
   if (majorVersion(version) >= 16 && lastLine?.trim() !== 'Compilation succeeded!') return say('compile.incomplete', [lastLine]);
   if (!exit.outputExists) return say('compile.output_missing', models.map(({ output }) => output));
   const empty = models.find(({ mappedOps, edgeTpuSubgraphs }) => mappedOps === 0 || edgeTpuSubgraphs === 0);
-  return empty ? say('compile.nothing_mapped', [`Number of Edge TPU subgraphs: ${empty.edgeTpuSubgraphs}`, ...empty.ops.slice(0, 5).map(({ op, status }) => `${op}: ${status}`)]) : null;
+  if (empty) return say('compile.nothing_mapped', [`Number of Edge TPU subgraphs: ${empty.edgeTpuSubgraphs}`, ...empty.ops.slice(0, 5).map(({ op, status }) => `${op}: ${status}`)]);
+  if (exit.nothingInOutput) return say('compile.nothing_mapped', ['The output holds no edgetpu-custom-op.']);
+  const { askedRuntime: asked, needsRuntime: needs } = exit;
+  return asked && needs && needs > asked ? say('compile.runtime_ignored', [`asked for ${asked}, needs ${needs}`]) : null;
 }
 
 function warningsOf(attempts: CompileAttempt[], models: CompiledModelReport[]): string[] {

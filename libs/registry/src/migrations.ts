@@ -58,3 +58,15 @@ export class Registry1764000002001 implements MigrationInterface {
     await runner.query('DROP TABLE variants, versions, models, artifacts');
   }
 }
+
+export class VersionHold1764000002010 implements MigrationInterface {
+  name = 'VersionHold1764000002010';
+
+  async up(runner: QueryRunner): Promise<void> {
+    await runner.query('ALTER TABLE versions ADD COLUMN hold jsonb, ADD COLUMN confirmed_at timestamptz, ADD COLUMN confirmed_by text');
+  }
+
+  async down(runner: QueryRunner): Promise<void> {
+    await runner.query('ALTER TABLE versions DROP COLUMN hold, DROP COLUMN confirmed_at, DROP COLUMN confirmed_by');
+  }
+}

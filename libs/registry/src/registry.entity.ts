@@ -16,6 +16,14 @@ export interface VersionError {
   step?: string;
 }
 
+/** Why nobody should roll a version out without having looked at it. */
+export interface VersionHold {
+  code: string;
+  message: string;
+  /** Names of the variants it is about. */
+  variants: string[];
+}
+
 @Entity('versions')
 export class Version {
   @PrimaryColumn({ name: 'id', type: 'uuid' }) id!: string;
@@ -37,6 +45,10 @@ export class Version {
   @Column({ name: 'created_at', type: 'timestamptz' }) createdAt!: Date;
   @Column({ name: 'created_by', type: 'text' }) createdBy!: string;
   @Column({ name: 'ready_at', type: 'timestamptz', nullable: true }) readyAt!: Date | null;
+  @Column({ name: 'hold', type: 'jsonb', nullable: true }) hold!: VersionHold | null;
+  /** When a person took the hold off, and who. */
+  @Column({ name: 'confirmed_at', type: 'timestamptz', nullable: true }) confirmedAt!: Date | null;
+  @Column({ name: 'confirmed_by', type: 'text', nullable: true }) confirmedBy!: string | null;
   @OneToMany(() => Variant, (variant) => variant.of) variants!: Variant[];
 }
 
@@ -53,7 +65,7 @@ export class Variant {
   @ManyToOne(() => Version, (version) => version.variants) @JoinColumn({ name: 'version_id' }) of!: Version;
 }
 
-/** What the object store holds on purpose. `role` says what for: `upload`, `model`, `golden`, `envelope`. */
+/** What the object store holds on purpose. `role` says what for: `upload`, `model`, `golden`, `envelope`, `compile-log`. */
 @Entity('artifacts')
 export class Artifact {
   @PrimaryColumn({ name: 'digest', type: 'text' }) digest!: string;

@@ -21,6 +21,13 @@ class VersionErrorType {
   @Field(() => String, { nullable: true }) step?: string;
 }
 
+@ObjectType('VersionHold', { description: 'Why a version is not rolled out before somebody confirms it' })
+class VersionHoldType {
+  @Field(() => String) code!: string;
+  @Field(() => String) message!: string;
+  @Field(() => [String]) variants!: string[];
+}
+
 @ObjectType('Version')
 export class VersionType implements VersionView {
   @Field(() => ID) id!: string;
@@ -40,6 +47,9 @@ export class VersionType implements VersionView {
   @Field(() => Date) createdAt!: Date;
   @Field(() => String) createdBy!: string;
   @Field(() => Date, { nullable: true }) readyAt!: Date | null;
+  @Field(() => VersionHoldType, { nullable: true }) hold!: VersionView['hold'];
+  @Field(() => Date, { nullable: true }) confirmedAt!: Date | null;
+  @Field(() => String, { nullable: true }) confirmedBy!: string | null;
 }
 
 @ObjectType('VersionPage')

@@ -1,4 +1,4 @@
-import { Body, Controller, Get, Inject, Param, Post, Query, StreamableFile } from '@nestjs/common';
+import { Body, Controller, Get, HttpCode, Inject, Param, Post, Query, StreamableFile } from '@nestjs/common';
 import { ApiTags } from '@nestjs/swagger';
 import { z } from 'zod';
 import { modelName } from '@reefkeeper/bundle';
@@ -40,6 +40,13 @@ export class ModelsController {
   @Get(':name/versions/:number')
   async version(@Param('name', { schema: modelName }) name: string, @Param('number', { schema: number }) version: number): Promise<VersionView> {
     return versionView(await this.registry.versionByRef(`${name}@${version}`));
+  }
+
+  /** Takes off what holds the version up: somebody has looked at it. */
+  @Post(':name/versions/:number/confirm')
+  @HttpCode(200)
+  async confirm(@Param('name', { schema: modelName }) name: string, @Param('number', { schema: number }) version: number, @Actor() actor: string): Promise<VersionView> {
+    return versionView(await this.registry.confirm(`${name}@${version}`, actor));
   }
 }
 

@@ -3,7 +3,7 @@ import { Inject, Injectable } from '@nestjs/common';
 import { DataSource } from 'typeorm';
 import { modelName, type Lineage, type Parity, type Task, type VariantKind } from '@reefkeeper/bundle';
 import { hint, readWhole, ReefError, type Clock, type ObjectStore, type StoredObject, type Tx } from '@reefkeeper/platform';
-import { Artifact, Model, Variant, Version, type VersionError } from './registry.entity.ts';
+import { Artifact, Model, Variant, Version, type VersionError, type VersionHold } from './registry.entity.ts';
 import { parseRef, refOf, versionMoves, type VersionState } from './version.ts';
 
 export interface NewVersion {
@@ -21,6 +21,8 @@ export interface Publication {
   lineage: Lineage;
   parity: Parity | null;
   variants: { name: string; kind: VariantKind; minRuntime: number | null; digest: string; bytes: number; details?: Record<string, unknown> | null }[];
+  /** Somebody has to look at the version before it is rolled out. */
+  hold?: VersionHold | null;
 }
 
 export interface Page<T> {
@@ -73,7 +75,7 @@ export class Registry {
     const [{ next }] = (await tx.query('SELECT coalesce(max(version), 0) + 1 AS next FROM versions WHERE model = $1', [model])) as [{ next: number }];
     const version = tx.create(Version, {
       id: randomUUID(), model, version: next, state: 'DRAFT', task: input.task ?? 'classification', labels: input.labels ?? null, notes: input.notes ?? null,
-      lineage: null, parity: null, analysis: null, error: null, bundleDigest: null, envelopeDigest: null, createdAt: this.clock.now(), createdBy, readyAt: null,
+      lineage: null, parity: null, analysis: null, error: null, bundleDigest: null, envelopeDigest: null, createdAt: this.clock.now(), createdBy, readyAt: null, hold: null, confirmedAt: null, confirmedBy: null,
     });
     await tx.insert(Version, version as object);
     await hint(tx, { kind: 'version', id: version.id });
@@ -113,6 +115,23 @@ export class Registry {
     await tx.update(Version, { id: versionId }, { ...columns, state: 'READY', error: null, readyAt: this.clock.now() } as object);
     await hint(tx, { kind: 'version', id: versionId });
     return this.versionById(versionId, tx);
+  }
+
+  /**
+   * A person has looked at what holds a version up and takes it off. Once is enough: the second time changes nothing.
+   * @throws ReefError `version.missing`, `version.not_held`
+   */
+  async confirm(ref: string, actor: string): Promise<Version> {
+    return this.db.transaction(async (tx) => {
+      const { id } = await this.versionByRef(ref, tx);
+      const version = await this.lock(id, tx);
+      if (!version.hold) throw new ReefError('version.not_held', 'conflict', `Nothing holds ${refOf(version)} up; there is nothing to confirm.`, { detail: { version: refOf(version), state: version.state } });
+      if (!version.confirmedAt) {
+        await tx.update(Version, { id }, { confirmedAt: this.clock.now(), confirmedBy: actor });
+        await hint(tx, { kind: 'version', id });
+      }
+      return this.versionById(id, tx);
+    });
   }
 
   /** @throws ReefError `version.missing` */

@@ -1,5 +1,5 @@
 import type { Page } from './registry.service.ts';
-import type { Version, VersionError } from './registry.entity.ts';
+import type { Version, VersionError, VersionHold } from './registry.entity.ts';
 import { refOf, type VersionState } from './version.ts';
 
 /** A version as the API shows it. */
@@ -22,14 +22,18 @@ export interface VersionView {
   createdAt: Date;
   createdBy: string;
   readyAt: Date | null;
+  /** Why it is not rolled out before somebody confirms it. */
+  hold: VersionHold | null;
+  confirmedAt: Date | null;
+  confirmedBy: string | null;
 }
 
 export function versionView(version: Version): VersionView {
-  const { id, model, state, task, labels, notes, bundleDigest, parity, lineage, analysis, error, createdAt, createdBy, readyAt } = version;
+  const { id, model, state, task, labels, notes, bundleDigest, parity, lineage, analysis, error, createdAt, createdBy, readyAt, hold, confirmedAt, confirmedBy } = version;
   return {
     id, model, version: version.version, ref: refOf(version), state, task, labels, notes, bundleDigest,
     variants: (version.variants ?? []).map(({ name, kind, minRuntime, digest, bytes, details }) => ({ name, kind, minRuntime, digest, bytes, details })),
-    parity, lineage, analysis, error, createdAt, createdBy, readyAt,
+    parity, lineage, analysis, error, createdAt, createdBy, readyAt, hold, confirmedAt, confirmedBy,
   };
 }
 

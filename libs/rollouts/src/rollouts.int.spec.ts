@@ -1,4 +1,5 @@
 import { afterAll, beforeEach, afterEach, describe, expect, it } from 'vitest';
+import { createRollout } from './rollout.ts';
 import { listEvents, listExecutions, listRollouts } from './views.ts';
 import { ended, openWorld, workload, type World } from './world.fixture.ts';
 
@@ -159,7 +160,6 @@ describe('verbs', () => {
   it('preview changes nothing and says what is at stake', async () => {
     await world.fleet.add(5);
     await world.version(2);
-    const { createRollout } = await import('./rollout.ts');
     const plan = await world.rollouts.preview(createRollout.parse({ version: 'm@2', workload }));
     expect(plan).toMatchObject({ eligible: 5, blastRadius: { unprovenDevices: 2, perWave: [{ unproven: 1, exposed: 1 }, { unproven: 2, exposed: 3 }, { unproven: 2, exposed: 5 }] } });
     expect((await listRollouts(db())).items).toEqual([]);
@@ -237,6 +237,17 @@ describe('verbs', () => {
     await world.run(50);
     expect(running()).toEqual([null]);
     expect(await world.run(100, id, ended)).toMatchObject({ state: 'SUCCEEDED' });
+  });
+
+  it('a version that is held up is rolled out only after somebody confirmed it', async () => {
+    await world.fleet.add(2);
+    await world.version(2);
+    await world.database.db.query("UPDATE versions SET hold = $1 WHERE version = 2", [{ code: 'compile.nondeterministic', message: 'edgetpu-14: a second success gave other bytes.', variants: ['edgetpu-14'] }]);
+    // Looking costs nothing.
+    await world.rollouts.preview(createRollout.parse({ version: 'm@2', workload }));
+    await expect(world.create({})).rejects.toMatchObject({ code: 'rollout.version_unconfirmed', kind: 'conflict', message: expect.stringMatching(/other bytes.*reef model confirm m@2/) as string });
+    await world.database.db.query("UPDATE versions SET confirmed_at = now(), confirmed_by = 'anna' WHERE version = 2");
+    expect((await world.create({})).state).toBe('RUNNING');
   });
 
   it('what cannot be: unknown version, nothing to do, unknown rollout', async () => {

@@ -27,10 +27,13 @@ export class Rollouts {
   }
 
   /**
-   * @throws ReefError `version.missing`, `rollout.version_not_ready`, `selector.*`, `rollout.no_device`, `rollout.no_healthy_canary`, `rollout.empty_plan`, `rollout.overlaps`
+   * @throws ReefError `version.missing`, `rollout.version_not_ready`, `rollout.version_unconfirmed`, `selector.*`, `rollout.no_device`, `rollout.no_healthy_canary`, `rollout.empty_plan`, `rollout.overlaps`
    */
   async create(body: CreateRollout, actor: string): Promise<RolloutView> {
     const version = await this.ready(body.version);
+    if (version.hold && !version.confirmedAt) {
+      throw new ReefError('rollout.version_unconfirmed', 'conflict', `${refOf(version)} is not rolled out before somebody has confirmed it. ${version.hold.message} Look at it, then: reef model confirm ${refOf(version)}`, { detail: { version: refOf(version), hold: version.hold } });
+    }
     const id = await this.db.transaction(async (tx) => {
       await lockWorkload(tx, body.workload);
       const { plan, settings } = await this.plan(tx, body, version);

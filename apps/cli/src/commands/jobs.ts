@@ -1,4 +1,5 @@
 import type { Command } from 'commander';
+import { ReefError } from '@reefkeeper/platform/errors';
 import type { Client } from '../client.ts';
 import { action } from '../context.ts';
 import { ago, table, tone, type Output } from '../output.ts';
@@ -6,6 +7,10 @@ import { ago, table, tone, type Output } from '../output.ts';
 export interface JobView {
   id: string; version: string; model: string; state: string; createdAt: string; error: { code: string; message: string } | null;
   steps: { name: string; state: string; percent: number | null; etaS: number | null; message: string | null; startedAt: string | null; endedAt: string | null; error: { code: string; message: string } | null }[];
+}
+
+interface AttemptView {
+  id: number; compilerVersion: string | null; flags: string[]; startedAt: string; durationMs: number | null; exitCode: number | null; signal: string | null; result: string | null; message: string | null; logDigest: string | null;
 }
 
 const settled = new Set(['SUCCEEDED', 'FAILED', 'CANCELED', 'TIMED_OUT']);
@@ -25,12 +30,31 @@ export function registerJobs(program: Command): void {
     const one = await followJob(await client(), output, id);
     return one.state === 'SUCCEEDED' ? 0 : 1;
   }));
-  for (const verb of ['cancel', 'retry'] as const) {
-    job.command(`${verb} <id>`).description(verb === 'cancel' ? 'stop it; nothing is published' : 'run again what did not succeed').action(action(async ({ output, client }, id: string) => {
-      const one = await (await client()).post<JobView>(`/jobs/${encodeURIComponent(id)}/${verb}`);
-      output.show(one, () => `${one.id} ${tone(one.state)}`);
+  job.command('cancel <id>').description('stop it; nothing is published').action(action(async ({ output, client }, id: string) => {
+    const one = await (await client()).post<JobView>(`/jobs/${encodeURIComponent(id)}/cancel`);
+    output.show(one, () => `${one.id} ${tone(one.state)}`);
+  }));
+  job.command('retry <id>').description('run again what did not succeed').option('--force', 'run the compiler although it is known to fail on these bytes').action(action(async ({ output, client }, id: string, options: { force?: boolean }) => {
+    const one = await (await client()).post<JobView>(`/jobs/${encodeURIComponent(id)}/retry`, { force: options.force ?? false });
+    output.show(one, () => `${one.id} ${tone(one.state)}`);
+  }));
+  job.command('attempts <id>').description('every run of the compiler: flags, how it ended, and all it printed')
+    .option('--output <number>', 'print what this run printed')
+    .addHelpText('after', '\nExample:\n  reef job attempts JOB\n  reef job attempts JOB --output 2')
+    .action(action(async ({ output, client }, id: string, options: { output?: string }) => {
+      const api = await client();
+      const { items } = await api.get<{ items: AttemptView[] }>(`/jobs/${encodeURIComponent(id)}/attempts`);
+      if (options.output === undefined) {
+        output.show(items, () => table(['run', 'started', 'took', 'exit', 'result', 'compiler', 'flags'], items.map((one, at) => [
+          at + 1, ago(one.startedAt), one.durationMs === null ? null : `${(one.durationMs / 1_000).toFixed(1)} s`, one.signal ?? one.exitCode, one.result ?? 'no answer', one.compilerVersion, one.flags.join(' '),
+        ])));
+        return;
+      }
+      const chosen = items[Number(options.output) - 1];
+      if (!chosen?.logDigest) throw new ReefError('attempt.missing', 'not_found', `The job has no output of a run ${options.output}; reef job attempts ${id} lists its ${items.length}.`);
+      const text = await api.text(`/artifacts/${chosen.logDigest}`);
+      output.show({ ...chosen, text }, () => text.trimEnd());
     }));
-  }
   job.command('log <id>').description('everything its steps said').action(action(async ({ output, client }, id: string) => {
     const { lines } = await (await client()).get<{ lines: { at: string; step: string; stream: string; text: string }[] }>(`/jobs/${encodeURIComponent(id)}/log`, { limit: 10_000 });
     output.show(lines, () => lines.map((line) => `${line.at.slice(11, 19)} ${line.step.padEnd(8)} ${line.text}`).join('\n'));

@@ -19,6 +19,7 @@ export interface PushOptions {
 
 export interface VersionView {
   id: string; model: string; version: number; ref: string; state: string; task: string; createdAt: string; bundleDigest: string | null; error: { code: string; message: string } | null;
+  hold: { code: string; message: string } | null; confirmedAt: string | null; confirmedBy: string | null;
   variants: { name: string; kind: string; minRuntime: number | null; digest: string; bytes: number }[];
   labels: string[] | null; analysis: { verdict?: string; summary?: string } | null; lineage: Record<string, unknown> | null;
   parity: {
@@ -79,7 +80,14 @@ export function registerModels(program: Command): void {
       return;
     }
     const items = await api.all<VersionView>(`/models/${encodeURIComponent(name)}/versions`);
-    output.show(items, () => table(['version', 'state', 'bundle', 'created', 'error'], items.map((one) => [`${name}@${one.version}`, tone(one.state), one.bundleDigest?.slice(0, 12), ago(one.createdAt), one.error?.code])));
+    output.show(items, () => table(['version', 'state', 'bundle', 'created', 'error'], items.map((one) => [`${name}@${one.version}`, tone(one.state), one.bundleDigest?.slice(0, 12), ago(one.createdAt), one.error?.code ?? (one.hold && !one.confirmedAt ? `held: ${one.hold.code}` : null)])));
+  }));
+
+  model.command('confirm <version>').description('take off what holds a version (name@3) up: you have looked at it').action(action(async ({ output, client }, ref: string) => {
+    const [name = '', number = ''] = ref.split('@');
+    if (!/^\d+$/.test(number)) throw new ReefError('version.ref_invalid', 'invalid', `Name the version to confirm with its number, such as ${name || 'classifier'}@3.`);
+    const version = await (await client()).post<VersionView>(`/models/${encodeURIComponent(name)}/versions/${number}/confirm`);
+    output.show(version, () => `${version.ref} confirmed by ${version.confirmedBy ?? '-'}`);
   }));
 }
 
@@ -129,6 +137,7 @@ export function versionText(version: VersionView): string {
     ['Edge TPU', version.analysis ? `${version.analysis.verdict ?? '-'}${version.analysis.summary ? `: ${version.analysis.summary}` : ''}` : null],
     ...(version.error ? [['error', `${version.error.message} (${version.error.code})`] as [string, string]] : []),
   ])];
+  if (version.hold) parts.push(`held: ${version.hold.message} ${version.confirmedAt ? `Confirmed by ${version.confirmedBy} ${ago(version.confirmedAt)}.` : `It is not rolled out before: reef model confirm ${version.ref}`}`);
   if (version.variants.length > 0) parts.push(table(['variant', 'min runtime', 'size', 'file'], version.variants.map((one) => [one.name, one.minRuntime, bytes(one.bytes), one.digest.slice(0, 12)])));
   if (parity) parts.push(...parityText(parity));
   parts.push(...((version.lineage?.warnings as string[] | undefined) ?? []).map((warning) => `warning: ${warning}`));
