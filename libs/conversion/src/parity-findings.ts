@@ -71,7 +71,8 @@ function saturatedOutputs(samples: readonly SamplePair[], { outputs }: ParityOpt
 
 /**
  * Labels in another order than the outputs: the original is wrong on most labelled samples, and right on most once its answers are renamed,
- * one class to one class. Needs three samples of a class to believe it.
+ * one class to one class. A model that merely takes one class for another is no such case: all classes are moved, or some among themselves.
+ * Needs three samples of a class to believe it.
  */
 function labelOrder(labelled: readonly Labelled[], { labels }: ParityOptions): ParityFinding[] {
   const byTruth = Map.groupBy(labelled, ({ label }) => label);
@@ -85,8 +86,10 @@ function labelOrder(labelled: readonly Labelled[], { labels }: ParityOptions): P
   if (renamed < 0.6 || right > renamed / 2) return [];
   const nameOf = (label: number) => labels?.[label] ?? `class ${label}`;
   const moved = usual.filter(({ truth, value }) => truth !== value);
-  const [shift] = new Set(usual.map(({ truth, value }) => value - truth));
+  const shift = moved[0]!.value - moved[0]!.truth;
   const shifted = usual.every(({ truth, value }) => value - truth === shift);
+  const among = moved.length > 1 && moved.every(({ value }) => byTruth.has(value));
+  if (!shifted && !among && !(moved.length === usual.length && usual.length > 2)) return [];
   const advice = shifted ? `They are shifted by ${shift}${shift === 1 ? ': the model probably has a background class, which belongs first in the labels' : ''}.` : 'Give the labels in the order of the model\'s outputs.';
   return [error('verify.label_order', `The labels are in another order than the outputs: samples of ${moved.slice(0, 3).map(({ truth, value }) => `"${nameOf(truth)}" are answered "${nameOf(value)}"`).join(', ')}. As given, the original is right on ${percent(right)}; renamed it would be on ${percent(renamed)}. ${advice}`)];
 }

@@ -83,6 +83,11 @@ describe('a fault that was planted is named', () => {
     if (severity === 'error') expect(judgeParity(parity, { agreement: 0, accuracyDrop: 1 })).toMatchObject({ ok: false, code });
   });
 
+  it('a model that takes one class for another is not taken for one with swapped labels', () => {
+    const [owl, eel] = [[0, 0, 1, 0], [0, 0, 0, 1]];
+    expect(codes([...many(9, pair(owl, owl, 0)), ...many(4, pair(eel, eel, 3)), ...many(3, pair([0, 1, 0, 0], [0, 1, 0, 0], 1))], { labels: ['cat', 'dog', 'owl', 'eel'] })).not.toContain('verify.label_order');
+  });
+
   it('a model that is merely bad is not taken for one with swapped labels', () => {
     const random = Array.from({ length: 60 }, (_, at) => pair(at % 2 ? cat : dog, at % 2 ? cat : dog, at % 3 === 0 ? 1 : 0));
     expect(codes(random)).not.toContain('verify.label_order');
