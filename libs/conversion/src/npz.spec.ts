@@ -1,5 +1,7 @@
 import { deflateRawSync } from 'node:zlib';
 import { describe, expect, it } from 'vitest';
+import { ReefError } from '@reefkeeper/platform/errors';
+import { mutationsOf } from '../../../test/support/mutations.ts';
 import { readNpz } from './npz.ts';
 
 function npy(values: number[], shape: number[], type = '<f4'): Buffer {
@@ -58,5 +60,27 @@ describe('npz', () => {
     ['something else', zip({ 'a.txt': Buffer.from('hello') })],
   ])('refuses %s', (_what, bytes) => {
     expect(() => readNpz(bytes)).toThrow(expect.objectContaining({ code: 'npz.unreadable' }));
+  });
+
+  it.each([['stored', false], ['deflated', true]])('1,000 damaged archives, %s: arrays or a refusal', (_what, packed) => {
+    const bytes = zip({ 'input_0.npy': npy([1, 2, 3, 4, 5, 6], [2, 3]), 'output_0.npy': npy([0.5], [1]) }, packed);
+    let refused = 0;
+    for (const { how, bytes: damaged } of mutationsOf(bytes, { count: 1000, seed: packed ? 11 : 12 })) {
+      try {
+        for (const { shape, data } of readNpz(Buffer.from(damaged)).values()) if (data.length !== shape.reduce((product, size) => product * size, 1)) throw new Error('numbers are missing');
+      } catch (cause) {
+        if (!(cause instanceof ReefError && cause.code === 'npz.unreadable')) throw new Error(how, { cause });
+        refused += 1;
+      }
+    }
+    expect(refused).toBeGreaterThan(200);
+    expect(refused).toBeLessThan(950);
+  });
+
+  it('an archive that unpacks to more than it says, and one with a shape that is none', () => {
+    const bomb = zip({ 'a.npy': Buffer.alloc(10_000_000) }, true);
+    bomb.writeUInt32LE(10, bomb.lastIndexOf('PK\u0001\u0002') + 24);
+    expect(() => readNpz(bomb)).toThrow(expect.objectContaining({ code: 'npz.unreadable' }));
+    expect(() => readNpz(zip({ 'a.npy': npy([1], [-1, -1]) }))).toThrow(expect.objectContaining({ code: 'npz.unreadable', message: expect.stringContaining('shape (-1, -1)') as string }));
   });
 });

@@ -51,6 +51,7 @@ export const defaultRuntime = 14;
 export const edgeTpuOp = 'edgetpu-custom-op';
 /** No public pair is larger. */
 const verifiedModelBytes = 4 << 20;
+const mostDoubts = 20;
 
 /** Says before the compiler runs what it will do with a model, operator by operator, and what to change. Never throws on a model that `readModel` gave. */
 export function analyze(model: TfliteModel, { minRuntime = defaultRuntime, ...options }: AnalyzeOptions = {}): Analysis {
@@ -82,13 +83,13 @@ function forecast(graph: Subgraph, judgements: Judgement[]): OpForecast[] {
   const subsets = partition(graph, judgements.map(({ refusal }) => refusal === null));
   const onChip = new Set(subsets.find(({ mappable }) => mappable)?.operators);
   const before = new Set(subsets.slice(0, subsets.findIndex(({ mappable }) => mappable)).flatMap(({ operators }) => operators));
-  const makers = new Map(graph.operators.flatMap(({ index, outputs }) => outputs.map((tensor) => [tensor, index] as const)));
+  const cuts = nearestCut(graph, graph.operators.map(({ index }) => index).filter((index) => judgements[index]!.refusal !== null && !before.has(index)));
   return graph.operators.map((operator): OpForecast => {
     const { refusal, version } = judgements[operator.index]!;
     const base = { index: operator.index, op: operator.customCode ?? operator.op, version: operator.version, versionSupport: version };
     if (onChip.has(operator.index)) return { ...base, status: status.mapped, mapped: true, reason: null, advice: null };
     if (refusal) return { ...base, mapped: false, ...refusal };
-    const cut = cutBy(operator, graph, makers, (index) => judgements[index]!.refusal !== null && !before.has(index));
+    const cut = cuts.get(operator.index) ?? null;
     return {
       ...base, status: status.subgraph, mapped: false,
       reason: cut === null ? 'It does not hang together with the part that maps.' : `It comes after operator ${cut} (${graph.operators[cut]!.customCode ?? graph.operators[cut]!.op}), which runs on the CPU; only one connected part maps.`,
@@ -97,20 +98,30 @@ function forecast(graph: Subgraph, judgements: Judgement[]): OpForecast[] {
   });
 }
 
-/** The nearest operator upstream for which `stops` holds. */
-function cutBy(operator: Operator, graph: Subgraph, makers: Map<number, number>, stops: (index: number) => boolean): number | null {
-  const seen = new Set([operator.index]);
-  const queue = [operator.index];
-  for (const index of queue) {
-    for (const tensor of graph.operators[index]!.inputs) {
-      const maker = makers.get(tensor);
-      if (maker === undefined || seen.has(maker)) continue;
-      if (stops(maker)) return maker;
-      seen.add(maker);
-      queue.push(maker);
+/** For every operator the nearest one upstream that is among `cuts`, and the tensors' makers and takers walked once for all of them. */
+function nearestCut(graph: Subgraph, cuts: readonly number[]): Map<number, number> {
+  const takers = new Map<number, number[]>();
+  for (const { index, inputs } of graph.operators) {
+    for (const tensor of new Set(inputs)) {
+      const known = takers.get(tensor);
+      if (known) known.push(index);
+      else takers.set(tensor, [index]);
     }
   }
-  return null;
+  const nearest = new Map<number, number>();
+  let front = cuts.map((cut) => ({ from: cut, cut }));
+  while (front.length > 0) {
+    const next: typeof front = [];
+    for (const { from, cut } of front) {
+      for (const taker of graph.operators[from]!.outputs.flatMap((tensor) => takers.get(tensor) ?? [])) {
+        if (nearest.has(taker)) continue;
+        nearest.set(taker, cut);
+        next.push({ from: taker, cut });
+      }
+    }
+    front = next;
+  }
+  return nearest;
 }
 
 function asCompiled(operator: Operator): OpForecast {
@@ -123,7 +134,8 @@ function asCompiled(operator: Operator): OpForecast {
 
 function evidenceGaps(model: TfliteModel, ops: OpForecast[], judgements: Judgement[], faults: Fault[]): Unverified[] {
   // Of what stays on the CPU anyway no doubt can move the cut.
-  const gaps: Unverified[] = [...new Set(judgements.flatMap(({ unverified }, index) => ops[index]!.mapped ? unverified : []))].map((message) => ({ code: 'op', message }));
+  const doubts = new Set(judgements.flatMap(({ unverified }, index) => ops[index]!.mapped ? unverified : []));
+  const gaps: Unverified[] = [...doubts].slice(0, mostDoubts).map((message) => ({ code: 'op', message }));
   if (model.bytes > verifiedModelBytes) gaps.push({ code: 'model_size', message: `The file has ${(model.bytes / (1 << 20)).toFixed(1)} MiB; the rules are checked on models up to 4 MiB.` });
   if (faults.some(({ code }) => code === 'size.large_activation')) gaps.push({ code: 'activation_size', message: 'Its activations are larger than any seen compiled.' });
   if (ops.some(({ op }) => op === 'TFLite_Detection_PostProcess')) gaps.push({ code: 'post_process', message: 'No public pair ends in TFLite_Detection_PostProcess.' });

@@ -1,5 +1,5 @@
 import { ReefError } from '@reefkeeper/platform/errors';
-import { DamagedBytes, FlatTable } from './flat-reader.ts';
+import { Budget, DamagedBytes, FlatTable } from './flat-reader.ts';
 import { readFlexMap } from './flex-reader.ts';
 import { edgeTpuOp } from './analyze.ts';
 import { readModel, type Operator, type Tensor, type TfliteModel } from './model.ts';
@@ -71,7 +71,7 @@ export function inspectCompiled(bytes: Uint8Array): CompiledModel {
 
 export function inspectModel(model: TfliteModel): CompiledModel {
   const graph = model.subgraphs[0]!;
-  const parts = graph.operators.filter(({ customCode }) => customCode === edgeTpuOp).map(readPart);
+  const parts = graph.operators.filter(({ customCode }) => customCode === edgeTpuOp).map(partReader(model.bytes));
   if (parts.length === 0) {
     throw new ReefError('model.not_compiled', 'invalid', 'This model is not compiled for the Edge TPU: it holds no edgetpu-custom-op, whatever its name says. Compile it, or import it as a quantised .tflite.', {
       detail: { operators: graph.operators.length },
@@ -86,7 +86,7 @@ export function inspectModel(model: TfliteModel): CompiledModel {
   const tensors = (indices: number[]): CompiledTensor[] => indices.map((index) => describeTensor(graph.tensors[index]!));
   return {
     parts,
-    minRuntime: Math.max(...parts.map(({ minRuntime }) => minRuntime)),
+    minRuntime: parts.reduce((highest, { minRuntime }) => Math.max(highest, minRuntime), 0),
     tokens: unique(executables.map(({ token }) => token).filter((token) => token !== null)),
     chips: unique(parts.flatMap(({ chips }) => chips)),
     compilerVersions: unique(parts.map(({ compilerVersion }) => compilerVersion).filter(Boolean)),
@@ -123,12 +123,18 @@ export function residencyOf(models: readonly { name: string; compiled: Pick<Comp
   return { groups, reloads: groups.filter(({ token }) => token !== null).length > 1 };
 }
 
-function readPart(operator: Operator): CompiledPart {
+/** All parts share one budget: many may name the same package, and a package the same executable many times. */
+function partReader(fileBytes: number): (operator: Operator) => CompiledPart {
+  const budget = new Budget(fileBytes);
+  return (operator) => readPart(operator, budget);
+}
+
+function readPart(operator: Operator, budget: Budget): CompiledPart {
   try {
     const packageBytes = packageOf(operator);
     if (FlatTable.identifier(packageBytes) !== 'DWN1') throw new DamagedBytes('its package does not start with DWN1');
-    const root = FlatTable.root(packageBytes);
-    const executables = FlatTable.root(root.bytes(1) ?? new Uint8Array()).byteStrings(0).map(readExecutable);
+    const root = FlatTable.root(packageBytes, budget);
+    const executables = FlatTable.root(root.bytes(1) ?? new Uint8Array(), budget).byteStrings(0).map((bytes) => readExecutable(bytes, budget));
     if (executables.length === 0) throw new DamagedBytes('its package holds no executable');
     return {
       operator: operator.index,
@@ -154,8 +160,8 @@ function packageOf({ customOptions }: Operator): Uint8Array {
   return packaged.bytes;
 }
 
-function readExecutable(bytes: Uint8Array): Executable {
-  const table = FlatTable.root(bytes);
+function readExecutable(bytes: Uint8Array, budget: Budget): Executable {
+  const table = FlatTable.root(bytes, budget);
   const token = table.ulong(14);
   return {
     type: executableTypes[table.ushort(13)] ?? 'UNKNOWN',

@@ -83,7 +83,7 @@ const sizeUnits: Record<string, number> = { B: 1, KiB: 1 << 10, MiB: 1 << 20, Gi
 
 /** `553.62KiB` in bytes; null for anything else. */
 export function parseSize(text: string): number | null {
-  const [, number, unit] = /^(\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB)$/.exec(text.trim()) ?? [];
+  const [, number, unit] = /^(\d{1,12}(?:\.\d{1,12})?) ?(B|KiB|MiB|GiB)$/.exec(text.trim()) ?? [];
   return number === undefined ? null : Math.round(Number(number) * sizeUnits[unit!]!);
 }
 
@@ -145,7 +145,7 @@ const explained: Record<CompileFailureCode, { retry: RetryClass; message: string
  * "compiled successfully", from 16 on a closing "Compilation succeeded!", at least one operator on the chip, and no newer runtime than asked.
  */
 export function parseCompilerReport(stdout: string, stderr: string, exit: CompilerExit): CompilerReport {
-  const lines = stdout.split(/\r?\n/);
+  const lines = linesOf(stdout);
   const compilerVersion = /^Edge TPU Compiler version (\S+)/m.exec(stdout)?.[1] ?? null;
   const attempts = splitAttempts(lines).map(readAttempt);
   const models = attempts.filter(({ succeeded }) => succeeded).flatMap((attempt) => attempt.models);
@@ -155,8 +155,16 @@ export function parseCompilerReport(stdout: string, stderr: string, exit: Compil
 
 /** The compiler's own `.log` file: the operator table without memory figures. */
 export function parseCompilerLog(text: string): { compilerVersion: string | null; input: string | null; output: string | null; ops: OpCount[] } {
-  const { input, output, ops } = readModels(text.split(/\r?\n/))[0] ?? emptyModel();
+  const { input, output, ops } = readModels(linesOf(text))[0] ?? emptyModel();
   return { compilerVersion: /^Edge TPU Compiler version (\S+)/m.exec(text)?.[1] ?? null, input, output, ops };
+}
+
+/** No report is as long, and no line of one; what a crashed program dumps may, and then only its beginning and its end tell anything. */
+const [mostText, longestLine] = [256 * 1024, 4096];
+
+function linesOf(text: string): string[] {
+  const told = text.length <= mostText ? text : `${text.slice(0, mostText / 2)}\n${text.slice(-mostText / 2)}`;
+  return told.split(/\r?\n/).filter((line) => line.trim() !== '').map((line) => line.slice(0, longestLine));
 }
 
 /** An attempt starts at its first own line; older compilers have one attempt and no marker. */
@@ -172,7 +180,7 @@ function splitAttempts(lines: string[]): string[][] {
     attempts.at(-1)!.push(line);
     if (/^Compilation (succeeded|failed)! ?$/.test(line)) ended = true;
   }
-  return attempts.filter((attempt) => attempt.some((line) => line.trim() !== '' && !line.startsWith('Edge TPU Compiler version')));
+  return attempts.filter((attempt) => attempt.some((line) => !line.startsWith('Edge TPU Compiler version')));
 }
 
 function readAttempt(lines: string[]): CompileAttempt {
@@ -182,10 +190,10 @@ function readAttempt(lines: string[]): CompileAttempt {
   const compiled = lines.some((line) => /^Models? compiled successfully/.test(line));
   const succeeded = compiled && !lines.some((line) => line.startsWith('Compilation failed'));
   return {
-    segmentOps: number(/^Try to compile segment with (\d+) ops/),
+    segmentOps: number(/^Try to compile segment with (\d{1,9}) ops/),
     intermediateTensors: find(/^Intermediate tensors: (.*)$/)?.split(',').map((name) => name.trim()).filter(Boolean) ?? [],
-    timeoutS: number(/^Started a compilation timeout timer of (\d+) seconds/),
-    compileMs: number(/^Models? compiled successfully in (\d+) ms/),
+    timeoutS: number(/^Started a compilation timeout timer of (\d{1,9}) seconds/),
+    compileMs: number(/^Models? compiled successfully in (\d{1,12}) ms/),
     models: compiled ? readModels(lines) : [],
     errors: lines.filter((line) => line.startsWith('ERROR: ')).map((line) => line.slice(7).trim()),
     failure: succeeded ? null : failure,
@@ -209,12 +217,12 @@ function readModels(lines: string[]): CompiledModelReport[] {
       inTable = true;
       continue;
     }
-    const row = inTable ? /^(\S.*?)\s+(\d+)\s+(\S.*?)\s*$/.exec(line) : null;
+    const row = inTable ? /^(\S+)\s+(\d{1,9})\s+(\S.*)$/.exec(line.trimEnd()) : null;
     if (row) {
       models.at(-1)?.ops.push({ op: row[1]!, count: Number(row[2]), status: row[3]!, mapped: row[3] === 'Mapped to Edge TPU' });
       continue;
     }
-    if (inTable && line.trim() !== '') inTable = false;
+    inTable = false;
     const [, key, value] = /^([A-Z][^:]*): (.*)$/.exec(line) ?? [];
     if (key === undefined || key === 'ERROR') continue;
     const textField = textLines[key];
@@ -241,8 +249,8 @@ function judge(lines: string[], stderr: string, exit: CompilerExit, version: str
   const say = (code: CompileFailureCode, evidence: (string | null | undefined)[]): CompileFailure =>
     ({ code, ...explained[code], evidence: [...new Set(evidence.map((line) => line?.trim().replace(/^ERROR: /, '')).filter((line): line is string => line !== undefined && line !== ''))] });
   const last = attempts.at(-1);
-  const crash = failureIn(stderr.split(/\r?\n/));
-  const lastLine = lines.findLast((line) => line.trim() !== '');
+  const crash = failureIn(linesOf(stderr));
+  const lastLine = lines.at(-1);
   // A delegate search fails several times before it succeeds: only its end counts. Segments must all succeed.
   const searching = attempts.some(({ segmentOps }) => segmentOps !== null);
   const failed = searching ? (last && !last.succeeded ? last : undefined) : attempts.find(({ succeeded }) => !succeeded);
@@ -253,7 +261,7 @@ function judge(lines: string[], stderr: string, exit: CompilerExit, version: str
     return say('compile.crashed', [lastLine, `exit ${exit.signal ?? exit.exitCode}`]);
   }
   if (exit.signal || exit.exitCode === 137 || exit.exitCode === 143) return say('compile.killed', [`exit ${exit.signal ?? exit.exitCode}`]);
-  if (exit.exitCode === 126 || exit.exitCode === 127 || (exit.exitCode === null && attempts.length === 0)) return say('compile.not_started', [stderr.split('\n')[0]]);
+  if (exit.exitCode === 126 || exit.exitCode === 127 || (exit.exitCode === null && attempts.length === 0)) return say('compile.not_started', [linesOf(stderr)[0]]);
   if (failed?.failure) return say(failed.failure.code, [...failed.errors, failed.failure.text]);
   if (crash) return say(crash.code, [crash.text]);
   if (exit.exitCode !== 0) return say('compile.internal', [lastLine, `exit ${exit.exitCode}`]);
@@ -285,7 +293,7 @@ function emptyModel(): CompiledModelReport {
 }
 
 function numeric(text: string): number | null {
-  return /^\d+$/.test(text.trim()) ? Number(text) : null;
+  return /^\d{1,12}$/.test(text.trim()) ? Number(text) : null;
 }
 
 function majorVersion(version: string | null): number {

@@ -1,4 +1,4 @@
-import { elementsOf, type Operator, type Subgraph, type Tensor, type TfliteModel } from './model.ts';
+import { elementsOf, shortName, type Operator, type Subgraph, type Tensor, type TfliteModel } from './model.ts';
 import { activationsOf, type Judgement } from './rules.ts';
 import { refusedFromVersion } from './op-rules.ts';
 
@@ -42,18 +42,31 @@ export function findFaults(model: TfliteModel, judgements: readonly Judgement[],
   // A model with float islands compiles; "Model not quantized" is one without a single 8-bit operator.
   const quantised = compute.some((view) => view.operator.op !== 'QUANTIZE' && view.operator.op !== 'DEQUANTIZE' && activationsOf(view).length > 1 && activationsOf(view).every(isQuantised));
   if (!quantised) faults.push(notQuantised(compute.flatMap(activationsOf)));
-  faults.push(...floatBorder(graph, quantised, allowFloatIo));
-  if (quantised) faults.push(...floatIslands(compute));
-  for (const view of compute) faults.push(...weightFaults(view));
-  faults.push(...dynamicShapes(model, compute));
-  faults.push(...sizes(graph));
+  const more = [floatBorder(graph, quantised, allowFloatIo), quantised ? floatIslands(compute) : [], compute.flatMap(weightFaults), dynamicShapes(model, compute), sizes(graph)];
+  for (const fault of more.flat()) faults.push(fault);
   for (const [index, { version }] of judgements.entries()) {
     const { op, version: number } = graph.operators[index]!;
     if (version === 'refused') {
       faults.push({ code: 'op.version_refused', severity: 'error', fatal: true, op: index, message: `The compiler cannot read ${op} version ${number} (operator ${index}). ${refusedFromVersion[op]!.why}` });
     }
   }
-  return faults;
+  return firstOfEach(faults);
+}
+
+/** A model with one fault often has it a hundred times; ten show the pattern. */
+const mostOfOneCode = 10;
+
+function firstOfEach(faults: readonly Fault[]): Fault[] {
+  const counts = new Map<FaultCode, number>();
+  for (const { code } of faults) counts.set(code, (counts.get(code) ?? 0) + 1);
+  const shown = new Map<FaultCode, number>();
+  return faults.flatMap((fault) => {
+    const number = (shown.get(fault.code) ?? 0) + 1;
+    shown.set(fault.code, number);
+    if (number > mostOfOneCode) return [];
+    const left = counts.get(fault.code)! - mostOfOneCode;
+    return number === mostOfOneCode && left > 0 ? [{ ...fault, message: `${fault.message} And ${left} more like it.` }] : [fault];
+  });
 }
 
 interface OperatorView {
@@ -71,8 +84,8 @@ function tensorsOf(operator: Operator, graph: Subgraph): { inputs: (Tensor | nul
 
 const isQuantised = (tensor: Tensor): boolean => (tensor.type === 'INT8' || tensor.type === 'UINT8') && tensor.quantisation !== null;
 const isFloat = (tensor: Tensor): boolean => tensor.type === 'FLOAT32' || tensor.type === 'FLOAT16' || tensor.type === 'FLOAT64';
-const ref = ({ name, shape, type }: Tensor): TensorRef => ({ name, shape, type });
-const named = ({ name, shape, type }: Tensor): string => `"${name}" ${type} [${shape.join(', ')}]`;
+const ref = ({ name, shape, type }: Tensor): TensorRef => ({ name: shortName(name), shape, type });
+const named = ({ name, shape, type }: Tensor): string => `"${shortName(name)}" ${type} [${shape.join(', ')}]`;
 
 function notQuantised(activations: Tensor[]): Fault {
   const wide = activations.find((tensor) => tensor.type === 'INT16' && tensor.quantisation);
@@ -199,7 +212,7 @@ function dynamicShapes(model: TfliteModel, views: OperatorView[]): Fault[] {
   if (signed && faults.length === 0) {
     faults.push({
       code: 'shape.open_signature', severity: 'warning', fatal: false, tensor: ref(signed),
-      message: `Input "${signed.name}" is [${signed.shapeSignature!.join(', ')}] in the signature; it compiles as [${signed.shape.join(', ')}].`,
+      message: `Input "${shortName(signed.name)}" is [${signed.shapeSignature!.join(', ')}] in the signature; it compiles as [${signed.shape.join(', ')}].`,
     });
   }
   return faults;

@@ -5,7 +5,7 @@ export class DamagedBytes extends Error {}
  * How much a reader may still read. Offsets in a FlatBuffer may point anywhere, so a small hostile file can name the same large
  * vector a million times; an honest file never yields more than about its own size.
  */
-class Budget {
+export class Budget {
   #bytes: number;
   #tables = 0;
 
@@ -48,10 +48,11 @@ export class FlatTable {
     check(this.#vtableBytes >= 4 && this.#vtable + this.#vtableBytes <= view.byteLength, 'a table description is cut off');
   }
 
-  static root(bytes: Uint8Array): FlatTable {
+  /** What lies inside another file shares that file's budget. */
+  static root(bytes: Uint8Array, budget = new Budget(bytes.byteLength)): FlatTable {
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     check(view.byteLength >= 8, 'it is shorter than a header');
-    return new FlatTable(view, view.getUint32(0, true), new Budget(bytes.byteLength));
+    return new FlatTable(view, view.getUint32(0, true), budget);
   }
 
   /** The four characters after the root offset, `TFL3` or `DWN1`. */

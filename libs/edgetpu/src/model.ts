@@ -130,7 +130,7 @@ export function readModel(bytes: Uint8Array): TfliteModel {
 }
 
 function readRoot(root: FlatTable, fileBytes: number): TfliteModel {
-  const buffers = root.tables(4).map((table) => readBuffer(table));
+  const buffers = readBuffers(root.tables(4), fileBytes);
   const operatorCodes = root.tables(1).map(readOperatorCode);
   const subgraphs = root.tables(2).map((table) => readSubgraph(table, operatorCodes, buffers));
   need(subgraphs.length > 0, 'it has no graph');
@@ -150,6 +150,21 @@ function readRoot(root: FlatTable, fileBytes: number): TfliteModel {
   };
 }
 
+/** One view for every place in the file: who writes the model again must write shared constants once. */
+function readBuffers(tables: FlatTable[], fileBytes: number): (Uint8Array | null)[] {
+  const views = new Map<number, Uint8Array>();
+  let total = 0;
+  return tables.map((table) => {
+    const data = readBuffer(table);
+    const known = data && views.get(data.byteOffset);
+    if (data === null || known?.byteLength === data.byteLength) return known ?? null;
+    views.set(data.byteOffset, data);
+    total += data.byteLength;
+    need(total <= fileBytes, 'its constants add up to more than the whole file');
+    return data;
+  });
+}
+
 function readBuffer(table: FlatTable): Uint8Array | null {
   const inline = table.bytes(0);
   if (inline !== null && inline.byteLength > 0) return inline;
@@ -161,7 +176,10 @@ function readOperatorCode(table: FlatTable): { op: string; customCode: string | 
   // Files from before 2020 fill only the one-byte field, later ones both: the larger one holds (schema 3a).
   const code = Math.max(table.byte(0), table.int(3));
   const op = code === greaterOpCodes ? undefined : builtinOperators[code];
-  return { op: op ?? `BUILTIN_${code}`, customCode: table.string(1), version: table.int(2, 1) };
+  const customCode = table.string(1);
+  // It is repeated for every operator and in every sentence about one.
+  need((customCode?.length ?? 0) <= 1024, 'a custom operator has a name of more than 1,024 characters');
+  return { op: op ?? `BUILTIN_${code}`, customCode, version: table.int(2, 1) };
 }
 
 function readSubgraph(table: FlatTable, codes: TfliteModel['operatorCodes'], buffers: (Uint8Array | null)[]): Subgraph {
@@ -248,6 +266,11 @@ function readSignature(table: FlatTable, subgraphs: Subgraph[]): Signature {
     return { name: entry.string(0) ?? '', tensor };
   });
   return { key: table.string(2) ?? '', subgraph, inputs: maps(table.tables(0)), outputs: maps(table.tables(1)) };
+}
+
+/** A name as it fits into a sentence; converters join the names of all operators they fused. */
+export function shortName(name: string): string {
+  return name.length <= 120 ? name : `${name.slice(0, 57)}...${name.slice(-60)}`;
 }
 
 /** Elements a shape holds; an open size (-1) counts as 1, as TensorFlow Lite allocates it. */

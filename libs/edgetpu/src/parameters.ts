@@ -20,7 +20,8 @@ const typicalCacheBytes = Math.round(6.5 * (1 << 20));
 
 /** Parameters of the operators that map. */
 export function estimateParameters(graph: Subgraph, mapped: readonly Operator[]): ParameterEstimate {
-  const bytes = mapped.reduce((sum, operator) => sum + parameterBytes(operator, graph), 0);
+  const isFed = fedBy(graph);
+  const bytes = mapped.reduce((sum, operator) => sum + parameterBytes(operator, graph, isFed), 0);
   const fit = bytes < surelyFitsBytes ? 'fits' : bytes > surelyStreamsBytes ? 'streams' : 'maybe';
   const longRows = mapped.reduce((sum, operator) => sum + alwaysStreamed(operator, graph), 0);
   const streamedBytes = Math.max(longRows, fit === 'streams' ? bytes - typicalCacheBytes : 0);
@@ -32,7 +33,7 @@ export function estimateParameters(graph: Subgraph, mapped: readonly Operator[])
  * groups of 4, outputs padded to 16 (to 64 above 64), a few bytes of bias and scale per
  * output, blocks of 64.
  */
-export function parameterBytes(operator: Operator, graph: Subgraph): number {
+export function parameterBytes(operator: Operator, graph: Subgraph, isFed = fedBy(graph)): number {
   const input = graph.tensors[operator.inputs[0] ?? -1];
   const weights = graph.tensors[operator.inputs[1] ?? -1];
   const output = graph.tensors[operator.outputs[0] ?? -1];
@@ -68,8 +69,7 @@ export function parameterBytes(operator: Operator, graph: Subgraph): number {
     case 'RESHAPE': {
       const [height = 1, width = 1, channels = 0] = input?.shape.slice(-3) ?? [];
       const spread = channels === 1 && height * width > 1 && output !== undefined && output.shape.length < (input?.shape.length ?? 0);
-      const fromInput = graph.inputs.includes(sourceOf(operator.inputs[0] ?? -1, graph));
-      return spread && !fromInput ? 64 * Math.min(16, elementsOf(input!.shape)) : 0;
+      return spread && !isFed(operator.inputs[0] ?? -1) ? 64 * Math.min(16, elementsOf(input!.shape)) : 0;
     }
     // Seen for uint8 only: three sums over the row.
     case 'SOFTMAX':
@@ -84,10 +84,11 @@ function alwaysStreamed({ op, inputs }: Operator, graph: Subgraph): number {
   return op === 'FULLY_CONNECTED' && into > 8192 ? pad(into, 4) * rowsOf(out) : 0;
 }
 
-/** A tensor, or what was requantised into it. */
-function sourceOf(tensor: number, graph: Subgraph): number {
-  const maker = graph.operators.find(({ op, outputs }) => op === 'QUANTIZE' && outputs.includes(tensor));
-  return maker?.inputs[0] ?? tensor;
+/** Whether a tensor is an input of the graph, or requantised from one. */
+function fedBy(graph: Subgraph): (tensor: number) => boolean {
+  const inputs = new Set(graph.inputs);
+  const requantised = new Map(graph.operators.filter(({ op }) => op === 'QUANTIZE').flatMap((operator) => operator.outputs.map((output) => [output, operator.inputs[0]] as const)));
+  return (tensor) => inputs.has(requantised.get(tensor) ?? tensor);
 }
 
 function dense(into: number, out: number, biasBytes: number): number {

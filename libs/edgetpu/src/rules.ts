@@ -1,4 +1,4 @@
-import { constantInts, elementsOf, type Operator, type Subgraph, type Tensor } from './model.ts';
+import { constantInts, elementsOf, shortName, type Operator, type Subgraph, type Tensor } from './model.ts';
 import { generalAdvice, opRules, refusedFromVersion, replacements, type Constraint } from './op-rules.ts';
 
 /** The compiler's own words, so that a forecast and a report can be compared line by line. */
@@ -69,17 +69,18 @@ function refuse(view: OpView, version: Judgement['version'], unverified: string[
   const rule = opRules[op];
   const activations = activationsOf(view);
   // Of several outputs the compiler looks at the first: TOPK_V2 with its INT32 positions is reported as unsupported, not as of a wrong type.
-  const decisive = activations.filter((tensor) => tensor === view.outputs[0] || !view.outputs.includes(tensor));
+  const others = new Set(view.outputs.slice(1));
+  const decisive = activations.filter((tensor) => tensor === view.outputs[0] || !others.has(tensor));
   const wrongType = decisive.find((tensor) => !isEightBit(tensor) && !(rule?.wide && tensor.type === 'INT16'));
   if (wrongType && op === 'QUANTIZE' && wrongType.type === 'FLOAT32') {
     return {
-      status: status.unspecified, reason: `It turns the float tensor "${wrongType.name}" into 8 bits, which only the CPU does.`,
+      status: status.unspecified, reason: `It turns the float tensor "${shortName(wrongType.name)}" into 8 bits, which only the CPU does.`,
       advice: 'Convert with inference_input_type int8 or uint8, then nothing is left to quantise; in front of the model it cuts nothing off.',
     };
   }
   if (wrongType) {
     return {
-      status: status.type, reason: `"${wrongType.name}" is ${wrongType.type}; the Edge TPU computes in INT8 or UINT8${rule?.wide ? ' (INT16 for states)' : ''} only.`,
+      status: status.type, reason: `"${shortName(wrongType.name)}" is ${wrongType.type}; the Edge TPU computes in INT8 or UINT8${rule?.wide ? ' (INT16 for states)' : ''} only.`,
       advice: replacements[op] ?? (/^(?:U?INT(?:32|64)|BOOL|STRING)$/.test(wrongType.type)
         ? 'It computes positions, counts or conditions, which stay what they are when the model is quantised: leave it out and do it on the host, or move it behind the last layer.'
         : 'Quantise the whole model to int8 with a representative dataset; operators the quantiser cannot do must be replaced or moved to the end.'),
@@ -98,7 +99,7 @@ function refuse(view: OpView, version: Judgement['version'], unverified: string[
   const deep = activations.find((tensor) => tensor.shape.slice(0, -3).some((size) => size !== 1));
   if (deep) {
     return {
-      status: status.rank, reason: `"${deep.name}" is [${deep.shape.join(', ')}]: all but the last three sizes must be 1.`,
+      status: status.rank, reason: `"${shortName(deep.name)}" is [${deep.shape.join(', ')}]: all but the last three sizes must be 1.`,
       advice: deep.shape.length === 4 ? 'Convert with batch size 1.' : 'Reshape to at most three sizes above 1, or use batch size 1.',
     };
   }
@@ -124,7 +125,7 @@ function violates(constraint: Constraint, { operator, inputs, outputs, runtime }
     case 'constant': {
       const open = constraint.inputs.map((index) => inputs[index]).find((tensor) => tensor && !tensor.isConstant);
       return open ? {
-        status: status.notConstant, reason: `"${open.name}" is computed while the model runs; ${op} needs it fixed in the file.`,
+        status: status.notConstant, reason: `"${shortName(open.name)}" is computed while the model runs; ${op} needs it fixed in the file.`,
         advice: 'Freeze the model before converting, and make shapes, axes and weights constants.',
       } : null;
     }
