@@ -10,10 +10,10 @@ from .sources import Source, _short, tensorflow
 
 def convert(source: Source, shapes: List[List[int]], calibration: Samples, output: Path, io_type: str, allow_float_ops: bool) -> List[str]:
     """Writes the int8 model to `output` and returns warnings. Raises ConvertError `convert.*`."""
-    warnings: List[str] = []
+    warnings: List[str] = list(source.notes)
     if calibration.count < 20:
         warnings.append(f"The calibration set has only {calibration.count} samples; activation ranges may be too narrow. 100 or more are good.")
-    data = _from_tflite(source, calibration, allow_float_ops) if source.tflite is not None else _from_function(source, shapes, calibration, io_type, allow_float_ops)
+    data = _from_tflite(source, shapes, calibration, allow_float_ops) if source.tflite is not None else _from_function(source, shapes, calibration, io_type, allow_float_ops)
     progress("check", 96, "checking that everything is int8")
     warnings += check(data, io_type, allow_float_ops)
     progress("write", 98, "writing the model")
@@ -68,13 +68,37 @@ def in_order(model: bytes, inputs: Sequence[str], outputs: int) -> bytes:
     return bytes(data)
 
 
-def _from_tflite(source: Source, calibration: Samples, allow_float_ops: bool) -> bytes:
+def closed(model: bytes, shapes: Sequence[Sequence[int]]) -> bytes:
+    """The model with exactly these input shapes, and no size left open anywhere: devices do not resize. Raises ConvertError `source.shape_refused`."""
+    tf = tensorflow()
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    interpreter = tf.lite.Interpreter(model_content=model, experimental_op_resolver_type=tf.lite.experimental.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
+    try:
+        for detail, shape in zip(interpreter.get_input_details(), shapes):
+            interpreter.resize_tensor_input(detail["index"], shape)
+        interpreter.allocate_tensors()
+    except (RuntimeError, ValueError) as error:
+        refuse("source.shape_refused", f"The model does not take the input {', '.join(map(str, shapes))}: {_short(error)}")
+    sizes = {detail["index"]: detail["shape"] for detail in interpreter.get_tensor_details()}
+    data = bytearray(model)
+    graph = schema.Model.GetRootAs(data, 0).Subgraphs(0)
+    for index in range(graph.TensorsLength()):
+        tensor = graph.Tensors(index)
+        for vector in (tensor.ShapeAsNumpy(), tensor.ShapeSignatureAsNumpy()):
+            # The vectors lie in the file as they are (numpy views of it); where there is none, 0 comes back.
+            if not isinstance(vector, int) and index in sizes and len(vector) == len(sizes[index]):
+                vector[:] = sizes[index]
+    return bytes(data)
+
+
+def _from_tflite(source: Source, shapes: List[List[int]], calibration: Samples, allow_float_ops: bool) -> bytes:
     tf = tensorflow()
     from tensorflow.lite.python.optimize.calibrator import Calibrator
 
     progress("convert", 10, "quantising the float TFLite model")
     try:
-        return Calibrator(source.tflite).calibrate_and_quantize(
+        return Calibrator(closed(source.tflite, shapes)).calibrate_and_quantize(
             lambda: _counted(calibration, None), tf.int8, tf.int8, allow_float_ops, disable_per_channel_quantization_for_dense_layers=True
         )
     except ConvertError:
@@ -110,8 +134,7 @@ def check(model: bytes, io_type: str, allow_float_ops: bool) -> List[str]:
     tensors = {detail["index"]: detail for detail in interpreter.get_tensor_details()}
     border: List[str] = []
     for detail in [*interpreter.get_input_details(), *interpreter.get_output_details()]:
-        # A float TFLite source may keep its open batch; every other size must be known.
-        if any(size < 1 for size in detail["shape_signature"][1:]):
+        if any(size < 1 for size in detail["shape_signature"]):
             refuse("convert.dynamic_shape", f"The size of {detail['name']} depends on the input: {list(detail['shape_signature'])}. Devices need fixed sizes; cut off what selects or filters (such as non-maximum suppression) and do it outside of the model.")
         if detail["dtype"] is np.float32:
             if allow_float_ops:

@@ -33,6 +33,7 @@ def unrolled(model: Any, shapes: Sequence[Sequence[int]]) -> Any:
     try:
         clone = tf.keras.models.clone_model(model, input_tensors=inputs if len(inputs) > 1 else inputs[0], clone_function=_unrolled_layer)
         clone.set_weights(model.get_weights())
+        _part_gates(clone)
         return clone
     except Exception as error:  # Keras raises many types
         refuse("source.recurrent_layer", f"The model's recurrent layers cannot be unrolled: {' '.join(str(error).split())[:400]}")
@@ -62,13 +63,19 @@ def _set_unroll(node: Any, name: Any = None) -> Any:
         return node
     inner = node.get("class_name")
     changed = {key: _set_unroll(value, inner if key == "config" else None) for key, value in node.items()}
-    if name in RECURRENT:
-        changed.update(unroll=True, stateful=False)
-    if "implementation" in changed:
-        # Gates apart, not one product that is split: the first step leaves a part of that split unused, which the quantiser leaves in
-        # float; and each gate gets a weight scale of its own.
-        changed.update(implementation=1)
-    return changed
+    return {**changed, "unroll": True, "stateful": False} if name in RECURRENT else changed
+
+
+def _part_gates(model: Any) -> None:
+    """Each gate by itself, not one product that is split: the first step leaves a part of that split unused, which the quantiser then leaves in
+    float; and each gate gets a weight scale of its own. Set on the layers, since Keras 3 does not take it from their description."""
+    for layer in model._flatten_layers():
+        cell = getattr(layer, "cell", None)
+        for one in (cell, *getattr(cell, "cells", [])):
+            if hasattr(one, "implementation"):
+                one.implementation = 1
+        if hasattr(layer, "use_cudnn"):
+            layer.use_cudnn = False
 
 
 def _classes(node: Any) -> set:

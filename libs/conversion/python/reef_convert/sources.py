@@ -10,6 +10,7 @@ from typing import Any, Callable, List, Optional, Sequence
 
 from . import archives
 from .events import progress, refuse
+from .recurrent import is_recurrent, refuse_loops, unrolled
 
 
 @dataclass
@@ -30,6 +31,7 @@ class Source:
     concrete: Optional[Callable[[Sequence[Sequence[int]]], Any]] = None
     #: Bytes of a float TFLite model, which has no function.
     tflite: Optional[bytes] = None
+    #: What was changed to make it convertible, for the lineage.
     notes: List[str] = field(default_factory=list)
 
     def static_shapes(self, given: Optional[Sequence[int]]) -> List[List[int]]:
@@ -114,6 +116,8 @@ def _saved_model(folder: Path, request: dict) -> Source:
         wanted = "serving_default"
     if wanted is None and len(signatures) == 1:
         wanted = next(iter(signatures))
+    if wanted is None and not signatures and callable(loaded):
+        return _callable(loaded)
     if wanted is None and not signatures:
         refuse("source.no_signature", "The SavedModel has no signature, so nothing says what goes in and out. Export it with model.export(path), or tf.saved_model.save(model, path, signatures=...).")
     if wanted is None or wanted not in signatures:
@@ -136,6 +140,29 @@ def _saved_model(folder: Path, request: dict) -> Source:
         kind="saved_model", description=f"SavedModel, signature {wanted}", signature=wanted,
         inputs=[_described(name, specs[name]) for name in names], outputs=[_described(name, outputs[name]) for name in output_names], concrete=concrete,
     )
+
+
+def _callable(loaded: Any) -> Source:
+    """A model without signatures that can be called, as TensorFlow Hub has them: its traces say what it takes, as far as they do."""
+    tf = tensorflow()
+    traces = getattr(loaded.__call__, "concrete_functions", [])
+    # Of a trace per value of `training`, the one for inference.
+    traces = sorted(traces, key=lambda one: any(value is True for value in tf.nest.flatten([one.structured_input_signature[0][1:], list(one.structured_input_signature[1].values())])))
+    specs = [one for one in tf.nest.flatten(traces[0].structured_input_signature) if isinstance(one, tf.TensorSpec)] if traces else []
+    if len(specs) > 1:
+        refuse("source.no_signature", f"The SavedModel has no signature and takes {len(specs)} inputs, whose order nothing says. Export it with tf.saved_model.save(model, path, signatures=...).")
+    spec = specs[0] if specs else tf.TensorSpec(None, tf.float32)
+    name = _plain(spec.name or "input")
+    trained = any("training" in one.structured_input_signature[1] or len(one.structured_input_signature[0]) > 1 for one in traces)
+
+    def concrete(shapes: Sequence[Sequence[int]]) -> Any:
+        def call(tensor):
+            return tf.nest.flatten(loaded(tensor, training=False) if trained else loaded(tensor))
+
+        return freeze(call, [tf.TensorSpec(shapes[0], spec.dtype, name=name)], keep=loaded)
+
+    outputs = [_described(f"output_{index}", one) for index, one in enumerate(tf.nest.flatten(traces[0].structured_outputs))] if traces else []
+    return Source(kind="saved_model", description="SavedModel without a signature, called as it is", inputs=[_described(name, spec)], outputs=outputs, concrete=concrete)
 
 
 # --- Keras
@@ -164,14 +191,18 @@ def _keras(path: Path, generation: int) -> Source:
     inputs = [TensorDescription(_plain(one.name), [None if size is None else int(size) for size in one.shape], _dtype(one)) for one in model.inputs]
     outputs = [TensorDescription(_plain(getattr(one, "name", f"output_{index}")), [None if size is None else int(size) for size in one.shape], _dtype(one)) for index, one in enumerate(model.outputs)]
 
+    notes = [] if not is_recurrent(model) else ["Recurrent layers were unrolled over their fixed number of steps; each call starts from the layers' initial state."]
+
     def concrete(shapes: Sequence[Sequence[int]]) -> Any:
+        fixed = unrolled(model, shapes) if notes else model
+
         def call(*tensors):
-            answers = model(list(tensors) if len(tensors) > 1 else tensors[0], training=False)
+            answers = fixed(list(tensors) if len(tensors) > 1 else tensors[0], training=False)
             return tf.nest.flatten(answers)
 
-        return freeze(call, [tf.TensorSpec(shape, tf.as_dtype(tensor.dtype), name=tensor.name) for tensor, shape in zip(inputs, shapes)], keep=model)
+        return freeze(call, [tf.TensorSpec(shape, tf.as_dtype(tensor.dtype), name=tensor.name) for tensor, shape in zip(inputs, shapes)], keep=fixed)
 
-    return Source(kind="keras", description=f"Keras {generation} model {model.name}", inputs=inputs, outputs=outputs, concrete=concrete)
+    return Source(kind="keras", description=f"Keras {generation} model {model.name}", inputs=inputs, outputs=outputs, concrete=concrete, notes=notes)
 
 
 def _refuse_code(path: Path, suffix: str) -> None:
@@ -311,9 +342,11 @@ def freeze(call: Callable, specs: Sequence[Any], keep: Any) -> "_Frozen":
     specs = [tf.TensorSpec(spec.shape, spec.dtype, name=re.sub(r"[^A-Za-z0-9_.]", "_", spec.name)) for spec in specs]
     try:
         traced = tf.function(call, autograph=False).get_concrete_function(*specs)
-        return _Frozen(convert_variables_to_constants_v2(traced), keep)
+        frozen = convert_variables_to_constants_v2(traced)
     except Exception as error:
         refuse("source.shape_refused", f"The model does not take the input {', '.join(_show(spec.shape) for spec in specs)}: {_short(error)}")
+    refuse_loops(frozen.graph.as_graph_def())
+    return _Frozen(frozen, keep)
 
 
 def _described(name: str, spec: Any) -> TensorDescription:

@@ -3,6 +3,7 @@ import pytest
 import tensorflow as tf
 
 from conftest import NAMES, SIZE
+from device_runtime import LIBRARY, agreement
 from reef_convert import quantise
 from reef_convert.__main__ import convert, evaluate
 from reef_convert.events import ConvertError
@@ -92,7 +93,7 @@ def test_several_inputs_and_outputs_keep_their_order(tmp_path):
 
 
 def keras_sources(tmp_path, *layers):
-    model = tf.keras.Sequential([tf.keras.Input((8, 8, 3)), tf.keras.layers.Conv2D(4, 3), *layers, tf.keras.layers.GlobalAveragePooling2D(), tf.keras.layers.Dense(3)])
+    model = tf.keras.Sequential([tf.keras.Input((8, 8, 3), batch_size=1), tf.keras.layers.Conv2D(4, 3), *layers, tf.keras.layers.GlobalAveragePooling2D(), tf.keras.layers.Dense(3)])
     model.save(tmp_path / "m.keras")
     np.savez(tmp_path / "s.npz", x=np.random.default_rng(0).uniform(-1, 1, (25, 8, 8, 3)).astype(np.float32))
     return model, tmp_path / "m.keras", tmp_path / "s.npz"
@@ -135,15 +136,25 @@ def test_dense_layers_have_one_weight_scale(tmp_path):
     assert failure(lambda: quantise.check(converter.convert(), "int8", False)).code == "convert.per_channel_dense"
 
 
-def test_a_float_tflite_model(tmp_path):
-    keras, _, samples = keras_sources(tmp_path)
+@pytest.mark.parametrize("shape", [(8, 8, 3), (None, None, 3)])
+def test_a_float_tflite_model_is_closed_and_quantised_for_the_devices_runtime(shape, tmp_path):
+    layers = [tf.keras.layers.Conv2D(4, 3, activation="relu"), tf.keras.layers.GlobalAveragePooling2D(), tf.keras.layers.Dense(8, activation="relu"), tf.keras.layers.Dense(3)]
+    keras = tf.keras.Sequential([tf.keras.Input(shape), *layers])
+    np.savez(tmp_path / "s.npz", x=np.random.default_rng(0).uniform(-1, 1, (60, 8, 8, 3)).astype(np.float32))
     (tmp_path / "float.tflite").write_bytes(tf.lite.TFLiteConverter.from_keras_model(keras).convert())
-    wanted = request(tmp_path / "float.tflite", samples, {"kind": "raw"}, tmp_path / "out.tflite")
+    wanted = request(tmp_path / "float.tflite", tmp_path / "s.npz", {"kind": "raw"}, tmp_path / "out.tflite", inputShape=[1, 8, 8, 3])
+    assert interpreter(tmp_path / "float.tflite").get_input_details()[0]["shape_signature"][0] == -1, "open, as exports are"
     convert(wanted, tmp_path)
-    evaluate({**wanted, "samples": str(samples), "samplesFilename": "s.npz", "output": str(tmp_path / "float.npz")}, tmp_path)
-    with np.load(tmp_path / "float.npz") as arrays:
-        got = np.concatenate([row[0] for row in answers(tmp_path / "out.tflite", *([one[None]] for one in arrays["input_0"]))])
-        assert np.abs(got - arrays["output_0"]).max() < 0.1
+    made = interpreter(tmp_path / "out.tflite")
+    for tensor in made.get_tensor_details():
+        assert -1 not in tensor["shape_signature"], tensor["name"]
+    dense = [op for op in made._get_ops_details() if op["op_name"] == "FULLY_CONNECTED"]
+    assert [len(made._get_tensor_details(op["inputs"][1], 0)["quantization_parameters"]["scales"]) for op in dense] == [1, 1]
+    evaluate({**wanted, "samples": str(tmp_path / "s.npz"), "samplesFilename": "s.npz", "output": str(tmp_path / "float.npz")}, tmp_path)
+    if LIBRARY.exists():
+        with np.load(tmp_path / "float.npz") as original:
+            found = agreement((tmp_path / "out.tflite").read_bytes(), original)
+        assert found["agreement"] >= 0.9 and found["cosine"] > 0.99, found
 
 
 def test_labels_of_another_model(colours, pictures, preprocessing, tmp_path):

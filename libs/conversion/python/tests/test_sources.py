@@ -56,9 +56,36 @@ def test_one_signature_of_any_name_is_taken(tmp_path):
     assert opened(saved(tmp_path / "m", [None, 4], ("mine",)), tmp_path).signature == "mine"
 
 
-def test_no_signature(tmp_path):
+def test_no_signature_and_nothing_to_call(tmp_path):
     tf.saved_model.save(tf.Module(), str(tmp_path / "m"))
     assert failure(lambda: opened(tmp_path / "m", tmp_path)).code == "source.no_signature"
+
+
+class Hub(tf.Module):
+    """As TensorFlow Hub has them: called, with a trace for training and one for inference."""
+
+    def __init__(self, spec):
+        super().__init__()
+        self.factor = tf.Variable(2.0)
+        for training in (True, False):
+            self.__call__.get_concrete_function(spec, training=training)
+
+    @tf.function
+    def __call__(self, x, training=False):
+        return x * self.factor + (100.0 if training else 0.0)
+
+
+@pytest.mark.parametrize("shape,given", [([None, 4], None), ([None, None], [1, 4]), (None, [1, 4])])
+def test_a_saved_model_without_signatures_is_called(shape, given, tmp_path):
+    tf.saved_model.save(Hub(tf.TensorSpec(shape, tf.float32, name="x")), str(tmp_path / "m"), signatures={})
+    source = opened(tmp_path / "m", tmp_path)
+    assert source.kind == "saved_model" and source.inputs[0].name == "x"
+    if given:
+        error = failure(lambda: source.static_shapes(None))
+        assert error.code == "source.shape_unknown" and "--input-shape" in str(error)
+    shapes = source.static_shapes(given)
+    assert shapes == [[1, 4]]
+    assert np.asarray(source.concrete(shapes).function(tf.constant([[1.0, 2, 3, 4]]))).ravel().tolist() == [2, 4, 6, 8], "as for inference"
 
 
 def test_open_sizes_are_asked_for_and_filled(tmp_path):
