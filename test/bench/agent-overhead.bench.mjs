@@ -8,6 +8,8 @@ import { basename, dirname, join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { parseArgs } from 'node:util';
 import { openInferenceHost, tfliteLibraryPath } from '../../libs/inference/dist/index.js';
+import { makeModels } from './models.mjs';
+import { interval, least, median } from './statistics.mjs';
 
 const usage = `npm run bench -- agent-overhead [--model FILE]... [--max-rounds 1000]
 Limit: an inference takes the agent at most 3 % or 50 us longer than the C program, whichever is more. Judged by processor time, which is
@@ -28,7 +30,7 @@ export default async function agentOverhead(args) {
   try {
     const program = compile(dir);
     const rows = [];
-    for (const model of values.model ?? builtIn(dir)) rows.push(await compare(program, model, dir, Number(values['max-rounds'])));
+    for (const model of values.model ?? makeModels(dir).filter((path) => basename(path).startsWith('colours'))) rows.push(await compare(program, model, dir, Number(values['max-rounds'])));
     print(rows);
     return rows.every(({ pass }) => pass);
   } finally {
@@ -42,11 +44,6 @@ function compile(dir) {
   const program = join(dir, 'agent-overhead');
   execFileSync('gcc', ['-O2', '-I', headers, '-o', program, join(import.meta.dirname, 'agent-overhead.c'), library, `-Wl,-rpath,${dirname(library)}`], { stdio: 'inherit' });
   return program;
-}
-
-function builtIn(dir) {
-  execFileSync(process.execPath, ['--conditions=@reefkeeper/source', '--experimental-transform-types', '--disable-warning=ExperimentalWarning', join(import.meta.dirname, 'make-models.ts'), dir], { stdio: 'inherit' });
-  return [join(dir, 'colours.tflite'), join(dir, 'colours-slow.tflite')];
 }
 
 async function compare(program, path, dir, maxRounds) {
@@ -129,16 +126,6 @@ function judge(over, allowedUs) {
   return high <= allowedUs ? 'PASS' : 'UNDECIDED';
 }
 
-/**
- * 99 % interval of the median by order statistics (binomial, normal approximation): one slow round moves it by one place at most. Wider than the
- * usual 95 %, since it is looked at after every round.
- */
-function interval(values) {
-  const sorted = Float64Array.from(values).sort();
-  const half = 1.29 * Math.sqrt(sorted.length);
-  return [sorted[Math.max(0, Math.floor(sorted.length / 2 - half))], sorted[Math.min(sorted.length - 1, Math.ceil(sorted.length / 2 + half))]];
-}
-
 function print(models) {
   const column = (text) => String(text).padStart(11);
   console.log(['microseconds'.padEnd(32), ...['C min', 'C p50', 'agent min', 'agent p50', 'over', '99 % from', 'to', 'ratio'].map(column)].join(''));
@@ -149,14 +136,4 @@ function print(models) {
     }
     console.log(`  not in it: the way to the child and back, ${wayUs.toFixed(0)} us on the clock.${rssMb === null ? '' : ` The child holds ${rssMb.toFixed(0)} MiB.`}`);
   }
-}
-
-function least(values) {
-  return values.reduce((one, other) => Math.min(one, other), Infinity);
-}
-
-function median(values) {
-  const sorted = Float64Array.from(values).sort();
-  const middle = sorted.length >> 1;
-  return sorted.length % 2 === 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
 }

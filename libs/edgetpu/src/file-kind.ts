@@ -32,8 +32,8 @@ const kinds: { kind: FileKind['kind']; test: (bytes: Uint8Array, head: string) =
 
 /** What a file is, by its first bytes. A TensorFlow Lite file says `TFL3` after its root offset. */
 export function looksLike(bytes: Uint8Array): FileKind {
+  if (/^TFL\d$/.test(String.fromCharCode(...bytes.subarray(4, 8)))) return { kind: 'tflite', description: 'a TensorFlow Lite model', advice: '' };
   const head = String.fromCharCode(...bytes.subarray(0, 512));
-  if (head.startsWith('TFL', 4) && /\d/.test(head[7] ?? '')) return { kind: 'tflite', description: 'a TensorFlow Lite model', advice: '' };
   const found = kinds.find(({ test }) => test(bytes, head));
   return found ?? { kind: 'unknown', description: 'of no kind known here', advice: pickModel };
 }
