@@ -62,7 +62,9 @@ describe.skipIf(!executablePath)('console in Chromium (needs a Chromium)', () =>
     expect(pushed.stderr + pushed.stdout).toContain('READY');
     await page.getByRole('link', { name: 'Models' }).click();
     await page.getByRole('link', { name: 'painted', exact: true }).click();
+    await page.getByRole('link', { name: 'painted@1' }).click();
     await page.getByText('top-1 agreement').waitFor();
+    await page.getByText('Mapped to Edge TPU').first().waitFor();
     await page.getByText('verify.not_held_out').waitFor();
     expect(await page.locator('.bars tr').count()).toBe(3);
     expect(await page.locator('.matrix td.right').allTextContents()).toEqual(['20', '20', '20']);

@@ -23,8 +23,9 @@ export interface Model { name: string; description: string | null; createdAt: st
 export interface Version {
   id: string; model: string; version: number; ref: string; state: string; createdAt: string; bundleDigest: string | null; error: { code: string; message: string } | null;
   hold: { code: string; message: string } | null; confirmedBy: string | null;
-  variants: { name: string; kind: string; minRuntime: number | null; bytes: number; digest: string }[];
-  labels: string[] | null; parity: Parity | null; lineage: Record<string, unknown> | null; analysis: Analysis | null;
+  variants: { name: string; kind: string; minRuntime: number | null; bytes: number; digest: string; details: CompiledDetails | null }[];
+  labels: string[] | null; parity: Parity | null; analysis: Analysis | null;
+  lineage: { source: SourceFile; calibration: SourceFile | null; evaluation: SourceFile | null; job: string | null; parent: string | null; tools: Record<string, string> } | null;
 }
 
 export interface Parity {
@@ -37,7 +38,16 @@ export interface Parity {
   findings?: { code: string; severity: 'error' | 'warning'; message: string }[];
 }
 
-export interface Analysis { verdict: string; faults?: { code: string; message: string }[]; ops?: { op: string; status: string }[] }
+interface SourceFile { filename: string; digest: string }
+
+/** What the inspector found in a compiled file. */
+export interface CompiledDetails { onChipBytes?: number; streamedBytes?: number; cpuOps?: Record<string, number>; latency?: Record<'usb3' | 'usb2', { lowMs: number; highMs: number }> | null }
+
+/** Lists carry the verdict and the summary alone. */
+export interface Analysis {
+  verdict: string; summary: string; faults?: { code: string; severity: string; message: string }[];
+  ops?: { op: string; version: number; status: string; mapped: boolean; advice: string | null }[];
+}
 
 export interface Job {
   id: string; version: string; state: string; createdAt: string; error: { code: string; message: string } | null;

@@ -8,6 +8,7 @@ import { reconnect } from './live.ts';
 import { ModelPage, ModelsPage } from './models.tsx';
 import { RolloutPage } from './rollout.tsx';
 import { RolloutsPage } from './rollouts.tsx';
+import { VersionPage } from './version.tsx';
 
 const places = [['/', 'Fleet'], ['/models', 'Models'], ['/rollouts', 'Rollouts']] as const;
 
@@ -34,6 +35,7 @@ export function App() {
           <Route path="/devices/:id">{({ id }) => <DevicePage id={id} />}</Route>
           <Route path="/models" component={ModelsPage} />
           <Route path="/models/:name">{({ name }) => <ModelPage name={name} />}</Route>
+          <Route path="/models/:name/:number">{({ name, number }) => <VersionPage name={name} number={number} />}</Route>
           <Route path="/jobs/:id">{({ id }) => <JobPage id={id} />}</Route>
           <Route path="/rollouts" component={RolloutsPage} />
           <Route path="/rollouts/:id">{({ id }) => <RolloutPage id={id} />}</Route>

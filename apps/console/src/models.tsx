@@ -1,8 +1,8 @@
 import { Link } from 'wouter';
 import type { Job, Model, Page, Version } from './api.ts';
 import { useLive } from './live.ts';
-import { ParityReport } from './parity.tsx';
-import { Ago, bytes, Digest, Empty, Loaded, Problems, State } from './parts.tsx';
+import { Ago, Digest, Empty, Loaded, percent, Problems, State } from './parts.tsx';
+import { Hold, Variants } from './version.tsx';
 
 export function ModelsPage() {
   const models = useLive<Page<Model>>('/models?limit=200');
@@ -53,21 +53,16 @@ export function ModelPage({ name }: { name: string }) {
 function VersionCard({ name, version }: { name: string; version: Version }) {
   return (
     <section className="card">
-      <h2>{name}@{version.version} <State of={version.state} /></h2>
+      <h2><Link href={`/models/${name}/${version.version}`}>{name}@{version.version}</Link> <State of={version.state} /></h2>
       <Problems of={version.error} />
-      {version.hold && <p className="notice warn">{version.hold.message} {version.confirmedBy ? `Confirmed by ${version.confirmedBy}.` : <>It is not rolled out before <code>reef model confirm {name}@{version.version}</code>.</>}</p>}
+      {version.hold && <Hold version={version} />}
       <dl className="facts">
         <dt>Created</dt><dd><Ago at={version.createdAt} /></dd>
         <dt>Bundle</dt><dd><Digest of={version.bundleDigest} /></dd>
-        {version.analysis && <><dt>Edge TPU</dt><dd><State of={version.analysis.verdict} />{version.analysis.faults?.map((fault) => <div key={fault.message}>{fault.message}</div>)}</dd></>}
+        {version.analysis && <><dt>Edge TPU</dt><dd><State of={version.analysis.verdict} /> {version.analysis.summary}</dd></>}
       </dl>
-      {version.variants.length > 0 && (
-        <table>
-          <thead><tr><th>Variant</th><th>Needs runtime</th><th>Size</th><th>File</th></tr></thead>
-          <tbody>{version.variants.map((variant) => <tr key={variant.name}><td>{variant.name}</td><td>{variant.minRuntime ?? '-'}</td><td>{bytes(variant.bytes)}</td><td><Digest of={variant.digest} /></td></tr>)}</tbody>
-        </table>
-      )}
-      {version.parity && <ParityReport parity={version.parity} />}
+      <Variants of={version} />
+      {version.parity && <p>{percent(version.parity.agreement)} agreement with the original on {version.parity.samples} samples. <Link href={`/models/${name}/${version.version}`}>Report</Link></p>}
     </section>
   );
 }

@@ -2,7 +2,7 @@ import { inspectCompiled, latencyFeatures, predictLatency, readModel, type Analy
 import { readWhole } from '@reefkeeper/platform';
 import { outputOf, type StepExecutor } from './steps.ts';
 
-const inspectEdition = 1;
+const inspectEdition = 2;
 
 /** Reads compiled files back: what the compiler really made, and how fast it should be. */
 export const inspectStep: StepExecutor<'inspect'> = {
@@ -18,7 +18,7 @@ export const inspectStep: StepExecutor<'inspect'> = {
     for (const model of files) {
       const { parts, inputs: _inputs, outputs: _outputs, ...facts } = inspectCompiled(await readWhole(context.objects, model.digest));
       const features = source && latencyFeatures(source, outputOf(context, 'analyze').analysis as unknown as Analysis, facts);
-      const details = { ...facts, parts: parts.length, latency: features && { usb3: predictLatency(features, 'usb3'), usb2: predictLatency(features, 'usb2') } };
+      const details = { ...facts, parts: parts.length, features, latency: features && { usb3: predictLatency(features, 'usb3'), usb2: predictLatency(features, 'usb2') } };
       context.log(`runtime ${facts.minRuntime} or newer; ${facts.onChipBytes} bytes on the chip, ${facts.streamedBytes} streamed; on the CPU: ${JSON.stringify(facts.cpuOps)}`);
       compiled.push({ minRuntime: facts.minRuntime, model, details });
     }

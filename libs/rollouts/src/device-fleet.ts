@@ -18,7 +18,7 @@ export class DeviceFleet implements Fleet {
     // On the caller's connection: asking for a second one while holding a lock, many callers at once would wait for each other for ever.
     const { sql, params } = selectorSql(parseSelector(selector), 'labels', 1);
     const ids = await tx.query<{ id: string }[]>(`SELECT id FROM devices WHERE retired_at IS NULL AND ${sql} ORDER BY id`, params);
-    return (await this.rows(tx, ids.map(({ id }) => id), workload)).map(({ id, labels, online, health, capabilities, reported, wanted }) => ({ id, labels, online, health: health ?? 'UNKNOWN', capabilities, running: reported?.running ?? null, wanted }));
+    return (await this.rows(tx, ids.map(({ id }) => id), workload)).map(({ id, labels, online, health, capabilities, reported, wanted }) => ({ id, labels, online, health: health ?? 'UNKNOWN', capabilities, running: reported?.running ?? null, variant: reported?.variant ?? null, wanted }));
   }
 
   async seen(tx: Tx, ids: readonly string[], workload: string): Promise<Map<string, Seen>> {

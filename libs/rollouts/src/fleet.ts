@@ -12,6 +12,8 @@ export interface FleetDevice {
   health: 'HEALTHY' | 'DEGRADED' | 'UNKNOWN';
   capabilities: Capabilities | null;
   running: string | null;
+  /** Of what runs. */
+  variant: string | null;
   wanted: string | null;
 }
 

@@ -3,10 +3,9 @@ import { ApiTags } from '@nestjs/swagger';
 import { Actor, Roles } from '@reefkeeper/platform/http';
 import { DataSource } from 'typeorm';
 import { z } from 'zod';
-import type { Plan } from './plan.ts';
 import type { RolloutEvent } from './rollout.entity.ts';
-import { abortMode, createRollout, rolloutStates, type CreateRollout, type Settings } from './rollout.ts';
-import { Rollouts } from './rollouts.service.ts';
+import { abortMode, createRollout, rolloutStates, type CreateRollout } from './rollout.ts';
+import { Rollouts, type RolloutPreview } from './rollouts.service.ts';
 import { listEvents, listExecutions, listRollouts, viewOf, type ExecutionView, type Page, type RolloutView } from './views.ts';
 
 const id = z.uuid();
@@ -30,7 +29,7 @@ export class RolloutsController {
   @Post('preview')
   @HttpCode(200)
   @Roles('viewer')
-  preview(@Body({ schema: createRollout }) body: CreateRollout): Promise<Plan & { settings: Settings; version: string; bundle: string }> {
+  preview(@Body({ schema: createRollout }) body: CreateRollout): Promise<RolloutPreview> {
     return this.rollouts.preview(body);
   }
 

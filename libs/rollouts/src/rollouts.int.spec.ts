@@ -28,6 +28,25 @@ describe('a whole rollout with devices that react', () => {
     expect(await codes(created.id)).toEqual(['created', 'started', ...[0, 1, 2].flatMap(() => ['wave_opened', 'wave_assigned', 'wave_answered', 'wave_passed']), 'completed']);
   });
 
+  it('a forecast before it: how fast the version will be on each class of device, from the runs of the devices themselves', async () => {
+    const features = (convMcycles: number) => ({ features: { convMcycles, depthwiseMmac: 5, inputMb: 0.15, outputMb: 0.001, instructionMb: 0.2, streamedMb: 0, from: 'compiled', cpuOps: 0 } });
+    await world.fleet.add(2);
+    await world.fleet.add(1, { capabilities: { edgetpus: [], edgetpuRuntime: null, hostClass: 'x86-64' } });
+    await world.version(1, ['cpu-int8', 'edgetpu-14'], features(0.5));
+    const { id } = await world.create({ version: 'm@1', waves: [{ percent: 100 }], soakS: 2 });
+    expect(await world.run(30, id, ended)).toMatchObject({ state: 'SUCCEEDED' });
+    await world.version(2, ['cpu-int8', 'edgetpu-14'], features(1));
+    const { forecast } = await world.rollouts.preview(createRollout.parse({ version: 'm@2', workload }));
+    expect(forecast).toEqual([
+      expect.objectContaining({ variant: 'edgetpu-14', hostClass: 'dev-board', devices: 2, calibrated: 2, nowMs: expect.closeTo(8, 0) as number }),
+      expect.objectContaining({ variant: 'cpu-int8', hostClass: 'x86-64', devices: 1, predictedMs: null, nowMs: expect.closeTo(8, 0) as number }),
+    ]);
+    const [low, high] = forecast[0]!.predictedMs!;
+    // Twice the work on the chip costs about one millisecond more; the rest is this host, which was slow.
+    expect(low).toBeLessThan(9);
+    expect(high).toBeGreaterThan(9);
+  });
+
   it('a worse version: found in the first wave, rolled back by itself to the own previous bundle, with the numbers', async () => {
     await world.fleet.add(5);
     const good = await world.installed(1);

@@ -2,28 +2,51 @@ import { randomUUID } from 'node:crypto';
 import { Inject, Injectable } from '@nestjs/common';
 import { parseSelector, matches } from '@reefkeeper/devices';
 import { hint, ReefError, type Clock, type Logger, type Tx } from '@reefkeeper/platform';
-import { Registry, refOf, variantFor, type Version } from '@reefkeeper/registry';
-import { DataSource } from 'typeorm';
+import type { LatencyFeatures } from '@reefkeeper/edgetpu';
+import { Registry, refOf, variantFor, Version } from '@reefkeeper/registry';
+import { Telemetry } from '@reefkeeper/telemetry';
+import { DataSource, In } from 'typeorm';
 import { moveWave, RolloutEngine } from './engine.ts';
+import { forecastOf, type Forecast } from './forecast.ts';
 import type { Fleet, FleetDevice } from './fleet.ts';
 import { planWaves, type Candidate, type Plan } from './plan.ts';
 import { RolloutRow, WaveRow } from './rollout.entity.ts';
 import { devicesIn, holdingStates, mayMove, reason, settingsFor, type AbortMode, type CreateRollout, type Reason, type RolloutState, type Settings } from './rollout.ts';
 import { viewOf, type RolloutView } from './views.ts';
 
+export type RolloutPreview = Plan & { settings: Settings; version: string; bundle: string; forecast: Forecast[] };
+
+/** Devices that a forecast looks at: more say nothing new. */
+const mostForecast = 2_000;
+const forecastWindowS = 1_800;
+
 /** What people do with rollouts. Each verb checks the move and writes it with its event in one transaction; the engine does the rest. */
 @Injectable()
 export class Rollouts {
   constructor(
     @Inject(DataSource) private readonly db: DataSource, @Inject('CLOCK') private readonly clock: Clock, @Inject('LOG') private readonly log: Logger,
-    @Inject('FLEET') private readonly fleet: Fleet, @Inject(Registry) private readonly registry: Registry, @Inject(RolloutEngine) private readonly engine: RolloutEngine,
+    @Inject('FLEET') private readonly fleet: Fleet, @Inject(Registry) private readonly registry: Registry, @Inject(RolloutEngine) private readonly engine: RolloutEngine, @Inject(Telemetry) private readonly telemetry: Telemetry,
   ) {}
 
-  /** Who would get it, when, and what is at stake. Changes nothing. @throws as `create` */
-  async preview(body: CreateRollout): Promise<Plan & { settings: Settings; version: string; bundle: string }> {
+  /** Who would get it, when, how fast it will be there, and what is at stake. Changes nothing. @throws as `create` */
+  async preview(body: CreateRollout): Promise<RolloutPreview> {
     const version = await this.ready(body.version);
     const { plan, settings } = await this.plan(this.db.manager, body, version);
-    return { ...plan, settings, version: refOf(version), bundle: version.bundleDigest! };
+    return { ...plan, settings, version: refOf(version), bundle: version.bundleDigest!, forecast: await this.forecast(plan, body, version) };
+  }
+
+  private async forecast(plan: Plan, { selector, workload }: CreateRollout, version: Version): Promise<Forecast[]> {
+    const variants = new Map(plan.waves.flatMap(({ devices }) => devices.map(({ id, variant }) => [id, variant] as const)).slice(0, mostForecast));
+    const devices = (await this.fleet.select(this.db.manager, selector, workload)).filter(({ id }) => variants.has(id));
+    const health = await this.telemetry.healthOfEach(this.db, workload, devices.flatMap(({ id, running }) => (running ? [{ device: id, bundle: running, lastS: forecastWindowS }] : [])), 'invoke');
+    const known = await this.db.getRepository(Version).find({ where: { bundleDigest: In([...new Set(devices.flatMap(({ running }) => running ?? []))]) }, relations: { variants: true } });
+    return forecastOf(devices.map(({ id, capabilities, running, variant }) => {
+      const us = health.get(id)?.latency.quantile(0.5);
+      return {
+        hostClass: capabilities?.hostClass ?? 'unknown', variant: variants.get(id)!, features: featuresOf(version, variants.get(id)!),
+        now: us === undefined ? null : { ms: us / 1_000, features: variant ? featuresOf(known.find(({ bundleDigest }) => bundleDigest === running), variant) : null },
+      };
+    }));
   }
 
   /**
@@ -217,6 +240,11 @@ export class Rollouts {
     if (!result.ok) throw new ReefError(result.fault.code, 'conflict', result.fault.message, { detail: { excluded: result.excluded } });
     return result;
   }
+}
+
+/** What the latency model needs to know of a compiled variant; kept with it when it was inspected. */
+function featuresOf(version: Version | undefined, variant: string): LatencyFeatures | null {
+  return (version?.variants.find(({ name }) => name === variant)?.details?.features as LatencyFeatures | null | undefined) ?? null;
 }
 
 function candidateOf(device: FleetDevice, version: Version, body: CreateRollout): Candidate {

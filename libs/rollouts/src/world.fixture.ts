@@ -24,7 +24,7 @@ export interface World {
   rollouts: Rollouts;
   fleet: FakeFleet;
   /** A READY version with the variants named; returns its bundle digest. */
-  version(number: number, variants?: string[]): Promise<string>;
+  version(number: number, variants?: string[], details?: Record<string, unknown>): Promise<string>;
   create(body: Partial<z.input<typeof createRollout>>, actor?: string): Promise<RolloutView>;
   /** Time passes second by second: the devices do a round, the loop does a pass. Stops when `until` holds or after `seconds`. */
   run(seconds: number, id?: string, until?: (view: RolloutView) => boolean): Promise<RolloutView>;
@@ -45,7 +45,7 @@ export async function openWorld(): Promise<World> {
   const registry = new Registry(db, clock, undefined as never);
   const deviceFleet = new DeviceFleet(desired);
   const engine = new RolloutEngine(db, clock, log, deviceFleet, telemetry);
-  const rollouts = new Rollouts(db, clock, log, deviceFleet, registry, engine);
+  const rollouts = new Rollouts(db, clock, log, deviceFleet, registry, engine, telemetry);
   const fleet = new FakeFleet({
     telemetry,
     enrol: async (id, labels) => { await db.query('INSERT INTO devices (id, labels, enrolled_at) VALUES ($1, $2, $3)', [id, labels, clock.now()]); },
@@ -56,12 +56,12 @@ export async function openWorld(): Promise<World> {
 
   const world: World = {
     database, clock, telemetry, engine, rollouts, fleet,
-    async version(number, variants = ['cpu-int8']) {
+    async version(number, variants = ['cpu-int8'], details) {
       const bundle = number.toString(16).padStart(64, '0');
       const id = randomUUID();
       await db.query('INSERT INTO models (name, created_at, created_by) VALUES ($1, now(), $2) ON CONFLICT DO NOTHING', ['m', 'test']);
       await db.getRepository(Version).insert({ id, model: 'm', version: number, state: 'READY', task: 'classification', labels: null, notes: null, lineage: null, parity: null, analysis: null, error: null, bundleDigest: bundle, envelopeDigest: bundle, createdAt: clock.now(), createdBy: 'test', readyAt: clock.now() } as object);
-      await db.getRepository(Variant).insert(variants.map((name) => ({ versionId: id, name, kind: name.startsWith('edgetpu') ? 'edgetpu' : 'cpu-int8', minRuntime: name.startsWith('edgetpu') ? Number(name.split('-')[1]) : null, digest: bundle, bytes: 1, details: null })) as object[]);
+      await db.getRepository(Variant).insert(variants.map((name) => ({ versionId: id, name, kind: name.startsWith('edgetpu') ? 'edgetpu' : 'cpu-int8', minRuntime: name.startsWith('edgetpu') ? Number(name.split('-')[1]) : null, digest: bundle, bytes: 1, details: (name.startsWith('edgetpu') && details) || null })) as object[]);
       return bundle;
     },
     create: (body, actor = 'olga') => rollouts.create(createRollout.parse({ version: 'm@2', workload, soakS: 5, deadlineS: 30, installTimeoutS: 60, rollbackTimeoutS: 60, ...body }), actor),

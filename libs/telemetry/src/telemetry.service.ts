@@ -102,12 +102,12 @@ export class Telemetry {
     return this.healthOfEach(this.db, window.workload, ids.map((device) => ({ device, ...window })));
   }
 
-  /** Health where every device has its own bundle and stretch; one statement for any number. */
-  async healthOfEach(on: DataSource | Tx, workload: string, questions: readonly HealthQuestion[]): Promise<Map<string, Health>> {
+  /** Health where every device has its own bundle and stretch; one statement for any number. Latency is of the whole, or of one stage where it is told apart. */
+  async healthOfEach(on: DataSource | Tx, workload: string, questions: readonly HealthQuestion[], stage: 'total' | 'invoke' = 'total'): Promise<Map<string, Health>> {
     if (questions.length === 0) return new Map();
     const rows = await on.query<{ device: string; inferences: string; errors: string; labelled: string; correct: string; sketches: (string | null)[] }[]>(`
       SELECT q.device, sum(w.inferences) AS inferences, sum(w.error_count) AS errors, sum(w.labelled) AS labelled, sum(w.correct) AS correct,
-        array_agg(coalesce(w.latency ->> 'total', w.latency ->> 'invoke')) AS sketches
+        array_agg(coalesce(w.latency ->> $7, w.latency ->> 'total', w.latency ->> 'invoke')) AS sketches
       FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::float8[]) AS q(device, bundle, "from", "to", last_s)
       LEFT JOIN LATERAL (
         SELECT max(l.received_at) - make_interval(secs => q.last_s) AS since FROM telemetry_windows l
@@ -116,7 +116,7 @@ export class Telemetry {
       JOIN telemetry_windows w ON w.device_id = q.device AND w.workload = $6 AND (q.bundle IS NULL OR w.bundle = q.bundle)
         AND w.received_at >= greatest(coalesce(q."from", '-infinity'), coalesce(last.since, '-infinity')) AND w.received_at < coalesce(q."to", 'infinity')
       GROUP BY q.device`,
-      [questions.map((q) => q.device), questions.map((q) => q.bundle ?? null), questions.map((q) => q.from ?? null), questions.map((q) => q.to ?? null), questions.map((q) => q.lastS ?? null), workload]);
+      [questions.map((q) => q.device), questions.map((q) => q.bundle ?? null), questions.map((q) => q.from ?? null), questions.map((q) => q.to ?? null), questions.map((q) => q.lastS ?? null), workload, stage]);
     return new Map(rows.map((row) => [row.device, {
       inferences: Number(row.inferences), errors: Number(row.errors), labelled: Number(row.labelled), correct: Number(row.correct), latency: merged(row.sketches),
     }]));

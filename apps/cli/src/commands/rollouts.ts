@@ -11,7 +11,7 @@ export interface RolloutView {
   waves: { index: number; state: string; size: number; canary: boolean; counts: Record<string, number>; verdicts: Verdict[] }[];
   rollback: Record<string, number> | null; plan: PlanView;
 }
-interface PlanView { eligible: number; excluded: { device: string; reason: string }[]; blastRadius: { statement: string }; waves?: { index: number; devices: unknown; size?: number }[] }
+interface PlanView { eligible: number; excluded: { device: string; reason: string }[]; blastRadius: { statement: string }; waves?: { index: number; devices: unknown; size?: number }[]; forecast?: { variant: string; hostClass: string; devices: number; calibrated: number; predictedMs: [number, number] | null; nowMs: number | null; notes: string[] }[] }
 export interface RolloutEvent { id: number; at: string; kind: string; wave: number | null; code: string; message: string; actor: string }
 
 const ended = new Set(['SUCCEEDED', 'ROLLED_BACK', 'ABORTED']);
@@ -150,5 +150,15 @@ function quantity(value: number | null, unit: string): string | null {
 }
 
 function planText(plan: PlanView): string {
-  return [`${counted(plan.eligible, 'device')}${plan.waves ? ` in ${counted(plan.waves.length, 'wave')}` : ''}, ${plan.excluded.length} left out`, plan.blastRadius.statement, ...plan.excluded.slice(0, 20).map((one) => `  not ${one.device}: ${typeof one.reason === 'string' ? one.reason : JSON.stringify(one.reason)}`)].join('\n');
+  const { forecast = [] } = plan;
+  return [
+    `${counted(plan.eligible, 'device')}${plan.waves ? ` in ${counted(plan.waves.length, 'wave')}` : ''}, ${plan.excluded.length} left out`, plan.blastRadius.statement,
+    ...plan.excluded.slice(0, 20).map((one) => `  not ${one.device}: ${typeof one.reason === 'string' ? one.reason : JSON.stringify(one.reason)}`),
+    ...(forecast.length === 0 ? [] : ['', table(['variant', 'on', 'devices', 'predicted invocation', 'now'], forecast.map((one) => [
+      one.variant, one.hostClass, one.devices,
+      one.predictedMs ? `${one.predictedMs[0]} to ${one.predictedMs[1]} ms${one.calibrated > 0 ? ` (${one.calibrated} from own runs)` : ''}` : 'not predicted on the CPU',
+      one.nowMs === null ? null : `${one.nowMs} ms`,
+    ]))]),
+    ...new Set(forecast.flatMap(({ notes }) => notes)),
+  ].join('\n');
 }
