@@ -2,7 +2,8 @@ import { defaultServerConditions } from 'vite';
 import { defineConfig } from 'vitest/config';
 
 // Tests read the libraries' sources, never their build output. Do not add 'import' to the conditions: TypeORM then cannot find pg.
-const conditions = ['@reefkeeper/source', ...defaultServerConditions];
+// Nor 'module': vitest hands the conditions on to Node, which cannot load the build that @opentelemetry/api has for bundlers.
+const conditions = ['@reefkeeper/source', ...defaultServerConditions.filter((name) => name !== 'module')];
 
 export default defineConfig({
   // graphql has a second copy for bundlers; its classes are compared by identity, and @nestjs/graphql loads the first.

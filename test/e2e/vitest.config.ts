@@ -1,7 +1,8 @@
 import { defaultServerConditions } from 'vite';
 import { defineConfig } from 'vitest/config';
 
-const conditions = ['@reefkeeper/source', ...defaultServerConditions];
+// Without 'module', as in ../../vitest.config.ts.
+const conditions = ['@reefkeeper/source', ...defaultServerConditions.filter((name) => name !== 'module')];
 
 /** Whole processes, as built: `npm run test:e2e` builds first. One file at a time, since they share two cores and a Python environment. */
 export default defineConfig({

@@ -5,6 +5,7 @@ import { registerAccess } from './commands/access.ts';
 import { registerCompletion } from './commands/completion.ts';
 import { registerDevices } from './commands/devices.ts';
 import { registerJobs } from './commands/jobs.ts';
+import { registerImport } from './commands/model-import.ts';
 import { registerModels } from './commands/models.ts';
 import { registerOffline } from './commands/offline.ts';
 import { registerRollouts } from './commands/rollouts.ts';
@@ -24,7 +25,7 @@ program.addHelpText('after', '\nExamples:\n  reef up                            
 
 registerUp(program);
 registerStatus(program);
-registerModels(program);
+registerImport(registerModels(program));
 registerJobs(program);
 registerDevices(program);
 registerRollouts(program);

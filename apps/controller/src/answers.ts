@@ -28,6 +28,7 @@ const bodies: Record<string, Schema> = {
   'Devices.list': page(ref('Device')), 'Devices.one': ref('Device'), 'Devices.change': ref('Device'), 'Devices.send': ref('DeviceCommand'), 'Devices.command': ref('DeviceCommand'),
   'EnrolmentTokens.create': ref('EnrolmentToken'), 'ApiTokens.list': page(ref('ApiToken')), 'ApiTokens.create': ref('NewApiToken'), 'Audit.list': page(ref('AuditEntry')),
   'Models.list': page(ref('Model')), 'Models.create': ref('Model'), 'Models.one': ref('Model'), 'Models.versions': page(ref('Version')), 'Models.version': ref('Version'), 'Models.confirm': ref('Version'),
+  'Buckets.import': object({ version: ref('Version'), job: ref('Job') }), 'Buckets.exports': page(ref('BucketExport')),
   'Builds.create': object({ version: ref('Version'), job: ref('Job') }), 'Uploads.upload': ref('StoredObject'),
   'Jobs.list': page(ref('Job')), 'Jobs.one': ref('Job'), 'Jobs.cancel': ref('Job'), 'Jobs.retry': ref('Job'), 'Jobs.attempts': page(ref('CompileAttempt')), 'Jobs.log': object({ lines: { type: 'array', items: ref('JobLogLine') } }),
   'Telemetry.latest': page(ref('TelemetryWindow')), 'Series.series': object({ points: { type: 'array', items: ref('SeriesPoint') }, from: time, to: time, stepS: count }),

@@ -4,7 +4,7 @@ import { FastifyAdapter, type NestFastifyApplication } from '@nestjs/platform-fa
 import { loadOrCreateSigningKey } from '@reefkeeper/bundle';
 import { conversionSchema } from '@reefkeeper/conversion';
 import { ApiTokens, Authority, controllerName, devicesSchema } from '@reefkeeper/devices';
-import { asReefError, ChangeFeed, openDatabase, openLogger, openObjects, openQueues, ReefError, systemClock, type Logger } from '@reefkeeper/platform';
+import { asReefError, ChangeFeed, openBuckets, openDatabase, openLogger, openObjects, openQueues, ReefError, systemClock, type Logger } from '@reefkeeper/platform';
 import { ProblemFilter } from '@reefkeeper/platform/http';
 import { registrySchema } from '@reefkeeper/registry';
 import { rolloutsSchema } from '@reefkeeper/rollouts';
@@ -29,6 +29,7 @@ export async function startController(config: Config, log: Logger): Promise<Nest
   const platform = {
     db, clock: systemClock, log, feed,
     objects: await openObjects(config.ARTIFACTS_URL, config.GCS_ENDPOINT ? { gcsEndpoint: config.GCS_ENDPOINT } : {}),
+    buckets: openBuckets({ endpoint: config.GCS_ENDPOINT }),
     queues: openQueues({ databaseUrl: config.DATABASE_URL, ...(config.REDIS_URL ? { redisUrl: config.REDIS_URL } : {}) }),
   };
   const adapter = new FastifyAdapter({ bodyLimit: 1024 ** 2, forceCloseConnections: true, routerOptions: { maxParamLength: 256 } });

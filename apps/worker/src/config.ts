@@ -21,6 +21,17 @@ const schema = commonConfig.extend({
   /** Steps at once. TensorFlow needs a core and about 1 GiB for each. */
   WORKER_CONCURRENCY: z.coerce.number().int().min(1).max(64).default(1),
   REEF_EDGETPU_COMPILER: z.string().optional(),
+  /** Pub/Sub subscription on a bucket's OBJECT_FINALIZE notifications: exports of AutoML Vision and Vertex AI that appear there become versions. */
+  REEF_BUCKET_WATCH: z.string().regex(/^(?:projects\/[^/]+\/subscriptions\/)?[A-Za-z][\w.~+%-]{2,254}$/, 'a subscription: projects/P/subscriptions/S, or S in the project of the credentials').optional(),
+  /** An export is taken this long after the last object of it was written. */
+  REEF_BUCKET_QUIET_S: z.coerce.number().min(0.1).max(3_600).default(30),
+  /** `gs://bucket/flowers/=flowers, gs://bucket/=others`: model names by address, the longest that fits; others are named by their folder. */
+  REEF_BUCKET_MODELS: z.string().default('').transform((text, context) => text.split(',').map((rule) => rule.trim()).filter(Boolean).flatMap((rule) => {
+    const [, address, model] = /^(gs:\/\/[^=]+)=([a-z0-9][a-z0-9-]{0,62})$/.exec(rule) ?? [];
+    if (address && model) return [{ address, model }];
+    context.addIssue({ code: 'custom', message: `"${rule}" is not gs://bucket/folder/=model` });
+    return [];
+  })),
   /** GET /healthz and /readyz here; without it there is no server. */
   HEALTH_PORT: z.coerce.number().int().min(0).max(65_535).optional(),
 });

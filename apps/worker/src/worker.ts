@@ -1,8 +1,8 @@
 import { rm } from 'node:fs/promises';
 import { createServer, type Server } from 'node:http';
 import { NestFactory } from '@nestjs/core';
-import { conversionSchema, Jobs, openExecutors, Pipeline, PipelineModule, PythonTools } from '@reefkeeper/conversion';
-import { ChangeFeed, openDatabase, openObjects, openQueues, PlatformModule, systemClock, type Logger } from '@reefkeeper/platform';
+import { BucketWatch, conversionSchema, Jobs, openExecutors, Pipeline, PipelineModule, PythonTools, watchBucket } from '@reefkeeper/conversion';
+import { ChangeFeed, openBuckets, openDatabase, openObjects, openQueues, PlatformModule, systemClock, type Logger } from '@reefkeeper/platform';
 import { registrySchema } from '@reefkeeper/registry';
 import type { Config } from './config.ts';
 import { startSweeps } from './sweeps.ts';
@@ -29,18 +29,26 @@ export async function startWorker(config: Config, log: Logger): Promise<Worker> 
   const executors = openExecutors({ python, keysDir: config.KEYS_DIR, compiler: config.REEF_EDGETPU_COMPILER });
   const context = await NestFactory.createApplicationContext({
     module: class WorkerModule {},
-    imports: [PlatformModule.forRoot({ db, clock: systemClock, log, objects, queues, feed }), PipelineModule.forRoot({ executors, workDir })],
+    imports: [PlatformModule.forRoot({ db, clock: systemClock, log, objects, queues, feed, buckets: openBuckets({ endpoint: config.GCS_ENDPOINT }) }), PipelineModule.forRoot({ executors, workDir })],
   }, { logger: ['error', 'warn'] });
 
   const pipeline = context.get(Pipeline, { strict: false });
   const jobs = context.get(Jobs, { strict: false });
   pipeline.start(config.WORKER_CONCURRENCY);
-  const stopSweeps = startSweeps([{ name: 'jobs', everyMs: sweepMs, run: async () => jobs.sweep() }], log);
+  const exportsWatch = context.get(BucketWatch, { strict: false });
+  const exported = { quietMs: config.REEF_BUCKET_QUIET_S * 1_000, models: config.REEF_BUCKET_MODELS };
+  const stopWatch = config.REEF_BUCKET_WATCH ? await watchBucket(exportsWatch, { subscription: config.REEF_BUCKET_WATCH, quietMs: exported.quietMs }, log) : undefined;
+  const stopSweeps = startSweeps([
+    { name: 'jobs', everyMs: sweepMs, run: async () => jobs.sweep() },
+    // Rows that another worker's messages made are anybody's work.
+    { name: 'bucket exports', everyMs: sweepMs, run: async () => exportsWatch.sweep(exported) },
+  ], log);
   const health = config.HEALTH_PORT === undefined ? null : await openHealth(config.HEALTH_PORT, async () => { await db.query('SELECT 1'); });
   return {
     healthPort: health && (health.address() as { port: number }).port,
     async stop() {
       // First what takes new work, then the work, then what it needs.
+      await stopWatch?.();
       await stopSweeps();
       await pipeline.stop();
       await queues.close();

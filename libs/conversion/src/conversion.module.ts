@@ -1,10 +1,12 @@
 import { Module, type DynamicModule } from '@nestjs/common';
 import { RegistryModule } from '@reefkeeper/registry';
+import { BucketImports } from './bucket-imports.service.ts';
+import { BucketWatch } from './bucket-watch.service.ts';
 import { Jobs } from './jobs.service.ts';
 import { Pipeline, type PipelineOptions } from './pipeline.service.ts';
 
 /** Creating, watching and cancelling jobs: what the controller needs. */
-@Module({ imports: [RegistryModule], providers: [Jobs], exports: [Jobs] })
+@Module({ imports: [RegistryModule], providers: [Jobs, BucketImports, BucketWatch], exports: [Jobs, BucketImports, BucketWatch] })
 export class ConversionModule {}
 
 /** Running them: what the worker needs. */

@@ -15,7 +15,7 @@ import { ProblemFilter } from '@reefkeeper/platform/http';
 import { registrySchema, RegistryModule } from '@reefkeeper/registry';
 import { ArtifactsController, ModelsController, ModelsResolver, UploadsController } from '@reefkeeper/registry/http';
 import { testDatabase, type TestDatabase } from '../../../test/support/database.ts';
-import { BuildsController, JobsController, JobsResolver } from './http.ts';
+import { BucketsController, BucketsResolver, BuildsController, JobsController, JobsResolver } from './http.ts';
 import { ConversionModule, conversionSchema } from './index.ts';
 
 let app: NestFastifyApplication;
@@ -39,8 +39,8 @@ beforeAll(async () => {
       RegistryModule, ConversionModule,
       GraphQLModule.forRoot<ApolloDriverConfig>({ driver: ApolloDriver, autoSchemaFile: true }),
     ],
-    controllers: [ModelsController, ArtifactsController, UploadsController, BuildsController, JobsController],
-    providers: [ModelsResolver, JobsResolver, { provide: 'UPLOAD_LIMIT_BYTES', useValue: 4 * 1024 * 1024 }],
+    controllers: [ModelsController, ArtifactsController, UploadsController, BucketsController, BuildsController, JobsController],
+    providers: [ModelsResolver, BucketsResolver, JobsResolver, { provide: 'UPLOAD_LIMIT_BYTES', useValue: 4 * 1024 * 1024 }],
   };
 
   app = await NestFactory.create<NestFastifyApplication>(root, new FastifyAdapter(), { logger: false });
@@ -115,6 +115,8 @@ describe('models, versions and jobs', () => {
     ['a file name with a path', 'POST', '/models/x/versions', { source: { digest: '0'.repeat(64), filename: '../m' } }, 400, 'request.invalid'],
     ['segments at tensors of our own', 'POST', '/models/x/versions', { source: { digest: '0'.repeat(64), filename: 'm' }, compile: { numSegments: 2, intermediateTensors: ['a'] } }, 400, 'request.invalid'],
     ['confirming what nothing holds up', 'POST', '/models/lite0/versions/1/confirm', undefined, 409, 'version.not_held'],
+    ['an import from elsewhere', 'POST', '/models/x/imports', { address: 's3://bucket/x/' }, 400, 'request.invalid'],
+    ['an import from no address', 'POST', '/models/x/imports', { address: 'gs://B!/x/' }, 400, 'bucket.address_invalid'],
     ['an unknown job', 'GET', '/jobs/00000000-0000-4000-8000-000000000000', undefined, 404, 'job.missing'],
     ['an unknown artifact', 'GET', `/artifacts/${'0'.repeat(64)}`, undefined, 404, 'artifact.missing'],
   ])('refuse %s', async (_what, method, path, body, status, code) => {
@@ -127,6 +129,9 @@ describe('models, versions and jobs', () => {
       data: { models: { items: [{ name: 'by-graphql', versionCount: 0 }, { name: 'lite0', versions: { items: [{ ref: 'lite0@1', state: 'BUILDING' }] } }] }, model: { description: 'empty' }, jobs: { items: [{ version: 'lite0@1' }] } },
     });
     expect(await graphql('{ jobs { items { attempts { result logDigest } } } version(ref: "lite0@1") { hold { code variants } confirmedAt } }')).toMatchObject({ data: { jobs: { items: [{ attempts: [] }] }, version: { hold: null } } });
+    await database.db.query("INSERT INTO bucket_exports (bucket, folder, state, reason, seen_at, look_at) VALUES ('b', 'm/', 'WAITING', '{\"code\": \"export.incomplete\"}', now(), now())");
+    expect(await graphql('{ bucketExports { bucket folder state reason jobId } }')).toEqual({ data: { bucketExports: [{ bucket: 'b', folder: 'm/', state: 'WAITING', reason: { code: 'export.incomplete' }, jobId: null }] } });
+    expect(await call('GET', '/bucket-exports')).toMatchObject({ status: 200, body: { items: [{ bucket: 'b', folder: 'm/', state: 'WAITING' }] } });
     expect(await graphql('{ version(ref: "lite0@1") { ref labels createdAt } }')).toMatchObject({ data: { version: { ref: 'lite0@1', labels: ['cat', 'dog'] } } });
   });
 });

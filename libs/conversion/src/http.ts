@@ -1,2 +1,3 @@
+export * from './buckets.http.ts';
 export * from './jobs.graphql.ts';
 export * from './jobs.http.ts';

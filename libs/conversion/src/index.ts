@@ -1,10 +1,15 @@
 import type { SchemaSlice } from '@reefkeeper/platform';
 import { CompileAttempt } from './attempts.ts';
 import { Job, JobLogLine, JobStep } from './job.entity.ts';
+import { BucketImports1764000003020 } from './bucket-migrations.ts';
 import { CompileAttempts1764000003010, Jobs1764000003001 } from './migrations.ts';
 
 export * from './attempts.ts';
 export * from './compile-options.ts';
+export * from './bucket-imports.service.ts';
+export * from './bucket-layout.ts';
+export * from './bucket-subscription.ts';
+export * from './bucket-watch.service.ts';
 export * from './conversion.module.ts';
 export * from './executors.ts';
 export * from './job.entity.ts';
@@ -17,4 +22,4 @@ export * from './python-tools.ts';
 export * from './steps.ts';
 export * from './views.ts';
 
-export const conversionSchema: SchemaSlice = { entities: [Job, JobStep, JobLogLine, CompileAttempt], migrations: [Jobs1764000003001, CompileAttempts1764000003010] };
+export const conversionSchema: SchemaSlice = { entities: [Job, JobStep, JobLogLine, CompileAttempt], migrations: [Jobs1764000003001, CompileAttempts1764000003010, BucketImports1764000003020] };

@@ -69,7 +69,14 @@ export const buildRequest = z.object({
   /** Keep what cannot be quantised, inputs and outputs too, in float: it runs on the CPU. Each such place is a warning in the lineage. */
   allowFloatOps: z.boolean().default(false),
 }).meta({ id: 'BuildRequest' });
-export type BuildRequest = z.infer<typeof buildRequest>;
+
+/** Where the server itself copied a source from; users cannot say it. */
+export interface SourceOrigin {
+  /** gs://bucket/folder/ */
+  address: string;
+  objects: { name: string; generation: string; digest: string; bytes: number }[];
+}
+export type BuildRequest = Omit<z.infer<typeof buildRequest>, 'source'> & { source: UploadedFile & { origin?: SourceOrigin } };
 export type BuildRequestInput = z.input<typeof buildRequest>;
 
 export const modelParam = modelName;

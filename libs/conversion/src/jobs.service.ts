@@ -3,8 +3,8 @@ import { Inject, Injectable } from '@nestjs/common';
 import { DataSource, In } from 'typeorm';
 import { hint, ReefError, type ChangeFeed, type ChangeHint, type Clock, type ObjectStore, type Queue, type QueueHost, type Tx } from '@reefkeeper/platform';
 import { Registry, refOf, type Version } from '@reefkeeper/registry';
-import { buildRequest, isDone, isSettled, stepNames, type BuildRequestInput, type JobState } from './job.ts';
 import { CompileAttempt } from './attempts.ts';
+import { buildRequest, isDone, isSettled, stepNames, type BuildRequest, type BuildRequestInput, type JobState, type SourceOrigin } from './job.ts';
 import { Job, JobLogLine, JobStep } from './job.entity.ts';
 
 /** A run that has not been heard of for this long is dead: another worker may take its job. */
@@ -14,6 +14,15 @@ const queueWaitMs = 2_000;
 
 export interface JobWithSteps extends Job {
   steps: JobStep[];
+}
+
+/** What the server itself adds to a job. */
+export interface JobExtras {
+  origin?: SourceOrigin;
+  /** First lines of the job's log. */
+  log?: string[];
+  /** Done in the transaction that makes the job; what it throws undoes both. */
+  within?: (tx: Tx, made: { job: string }) => Promise<void>;
 }
 
 /** What users do with pipeline runs. Running them is `Pipeline`. */
@@ -36,8 +45,9 @@ export class Jobs {
    * A new version of a model (created if absent) and the job that builds it.
    * @throws ReefError `source.missing` (a digest was never uploaded), `model.name_invalid`
    */
-  async create(model: string, input: BuildRequestInput, createdBy = 'system'): Promise<{ version: Version; job: JobWithSteps }> {
-    const request = buildRequest.parse(input);
+  async create(model: string, input: BuildRequestInput, createdBy = 'system', { origin, log = [], within }: JobExtras = {}): Promise<{ version: Version; job: JobWithSteps }> {
+    const parsed = buildRequest.parse(input);
+    const request: BuildRequest = origin ? { ...parsed, source: { ...parsed.source, origin } } : parsed;
     for (const [what, file] of Object.entries({ source: request.source, calibration: request.calibration, evaluation: request.evaluation })) {
       if (file && !(await this.objects.has(file.digest))) {
         throw new ReefError('source.missing', 'not_found', `The ${what} ${file.filename} (${file.digest}) is not stored. Upload it first with POST /api/v1/uploads.`, { detail: { what, ...file } });
@@ -50,6 +60,8 @@ export class Jobs {
       await tx.query('INSERT INTO jobs (id, version_id, model, ref, state, request, created_at, created_by) VALUES ($1, $2, $3, $4, \'QUEUED\', $5, $6, $7)',
         [id, made.id, model, refOf(made), JSON.stringify(request), this.clock.now(), createdBy]);
       await tx.query('INSERT INTO job_steps (job_id, ordinal, name, state) SELECT $1, at - 1, name, \'PENDING\' FROM unnest($2::text[]) WITH ORDINALITY AS step (name, at)', [id, stepNames]);
+      if (log.length > 0) await tx.query('INSERT INTO job_log (job_id, at, step, stream, text) SELECT $1, $2, $3, \'out\', line FROM unnest($4::text[]) WITH ORDINALITY AS said (line, n) ORDER BY n', [id, this.clock.now(), stepNames[0], log]);
+      await within?.(tx, { job: id });
       await hint(tx, { kind: 'job', id });
       return made;
     });

@@ -20,3 +20,5 @@ export {
 export { writeModel, type WritableModel } from './write-model.ts';
 export { closeOpenShapes, cutModel, type CutOptions } from './cut-model.ts';
 export { opTable, type OpTableRow } from './op-table.ts';
+export { metadataOf, type TfliteMetadata } from './tflite-metadata.ts';
+export { zipEntries } from './zip.ts';

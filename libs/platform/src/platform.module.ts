@@ -1,5 +1,6 @@
 import { Module, type DynamicModule } from '@nestjs/common';
 import { DataSource } from 'typeorm';
+import { openBuckets, type Buckets } from './buckets.ts';
 import type { Clock } from './clock.ts';
 import type { ChangeFeed } from './events.ts';
 import type { Logger } from './logger.ts';
@@ -13,6 +14,8 @@ export interface PlatformParts {
   objects: ObjectStore;
   queues: QueueHost;
   feed: ChangeFeed;
+  /** Google's own where absent. */
+  buckets?: Buckets;
 }
 
 /** The outside world of a process, opened by its `main.ts` and handed to every service by token. */
@@ -26,6 +29,7 @@ export class PlatformModule {
       { provide: 'OBJECTS', useValue: parts.objects },
       { provide: 'QUEUES', useValue: parts.queues },
       { provide: 'FEED', useValue: parts.feed },
+      { provide: 'BUCKETS', useValue: parts.buckets ?? openBuckets() },
     ];
     return { module: PlatformModule, global: true, providers, exports: providers.map(({ provide }) => provide) };
   }

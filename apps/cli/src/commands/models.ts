@@ -36,30 +36,17 @@ export interface VersionView {
 /** A stored archive or file, as the API takes it. */
 interface Uploaded { digest: string; filename: string }
 
-export function registerModels(program: Command): void {
+/** @returns the command `model`, for what else belongs under it */
+export function registerModels(program: Command): Command {
   const model = program.command('model').description('models and their versions');
 
-  model.command('push <path>')
+  buildOptions(model.command('push <path>')
     .description('bring in a model: it is converted to int8, checked against the original, compiled where a compiler is, signed')
-    .option('--name <name>', 'model name; the file or folder name where absent')
-    .option('--calibration <path>', 'folder, archive (.tar.gz, .zip) or .npz of real samples, to measure activation ranges on')
-    .option('--evaluation <path>', 'held-out samples to compare on, with labels.csv (file,label) for accuracy')
-    .option('--labels <file>', 'class names in output order, one a line')
-    .option('--task <task>', 'classification, detection, segmentation, embedding or other', 'classification')
+    .option('--name <name>', 'model name; the file or folder name where absent'))
     .option('--input-shape <shape>', 'such as 1,224,224,3, where the model leaves it open')
-    .option('--resize <how>', 'stretch or center-crop')
-    .option('--mean <values>', 'subtracted from pixels 0 to 255; one value or one per channel')
-    .option('--std <values>', 'divides them after that')
     .option('--signature <name>', 'signature of a SavedModel')
     .option('--input-name <name>', 'input tensor of a frozen graph')
     .option('--output-names <names>', 'output tensors of a frozen graph, separated by commas')
-    .option('--min-agreement <share>', 'least top-1 agreement with the original, 0 to 1')
-    .option('--max-accuracy-drop <share>', 'most accuracy the quantisation may cost, 0 to 1')
-    .option('--allow-worse', 'publish even when the comparison fails; the numbers stay in the report')
-    .option('--allow-float-ops', 'keep what cannot be quantised, inputs and outputs too, in float on the CPU; a warning stays in the lineage')
-    .option('--runtimes <numbers>', 'Edge TPU runtimes to compile for, such as 13,14')
-    .option('--notes <text>', 'kept with the version')
-    .option('--no-watch', 'do not wait for the job')
     .addHelpText('after', '\nExample:\n  reef model push ./saved_model --name classifier --calibration photos/ --evaluation held-out/ --labels labels.txt')
     .action(action(async ({ output, client }, path: string, options: PushOptions) => {
       const { version } = await push(await client(), output, path, options);
@@ -89,18 +76,44 @@ export function registerModels(program: Command): void {
     const version = await (await client()).post<VersionView>(`/models/${encodeURIComponent(name)}/versions/${number}/confirm`);
     output.show(version, () => `${version.ref} confirmed by ${version.confirmedBy ?? '-'}`);
   }));
+  return model;
+}
+
+/** What a version is built with, wherever its source comes from. */
+export function buildOptions(command: Command): Command {
+  return command
+    .option('--calibration <path>', 'folder, archive (.tar.gz, .zip) or .npz of real samples, to measure activation ranges on')
+    .option('--evaluation <path>', 'held-out samples to compare on, with labels.csv (file,label) for accuracy')
+    .option('--labels <file>', 'class names in output order, one a line')
+    .option('--task <task>', 'classification, detection, segmentation, embedding or other')
+    .option('--resize <how>', 'stretch or center-crop')
+    .option('--mean <values>', 'subtracted from pixels 0 to 255; one value or one per channel')
+    .option('--std <values>', 'divides them after that')
+    .option('--min-agreement <share>', 'least top-1 agreement with the original, 0 to 1')
+    .option('--max-accuracy-drop <share>', 'most accuracy the quantisation may cost, 0 to 1')
+    .option('--allow-worse', 'publish even when the comparison fails; the numbers stay in the report')
+    .option('--allow-float-ops', 'keep what cannot be quantised, inputs and outputs too, in float on the CPU; a warning stays in the lineage')
+    .option('--runtimes <numbers>', 'Edge TPU runtimes to compile for, such as 13,14')
+    .option('--notes <text>', 'kept with the version')
+    .option('--no-watch', 'do not wait for the job');
 }
 
 /** Uploads what is needed, asks for the version and follows its job to the end. */
 export async function push(api: Client, output: Output, path: string, options: PushOptions): Promise<{ version: VersionView; job: JobView }> {
   const source = await uploadPath(api, output, path, 'model');
+  const body = { source, ...(await requestBody(api, output, options)), task: options.task ?? 'classification' };
+  const name = options.name ?? basename(resolve(path)).replace(/\.(tar\.gz|tgz|zip|keras|h5|pb|tflite)$/, '').toLowerCase().replaceAll(/[^a-z0-9-]+/g, '-').replaceAll(/^-+|-+$/g, '');
+  return followBuild(api, output, await api.post(`/models/${encodeURIComponent(name)}/versions`, body), options.watch);
+}
+
+/** All of a request but its source; uploads the samples. */
+export async function requestBody(api: Client, output: Output, options: PushOptions): Promise<Record<string, unknown>> {
   const [calibration, evaluation] = [options.calibration, options.evaluation].map((one) => one && resolve(one));
-  const body = {
-    source,
+  return {
     calibration: calibration ? await uploadPath(api, output, calibration, 'samples') : null,
     evaluation: evaluation ? await uploadPath(api, output, evaluation, 'held-out') : null,
     ...(options.labels ? { labels: (await readText(options.labels)).split('\n').map((line) => line.trim()).filter(Boolean) } : {}),
-    task: options.task ?? 'classification',
+    ...(options.task ? { task: options.task } : {}),
     input: { ...(options.inputShape ? { shape: numbersOf('--input-shape', options.inputShape) } : {}), ...(options.inputName ? { name: options.inputName } : {}) },
     ...(options.outputNames ? { outputs: options.outputNames.split(',').map((one) => one.trim()) } : {}),
     preprocessing: {
@@ -118,10 +131,13 @@ export async function push(api: Client, output: Output, path: string, options: P
     ...(options.allowFloatOps ? { allowFloatOps: true } : {}),
     ...(options.notes ? { notes: options.notes } : {}),
   };
-  const name = options.name ?? basename(resolve(path)).replace(/\.(tar\.gz|tgz|zip|keras|h5|pb|tflite)$/, '').toLowerCase().replaceAll(/[^a-z0-9-]+/g, '-').replaceAll(/^-+|-+$/g, '');
-  const made = await api.post<{ version: VersionView; job: JobView }>(`/models/${encodeURIComponent(name)}/versions`, body);
+}
+
+/** Says what was queued and follows the job to its end, unless told not to. */
+export async function followBuild(api: Client, output: Output, made: { version: VersionView; job: JobView }, watch: boolean | undefined): Promise<{ version: VersionView; job: JobView }> {
+  const name = made.version.model;
   output.step({ event: 'queued', version: `${name}@${made.version.version}`, job: made.job.id }, `${name}@${made.version.version} queued as job ${made.job.id}`);
-  if (options.watch === false) return made;
+  if (watch === false) return made;
   const job = await followJob(api, output, made.job.id);
   const version = await api.get<VersionView>(`/models/${name}/versions/${made.version.version}`);
   output.show(version, () => versionText(version));
@@ -167,7 +183,7 @@ function parityText(parity: NonNullable<VersionView['parity']>): string[] {
 }
 
 /** Folders travel as tar.gz with fixed times and order, so that the same folder is the same upload. */
-async function uploadPath(api: Client, output: Output, path: string, title: string): Promise<Uploaded> {
+export async function uploadPath(api: Client, output: Output, path: string, title: string): Promise<Uploaded> {
   const found = await stat(path).catch((cause: unknown) => { throw new ReefError('file.missing', 'not_found', `There is nothing at ${path}.`, { cause }); });
   const scratch = await mkdtemp(join(tmpdir(), 'reef-push-'));
   try {
