@@ -22,6 +22,10 @@ export type Constraint =
   | { kind: 'vector-alpha' }
   | { kind: 'vector-input'; maxElements: number }
   | { kind: 'resize-ratio'; mapsUpTo: number; failsAbove: number }
+  /** Points of the output, height times width. */
+  | { kind: 'output-points'; seenUpTo: number; failsFrom: number }
+  /** Only [1, 1, 1, C] spread over a picture was seen. */
+  | { kind: 'spreads-vector' }
   | { kind: 'unit-strides' }
   | { kind: 'no-relayout'; upToRuntime: number }
   | { kind: 'spatial-size'; mapsUpTo: number; failsFrom: number }
@@ -38,6 +42,8 @@ export interface OpRule {
   constraints: Constraint[];
   /** 16-bit activations are fine too (LSTM cell state). */
   wide?: true;
+  /** Compiles for older runtimes, and nobody is known to have run that. */
+  provenFrom?: number;
 }
 
 export const floorRuntime = 10;
@@ -48,7 +54,7 @@ const documented = (constraints: Constraint[] = [], since = anyRuntime): OpRule 
 const recalled = (since: number, constraints: Constraint[] = []): OpRule => ({ since, evidence: 'recalled', seenVersion: 1, constraints });
 
 const reduce: Constraint[] = [{ kind: 'constant', inputs: [1] }, { kind: 'reduce', batch: false }];
-const lstm: OpRule = { since: 12, evidence: 'measured', seenVersion: 1, constraints: [{ kind: 'constant', inputs: [1, 2, 3, 4, 5, 6, 7, 8, 12, 13, 14, 15] }], wide: true };
+const lstm: OpRule = { since: 12, evidence: 'measured', seenVersion: 1, constraints: [{ kind: 'constant', inputs: [1, 2, 3, 4, 5, 6, 7, 8, 12, 13, 14, 15] }], wide: true, provenFrom: 14 };
 
 export const opRules: Readonly<Record<string, OpRule>> = {
   ADD: seen(2),
@@ -60,7 +66,7 @@ export const opRules: Readonly<Record<string, OpRule>> = {
   FULLY_CONNECTED: seen(4, [{ kind: 'constant', inputs: [1, 2] }, { kind: 'default-weights' }, { kind: 'no-kept-dims' }, { kind: 'vector-output' }]),
   L2_NORMALIZATION: documented(),
   LOGISTIC: seen(2),
-  // Documented from runtime 14 on; a public package with one says 12.
+  // Documented from runtime 14 on, which brought variable tensors; a public package with one says 12.
   UNIDIRECTIONAL_SEQUENCE_LSTM: lstm,
   LSTM: lstm,
   MAXIMUM: seen(2),
@@ -80,7 +86,8 @@ export const opRules: Readonly<Record<string, OpRule>> = {
   RELU6: documented(),
   RELU_N1_TO_1: documented(),
   RESHAPE: seen(1, [{ kind: 'constant', inputs: [1] }, { kind: 'known-size', elements: 94_400 }]),
-  RESIZE_BILINEAR: seen(3, [{ kind: 'constant', inputs: [1] }, { kind: 'resize-ratio', mapsUpTo: 2, failsAbove: 4 }]),
+  // 24x24 to 48x48 is the largest seen to map; 256x256 to 512x512 is reported not to.
+  RESIZE_BILINEAR: seen(3, [{ kind: 'constant', inputs: [1] }, { kind: 'resize-ratio', mapsUpTo: 2, failsAbove: 4 }, { kind: 'output-points', seenUpTo: 48 * 48, failsFrom: 512 * 512 }]),
   RESIZE_NEAREST_NEIGHBOR: documented([{ kind: 'constant', inputs: [1] }, { kind: 'known-size', elements: 0 }]),
   RSQRT: recalled(14),
   SLICE: documented([{ kind: 'constant', inputs: [1, 2] }]),
@@ -97,7 +104,7 @@ export const opRules: Readonly<Record<string, OpRule>> = {
   TRANSPOSE: recalled(14, [{ kind: 'constant', inputs: [1] }, { kind: 'known-size', elements: 0 }]),
   TRANSPOSE_CONV: documented([{ kind: 'constant', inputs: [0, 1, 3] }], 13),
   // In no document; seen spreading [1,1,1,C] over a picture.
-  TILE: seen(1, [{ kind: 'constant', inputs: [1] }], 12),
+  TILE: seen(1, [{ kind: 'constant', inputs: [1] }, { kind: 'spreads-vector' }], 12),
 };
 
 /** What to do about operators that never map; the ones without an entry get the general advice. */

@@ -11,8 +11,8 @@ export interface OpTableRow {
 
 /** The rules in words, for the documentation and `reef check --rules`. */
 export function opTable(): OpTableRow[] {
-  return Object.entries(opRules).toSorted(([one], [other]) => one.localeCompare(other)).map(([op, { since, evidence, seenVersion, constraints, wide }]) => ({
-    op, since: since === floorRuntime ? null : since, evidence, highestVersionSeen: seenVersion, limits: [...constraints.map(inWords), ...(wide ? ['states may be 16 bits wide'] : [])],
+  return Object.entries(opRules).toSorted(([one], [other]) => one.localeCompare(other)).map(([op, { since, evidence, seenVersion, constraints, wide, provenFrom }]) => ({
+    op, since: since === floorRuntime ? null : since, evidence, highestVersionSeen: seenVersion, limits: [...constraints.map(inWords), ...(wide ? ['states may be 16 bits wide'] : []), ...(provenFrom ? [`run from ${provenFrom} on`] : [])],
   }));
 }
 
@@ -35,6 +35,8 @@ function inWords(constraint: Constraint): string {
     case 'unit-strides': return 'strides of 1, no ellipsis, no new axis';
     case 'no-relayout': return `only leading sizes up to runtime ${constraint.upToRuntime}`;
     case 'spatial-size': return `up to ${constraint.mapsUpTo} points; from ${constraint.failsFrom} never`;
+    case 'output-points': return `output verified up to ${constraint.seenUpTo} points; from ${constraint.failsFrom} never`;
+    case 'spreads-vector': return 'verified for one vector spread over a picture';
     case 'known-size': return constraint.elements === 0 ? 'small tensors; sizes not verified' : `verified up to ${constraint.elements} elements`;
   }
 }

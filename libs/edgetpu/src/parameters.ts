@@ -28,12 +28,25 @@ export function estimateParameters(graph: Subgraph, mapped: readonly Operator[])
   return { bytes, onChipBytes: bytes - streamedBytes, streamedBytes, fit, complete: !mapped.some(({ op }) => op.endsWith('LSTM')) };
 }
 
+/** How the chip lays weights out. A test chooses these numbers anew without each family of public models in turn, and gets the same. */
+export interface ChipLayout {
+  /** Inputs of a row, and channels of a depthwise convolution, are stored in groups of so many. */
+  inputGroup: number;
+  channelGroup: number;
+  /** Rows (outputs) up to `wideAbove` in groups of `rowGroup`, above it of `wideRowGroup`. */
+  rowGroup: number;
+  wideRowGroup: number;
+  wideAbove: number;
+}
+
+export const chipLayout: ChipLayout = { inputGroup: 4, channelGroup: 4, rowGroup: 16, wideRowGroup: 64, wideAbove: 64 };
+
 /**
  * Bytes of one operator's parameters as the compiler lays them out, read off the parameter blobs of public compiled models: inputs in
  * groups of 4, outputs padded to 16 (to 64 above 64), a few bytes of bias and scale per
  * output, blocks of 64.
  */
-export function parameterBytes(operator: Operator, graph: Subgraph, isFed = fedBy(graph)): number {
+export function parameterBytes(operator: Operator, graph: Subgraph, isFed = fedBy(graph), layout = chipLayout): number {
   const input = graph.tensors[operator.inputs[0] ?? -1];
   const weights = graph.tensors[operator.inputs[1] ?? -1];
   const output = graph.tensors[operator.outputs[0] ?? -1];
@@ -45,21 +58,21 @@ export function parameterBytes(operator: Operator, graph: Subgraph, isFed = fedB
   switch (operator.op) {
     case 'CONV_2D': {
       const [cout = 0, kernelH = 0, kernelW = 0, cin = 0] = shape;
-      return cin === 1 && cout === 1 ? depthwise(kernelH * kernelW, 1, biasBytes) : dense(kernelH * kernelW * pad(cin, 4), cout, biasBytes);
+      return cin === 1 && cout === 1 ? depthwise(kernelH * kernelW, 1, biasBytes, layout) : dense(kernelH * kernelW * pad(cin, layout.inputGroup), cout, biasBytes, layout);
     }
     case 'DEPTHWISE_CONV_2D': {
       const [, kernelH = 0, kernelW = 0, channels = 0] = shape;
       // One input channel for many outputs is an ordinary convolution to the compiler.
-      if (input?.shape.at(-1) === 1 && channels > 1) return dense(kernelH * kernelW * 4, channels, biasBytes);
-      return depthwise(kernelH * kernelW, channels, biasBytes);
+      if (input?.shape.at(-1) === 1 && channels > 1) return dense(kernelH * kernelW * pad(1, layout.inputGroup), channels, biasBytes, layout);
+      return depthwise(kernelH * kernelW, channels, biasBytes, layout);
     }
     case 'TRANSPOSE_CONV': {
       const [cout = 0, kernelH = 0, kernelW = 0, cin = 0] = shape;
-      return dense(kernelH * kernelW * pad(cin, 4), cout, biasBytes);
+      return dense(kernelH * kernelW * pad(cin, layout.inputGroup), cout, biasBytes, layout);
     }
     case 'FULLY_CONNECTED': {
       const [out = 0, into = 0] = shape;
-      return dense(pad(into, 4), out, biasBytes);
+      return dense(pad(into, layout.inputGroup), out, biasBytes, layout);
     }
     // Moves of channels that do not lie on the 4-byte groups are small identity matrices.
     case 'CONCATENATION':
@@ -81,7 +94,7 @@ export function parameterBytes(operator: Operator, graph: Subgraph, isFed = fedB
 /** Dense weights over 16,384 inputs were streamed in every public pair although they would have fitted, those over 4,096 never. */
 function alwaysStreamed({ op, inputs }: Operator, graph: Subgraph): number {
   const [out = 0, into = 0] = graph.tensors[inputs[1] ?? -1]?.shape ?? [];
-  return op === 'FULLY_CONNECTED' && into > 8192 ? pad(into, 4) * rowsOf(out) : 0;
+  return op === 'FULLY_CONNECTED' && into > 8192 ? pad(into, chipLayout.inputGroup) * rowsOf(out, chipLayout) : 0;
 }
 
 /** Whether a tensor is an input of the graph, or requantised from one. */
@@ -91,17 +104,17 @@ function fedBy(graph: Subgraph): (tensor: number) => boolean {
   return (tensor) => inputs.has(requantised.get(tensor) ?? tensor);
 }
 
-function dense(into: number, out: number, biasBytes: number): number {
-  const rows = rowsOf(out);
+function dense(into: number, out: number, biasBytes: number, layout: ChipLayout): number {
+  const rows = rowsOf(out, layout);
   return pad(into * rows + biasBytes * (out <= 8 ? 8 : rows), 64);
 }
 
-function rowsOf(out: number): number {
-  return out <= 64 ? pad(out, 16) : pad(out, 64);
+function rowsOf(out: number, { rowGroup, wideRowGroup, wideAbove }: ChipLayout): number {
+  return pad(out, out <= wideAbove ? rowGroup : wideRowGroup);
 }
 
-function depthwise(taps: number, channels: number, biasBytes: number): number {
-  return pad((taps * 4 + biasBytes) * pad(channels, 4), 64);
+function depthwise(taps: number, channels: number, biasBytes: number, { channelGroup }: ChipLayout): number {
+  return pad((taps * 4 + biasBytes) * pad(channels, channelGroup), 64);
 }
 
 function pad(count: number, multiple: number): number {

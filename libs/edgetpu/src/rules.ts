@@ -39,6 +39,7 @@ export function judge(operator: Operator, graph: Subgraph, runtime: number): Jud
   const refusal = refuse(view, version, unverified);
   const rule = opRules[operator.op];
   if (refusal === null && rule?.evidence === 'recalled') unverified.push(`support of ${operator.op} is known only from memory of the vendor's table`);
+  if (refusal === null && rule?.provenFrom !== undefined && runtime < rule.provenFrom) unverified.push(`${operator.op} compiles for runtime ${runtime}, but none below ${rule.provenFrom} is known to run it`);
   if (refusal === null && version === 'unknown') unverified.push(`${operator.op} version ${operator.version} was never seen on an Edge TPU (highest: ${rule?.seenVersion})`);
   return { refusal, version, unverified: refusal === null ? unverified : [] };
 }
@@ -96,6 +97,12 @@ function refuse(view: OpView, version: Judgement['version'], unverified: string[
       advice: `Compile for runtime ${rule.since} or newer, or replace ${op}.`,
     };
   }
+  // Before the shapes: weights that are computed are no activation.
+  const [known, limits] = [true, false].map((first) => rule.constraints.filter(({ kind }) => (kind === 'constant') === first));
+  for (const constraint of known!) {
+    const refusal = violates(constraint, view, unverified);
+    if (refusal) return refusal;
+  }
   const deep = activations.find((tensor) => tensor.shape.slice(0, -3).some((size) => size !== 1));
   if (deep) {
     return {
@@ -103,7 +110,7 @@ function refuse(view: OpView, version: Judgement['version'], unverified: string[
       advice: deep.shape.length === 4 ? 'Convert with batch size 1.' : 'Reshape to at most three sizes above 1, or use batch size 1.',
     };
   }
-  for (const constraint of rule.constraints) {
+  for (const constraint of limits!) {
     const refusal = violates(constraint, view, unverified);
     if (refusal) return refusal;
   }
@@ -203,6 +210,7 @@ function violates(constraint: Constraint, { operator, inputs, outputs, runtime }
       const ratio = Math.max(outH / inH, outW / inW);
       const sizes = `${inH}x${inW} to ${outH}x${outW}`;
       if (inH <= 1 || inW <= 1 || ratio > constraint.failsAbove) return refuse(`It resizes ${sizes}; up to twice the size maps.`, `Resize in steps of ${constraint.mapsUpTo}, or on the host.`);
+      if (Math.min(outH / inH, outW / inW) < 1) unverified.push(`${op} from ${sizes}: none was seen that makes a picture smaller`);
       if (ratio > constraint.mapsUpTo) unverified.push(`${op} from ${sizes}: between ${constraint.mapsUpTo} and ${constraint.failsAbove} times nothing was seen`);
       return null;
     }
@@ -223,6 +231,15 @@ function violates(constraint: Constraint, { operator, inputs, outputs, runtime }
       if (height * width > constraint.mapsUpTo) unverified.push(`${op} over ${height}x${width}: the largest seen is ${constraint.mapsUpTo} points`);
       return null;
     }
+    case 'output-points': {
+      const [height = 1, width = 1] = output?.shape.slice(-3, -1) ?? [];
+      if (height * width >= constraint.failsFrom) return refuse(`Its output is ${height}x${width}, which is too large.`, 'Resize on the host, or leave the last enlargement out.');
+      if (height * width > constraint.seenUpTo) unverified.push(`${op} to ${height}x${width}: the largest seen has ${constraint.seenUpTo} points, and large ones are known to stay on the CPU`);
+      return null;
+    }
+    case 'spreads-vector':
+      if (input && output && (!isVector(input.shape) || input.shape.at(-1) !== output.shape.at(-1))) unverified.push(`${op} of [${input.shape.join(', ')}] to [${output.shape.join(', ')}]: only one vector spread over a picture was seen`);
+      return null;
     case 'known-size': {
       const elements = input ? elementsOf(input.shape) : 0;
       if (elements > constraint.elements) unverified.push(`${op} of ${elements} elements: ${constraint.elements === 0 ? 'none was seen on the chip' : `the largest seen has ${constraint.elements}`}, and large ones are known to stay on the CPU`);
