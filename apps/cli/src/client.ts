@@ -1,6 +1,9 @@
-import { createReadStream } from 'node:fs';
+import { createHash } from 'node:crypto';
+import { createReadStream, createWriteStream } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { Readable, Transform } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
+import type { ReadableStream as WebReadable } from 'node:stream/web';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ReefError, type ErrorKind } from '@reefkeeper/platform/errors';
 import { createClient } from 'graphql-ws';
@@ -59,6 +62,14 @@ export class Client {
     let sent = 0;
     const counted = createReadStream(file).pipe(new Transform({ transform(chunk: Buffer, _encoding, done) { sent += chunk.length; onBytes(sent, size); done(null, chunk); } }));
     return this.request('POST', '/uploads', undefined, { body: Readable.toWeb(counted), type: 'application/octet-stream', bytes: size });
+  }
+
+  /** Streams a stored object into a file. @throws ReefError `artifact.checksum_mismatch` */
+  async download(path: string, file: string, digest: string): Promise<void> {
+    const hash = createHash('sha256');
+    const response = await this.send('GET', path);
+    await pipeline(Readable.fromWeb(response.body as WebReadable), new Transform({ transform(chunk: Buffer, _encoding, done) { hash.update(chunk); done(null, chunk); } }), createWriteStream(file));
+    if (hash.digest('hex') !== digest) throw new ReefError('artifact.checksum_mismatch', 'unavailable', `${file} did not arrive as it is stored; try again.`);
   }
 
   /** What is no JSON: a stored text. */

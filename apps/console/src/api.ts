@@ -22,6 +22,7 @@ export interface Model { name: string; description: string | null; createdAt: st
 
 export interface Version {
   id: string; model: string; version: number; ref: string; state: string; createdAt: string; bundleDigest: string | null; error: { code: string; message: string } | null;
+  failedVariants: { name: string; code: string; message: string }[]; pipelines: { minRuntime: number; segments: { digest: string; bytes: number }[] }[];
   hold: { code: string; message: string } | null; confirmedBy: string | null;
   variants: { name: string; kind: string; minRuntime: number | null; bytes: number; digest: string; details: CompiledDetails | null }[];
   labels: string[] | null; parity: Parity | null; analysis: Analysis | null;

@@ -213,6 +213,55 @@ await runGroup([${JSON.stringify(stand.path)}, 'model.tflite'], { cwd: ${JSON.st
   });
 });
 
+describe('several runtimes', () => {
+  const tooLarge: CompilerAct = { does: 'fail', stdout: genericFailure.replace('Compilation child', 'Compilation failed: Compilation failed due to large activation tensors in model.\nCompilation child'), exitCode: 1 };
+
+  it('become a variant each; one that fails does not sink the others, and is listed with its reason', async () => {
+    const stand = await compiler(succeeds({ minRuntime: 13 }), tooLarge, succeeds({ minRuntime: 13 }));
+    expect(await world.settled(await world.push('fan', smallNet(15), { runtimes: [13, 14] }))).toMatchObject({ state: 'SUCCEEDED' });
+    const version = await world.registry.versionByRef('fan');
+    expect(version.variants.map(({ name }) => name)).toEqual(['cpu-int8', 'edgetpu-13']);
+    expect(version.failedVariants).toMatchObject([{ name: 'edgetpu-14', minRuntime: 14, code: 'compile.large_activations', message: expect.any(String) as string }]);
+    expect(stand.runs().map((args) => args[args.indexOf('--min_runtime_version') + 1])).toEqual(['13', '14']);
+    // What is missing is wanted again by the next build, what is known to fail is not run.
+    expect(await world.settled(await world.push('fan', smallNet(15), { runtimes: [13, 14] }))).toMatchObject({ state: 'SUCCEEDED' });
+    expect((await world.registry.versionByRef('fan@2')).failedVariants).toMatchObject([{ name: 'edgetpu-14', message: expect.stringContaining('not run again') as string }]);
+    expect(stand.runs()).toHaveLength(3);
+  });
+
+  it('that all fail are a failed job, and nothing is published', async () => {
+    await compiler(tooLarge);
+    expect(await world.settled(await world.push('sunk', smallNet(16), { runtimes: [13, 14] }))).toMatchObject({ state: 'FAILED', error: { code: 'compile.large_activations' } });
+    expect(await world.registry.versionByRef('sunk@1')).toMatchObject({ state: 'FAILED', variants: [], failedVariants: [] });
+  });
+});
+
+describe('flags', () => {
+  it('segments are files of the version, and none of its bundle', async () => {
+    const segments = [compiledModel({ parameterBytes: 1_000 }), compiledModel({ parameterBytes: 2_000 })];
+    const stand = await compiler({ does: 'succeed', outputs: segments });
+    expect(await world.settled(await world.push('cut', smallNet(17), { compile: { numSegments: 2 } }))).toMatchObject({ state: 'SUCCEEDED' });
+    const version = await world.registry.versionByRef('cut');
+    expect(version.variants.map(({ name }) => name)).toEqual(['cpu-int8']);
+    expect(version.pipelines).toMatchObject([{ minRuntime: 14, nondeterministic: null, segments: [{ bytes: segments[0]!.length, details: { onChipBytes: 1_000 } }, { details: { onChipBytes: 2_000 } }] }]);
+    expect(version.pipelines[0]!.segments[0]!.details.tokens).toEqual(version.pipelines[0]!.segments[1]!.details.tokens);
+    for (const { digest } of version.pipelines[0]!.segments) expect([await world.objects.has(digest), await world.registry.openToDevices(digest)]).toEqual([true, false]);
+    expect(stand.runs()[0]).toEqual(expect.arrayContaining(['--num_segments', '2']));
+  });
+
+  it('a missing segment is no success', async () => {
+    await compiler({ does: 'succeed', outputs: [compiledModel()] });
+    expect(await world.settled(await world.push('half-cut', smallNet(18), { compile: { numSegments: 2 } }))).toMatchObject({ state: 'FAILED', error: { code: 'compile.output_missing' } });
+  });
+
+  it('reach the command line', async () => {
+    const stand = await compiler(succeeds());
+    const compile = { intermediateTensors: ['a/b', 'c'], multipleSubgraphs: true, searchDelegate: true, delegateSearchStep: 3, timeoutS: 77 };
+    expect(await world.settled(await world.push('flags', smallNet(19), { compile }))).toMatchObject({ state: 'SUCCEEDED' });
+    expect(stand.runs()[0]!.slice(0, -3)).toEqual(['--show_operations', '--intermediate_tensors', 'a/b,c', '--enable_multiple_subgraphs', '--search_delegate', '--delegate_search_step', '3', '--timeout_sec', '77']);
+  });
+});
+
 describe('the command', () => {
   it('is a path, words, or a JSON list of words', async () => {
     const tool = join(world.dir, 'with space', 'tool');

@@ -1,5 +1,6 @@
 import { bundleDigest, loadOrCreateSigningKey, signBundle, type Manifest, type ManifestVariant } from '@reefkeeper/bundle';
 import type { Analysis } from '@reefkeeper/edgetpu';
+import type { Publication } from '@reefkeeper/registry';
 import { outputOf, type StepContext, type StepExecutor } from './steps.ts';
 
 /** Writes the manifest, signs it and hands the publication to the pipeline, which makes the version READY with the step itself. */
@@ -14,17 +15,35 @@ export function bundleStep(keysDir: string): StepExecutor<'bundle'> {
       const stored = await context.keep(Buffer.from(JSON.stringify(envelope)), { mediaType: 'application/vnd.dsse.envelope.v1+json', role: 'envelope' });
       const digest = bundleDigest(manifest);
       context.log(`bundle ${digest}, variants ${manifest.variants.map(({ name }) => name).join(', ')}`);
-      const uncertain = new Map((context.outputs.compile?.compiled ?? []).flatMap(({ model, nondeterministic }) => (nondeterministic ? [[model.digest, nondeterministic] as const] : [])));
-      const held = manifest.variants.filter(({ file }) => uncertain.has(file.digest));
-      const details = new Map((context.outputs.inspect?.compiled ?? []).map(({ model, details }) => [model.digest, details]));
       return {
         output: {
           bundleDigest: digest, envelopeDigest: stored.digest, labels: manifest.labels, task: manifest.task, lineage: manifest.lineage, parity: manifest.parity,
-          variants: manifest.variants.map(({ name, kind, minRuntime, file }) => ({ name, kind, minRuntime, digest: file.digest, bytes: file.bytes, details: uncertain.has(file.digest) ? { ...details.get(file.digest), nondeterministic: uncertain.get(file.digest) } : details.get(file.digest) ?? null })),
-          hold: held.length === 0 ? null : { code: 'compile.nondeterministic', message: `${held.map(({ name }) => name).join(', ')}: ${uncertain.get(held[0]!.file.digest)}`, variants: held.map(({ name }) => name) },
+          ...compiledParts(context.outputs, manifest.variants),
         },
       };
     },
+  };
+}
+
+/** What the compiler made and failed to make, as the version shows it. Segments are files of the version, not of its bundle: agents run no pipelines. */
+function compiledParts({ compile, inspect }: StepContext['outputs'], inManifest: ManifestVariant[]): Pick<Publication, 'variants' | 'hold' | 'pipelines' | 'failedVariants'> {
+  const doubts = new Map((compile?.compiled ?? []).map(({ model, nondeterministic }) => [model.digest, nondeterministic ?? null]));
+  const details = new Map((inspect?.compiled ?? []).map((one) => [one.model.digest, one.details]));
+  const variants = inManifest.map(({ name, kind, minRuntime, file: { digest, bytes } }) => {
+    const nondeterministic = doubts.get(digest);
+    return { name, kind, minRuntime, digest, bytes, details: nondeterministic ? { ...details.get(digest), nondeterministic } : details.get(digest) ?? null };
+  });
+  const pipelines = (inspect?.pipelines ?? []).map(({ minRuntime, segments }, at) => ({
+    minRuntime, nondeterministic: compile?.pipelines?.[at]?.nondeterministic ?? null, segments: segments.map(({ model: { digest, bytes }, details: facts }) => ({ digest, bytes, details: facts })),
+  }));
+  const held = [
+    ...variants.flatMap(({ name, digest }) => (doubts.get(digest) ? [{ name, why: doubts.get(digest)! }] : [])),
+    ...pipelines.flatMap(({ minRuntime, nondeterministic }) => (nondeterministic ? [{ name: `pipeline-${minRuntime}`, why: nondeterministic }] : [])),
+  ];
+  return {
+    variants, pipelines,
+    hold: held.length === 0 ? null : { code: 'compile.nondeterministic', message: held.map(({ name, why }) => `${name}: ${why}`).join(' '), variants: held.map(({ name }) => name) },
+    failedVariants: (compile?.failed ?? []).map(({ runtime, code, message }) => ({ name: runtime === null ? 'edgetpu' : `edgetpu-${runtime}`, minRuntime: runtime, code, message })),
   };
 }
 

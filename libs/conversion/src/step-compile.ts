@@ -27,18 +27,30 @@ export function compileStep(configured: string | undefined): StepExecutor<'compi
       const { digest } = outputOf(context, 'convert').model;
       const models = [{ digest, path: await context.fetch(digest, 'model.tflite') }];
       const version = await compilerVersion(command, context.workDir, context.signal);
-      const output: StepOutputs['compile'] = { compiled: [], compilerVersion: version };
+      const output = { compiled: [], pipelines: [], failed: [], compilerVersion: version } as Required<StepOutputs['compile']>;
+      const options = optionsOf(context);
       const runtimes = runtimesOf(context);
+      let first: ReefError | undefined;
       for (const [index, runtime] of runtimes.entries()) {
         context.progress(Math.round((100 * index) / runtimes.length), runtime === null ? 'compiling' : `compiling for runtime ${runtime}`);
-        const { files, nondeterministic, ...made } = await compileRecipe(context, { command, compilerVersion: version, models, runtime, options: optionsOf(context) });
-        const [file] = files;
-        if (!file) throw new ReefError('compile.output_missing', 'bug', 'The compiler made no file.');
-        output.compiled.push({ runtime: file.facts.minRuntime, model: file.object, report: { ...file.report }, nondeterministic });
-        output.compilerVersion ??= made.compilerVersion;
+        try {
+          const { files, nondeterministic, ...made } = await compileRecipe(context, { command, compilerVersion: version, models, runtime, options });
+          const needs = Math.max(...files.map(({ facts }) => facts.minRuntime));
+          if (options.numSegments) output.pipelines.push({ runtime: needs, segments: files.map(({ object }) => object), nondeterministic });
+          else output.compiled.push({ runtime: needs, model: files[0]!.object, report: { ...files[0]!.report }, nondeterministic });
+          output.compilerVersion ??= made.compilerVersion;
+        } catch (thrown) {
+          // One runtime's failure does not sink the others; anything that is not the compiler's answer does.
+          if (context.signal.aborted || !(thrown instanceof ReefError) || !thrown.code.startsWith('compile.')) throw thrown;
+          first ??= thrown;
+          output.failed.push({ runtime, code: thrown.code, message: thrown.message });
+          if (runtimes.length > 1) context.log(`${runtime === null ? '' : `Runtime ${runtime}: `}${thrown.message} (${thrown.code})`, 'err');
+        }
       }
+      const made = [...output.compiled, ...output.pipelines];
+      if (first && made.length === 0) throw first;
       // What the compiler may answer differently next time is asked again next time.
-      return { output, reusable: output.compiled.every(({ nondeterministic }) => !nondeterministic) };
+      return { output, reusable: output.failed.length === 0 && made.every(({ nondeterministic }) => !nondeterministic) };
     },
   };
 }

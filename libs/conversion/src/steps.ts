@@ -12,8 +12,18 @@ export interface StepOutputs {
   convert: { model: StoredObject; inputs: (TensorSpec & { preprocessing: Preprocessing })[]; outputs: TensorSpec[]; calibrationSamples: number; warnings: string[]; tools: Record<string, string> };
   analyze: { analysis: Record<string, unknown>; eligible: boolean; reason: string | null };
   verify: { parity: Parity | null; golden: (StoredObject & { cases: number }) | null; labels: string[] | null; tools: Record<string, string> };
-  compile: { compiled: { runtime: number; model: StoredObject; report: Record<string, unknown>; nondeterministic?: string | null }[]; compilerVersion: string | null };
-  inspect: { compiled: { minRuntime: number; model: StoredObject; details: Record<string, unknown> }[] };
+  compile: {
+    compiled: { runtime: number; model: StoredObject; report: Record<string, unknown>; nondeterministic?: string | null }[];
+    /** Cut into segments, one file for each Edge TPU. */
+    pipelines?: { runtime: number; segments: StoredObject[]; nondeterministic: string | null }[];
+    /** Wanted runtimes that came to nothing, while others did not; null = the compiler's default. */
+    failed?: { runtime: number | null; code: string; message: string }[];
+    compilerVersion: string | null;
+  };
+  inspect: {
+    compiled: { minRuntime: number; model: StoredObject; details: Record<string, unknown> }[];
+    pipelines?: { minRuntime: number; segments: { model: StoredObject; details: Record<string, unknown> }[] }[];
+  };
   bundle: Publication;
 }
 

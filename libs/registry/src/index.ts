@@ -1,5 +1,5 @@
 import type { SchemaSlice } from '@reefkeeper/platform';
-import { Registry1764000002001, VersionHold1764000002010 } from './migrations.ts';
+import { CompiledParts1764000002011, Registry1764000002001, VersionHold1764000002010 } from './migrations.ts';
 import { Artifact, Model, Variant, Version } from './registry.entity.ts';
 
 export * from './registry.entity.ts';
@@ -8,4 +8,4 @@ export * from './registry.service.ts';
 export * from './version.ts';
 export * from './views.ts';
 
-export const registrySchema: SchemaSlice = { entities: [Model, Version, Variant, Artifact], migrations: [Registry1764000002001, VersionHold1764000002010] };
+export const registrySchema: SchemaSlice = { entities: [Model, Version, Variant, Artifact], migrations: [Registry1764000002001, VersionHold1764000002010, CompiledParts1764000002011] };

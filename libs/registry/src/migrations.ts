@@ -70,3 +70,15 @@ export class VersionHold1764000002010 implements MigrationInterface {
     await runner.query('ALTER TABLE versions DROP COLUMN hold, DROP COLUMN confirmed_at, DROP COLUMN confirmed_by');
   }
 }
+
+export class CompiledParts1764000002011 implements MigrationInterface {
+  name = 'CompiledParts1764000002011';
+
+  async up(runner: QueryRunner): Promise<void> {
+    await runner.query("ALTER TABLE versions ADD COLUMN failed_variants jsonb NOT NULL DEFAULT '[]', ADD COLUMN pipelines jsonb NOT NULL DEFAULT '[]'");
+  }
+
+  async down(runner: QueryRunner): Promise<void> {
+    await runner.query('ALTER TABLE versions DROP COLUMN failed_variants, DROP COLUMN pipelines');
+  }
+}

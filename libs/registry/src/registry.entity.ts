@@ -24,6 +24,21 @@ export interface VersionHold {
   variants: string[];
 }
 
+/** A variant that was asked for and could not be made, while others were. */
+export interface FailedVariant {
+  name: string;
+  minRuntime: number | null;
+  code: string;
+  message: string;
+}
+
+/** The model cut into segments, one for each of several Edge TPUs, in order. Agents do not run these. */
+export interface SegmentedModel {
+  minRuntime: number;
+  nondeterministic: string | null;
+  segments: { digest: string; bytes: number; details: Record<string, unknown> }[];
+}
+
 @Entity('versions')
 export class Version {
   @PrimaryColumn({ name: 'id', type: 'uuid' }) id!: string;
@@ -45,6 +60,8 @@ export class Version {
   @Column({ name: 'created_at', type: 'timestamptz' }) createdAt!: Date;
   @Column({ name: 'created_by', type: 'text' }) createdBy!: string;
   @Column({ name: 'ready_at', type: 'timestamptz', nullable: true }) readyAt!: Date | null;
+  @Column({ name: 'failed_variants', type: 'jsonb' }) failedVariants!: FailedVariant[];
+  @Column({ name: 'pipelines', type: 'jsonb' }) pipelines!: SegmentedModel[];
   @Column({ name: 'hold', type: 'jsonb', nullable: true }) hold!: VersionHold | null;
   /** When a person took the hold off, and who. */
   @Column({ name: 'confirmed_at', type: 'timestamptz', nullable: true }) confirmedAt!: Date | null;

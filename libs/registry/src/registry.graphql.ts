@@ -21,6 +21,28 @@ class VersionErrorType {
   @Field(() => String, { nullable: true }) step?: string;
 }
 
+@ObjectType('FailedVariant', { description: 'Asked for and not made, while others were' })
+class FailedVariantType {
+  @Field(() => String) name!: string;
+  @Field(() => Int, { nullable: true }) minRuntime!: number | null;
+  @Field(() => String) code!: string;
+  @Field(() => String) message!: string;
+}
+
+@ObjectType('Segment')
+class SegmentType {
+  @Field(() => String) digest!: string;
+  @Field(() => Float) bytes!: number;
+  @Field(() => JsonScalar) details!: Record<string, unknown>;
+}
+
+@ObjectType('SegmentedModel', { description: 'The model cut into segments, one for each of several Edge TPUs; agents do not run these' })
+class SegmentedModelType {
+  @Field(() => Int) minRuntime!: number;
+  @Field(() => String, { nullable: true }) nondeterministic!: string | null;
+  @Field(() => [SegmentType]) segments!: VersionView['pipelines'][number]['segments'];
+}
+
 @ObjectType('VersionHold', { description: 'Why a version is not rolled out before somebody confirms it' })
 class VersionHoldType {
   @Field(() => String) code!: string;
@@ -47,6 +69,8 @@ export class VersionType implements VersionView {
   @Field(() => Date) createdAt!: Date;
   @Field(() => String) createdBy!: string;
   @Field(() => Date, { nullable: true }) readyAt!: Date | null;
+  @Field(() => [FailedVariantType]) failedVariants!: VersionView['failedVariants'];
+  @Field(() => [SegmentedModelType]) pipelines!: VersionView['pipelines'];
   @Field(() => VersionHoldType, { nullable: true }) hold!: VersionView['hold'];
   @Field(() => Date, { nullable: true }) confirmedAt!: Date | null;
   @Field(() => String, { nullable: true }) confirmedBy!: string | null;

@@ -3,7 +3,7 @@ import { Inject, Injectable } from '@nestjs/common';
 import { DataSource } from 'typeorm';
 import { modelName, type Lineage, type Parity, type Task, type VariantKind } from '@reefkeeper/bundle';
 import { hint, readWhole, ReefError, type Clock, type ObjectStore, type StoredObject, type Tx } from '@reefkeeper/platform';
-import { Artifact, Model, Variant, Version, type VersionError, type VersionHold } from './registry.entity.ts';
+import { Artifact, Model, Variant, Version, type FailedVariant, type SegmentedModel, type VersionError, type VersionHold } from './registry.entity.ts';
 import { parseRef, refOf, versionMoves, type VersionState } from './version.ts';
 
 export interface NewVersion {
@@ -23,6 +23,8 @@ export interface Publication {
   variants: { name: string; kind: VariantKind; minRuntime: number | null; digest: string; bytes: number; details?: Record<string, unknown> | null }[];
   /** Somebody has to look at the version before it is rolled out. */
   hold?: VersionHold | null;
+  failedVariants?: FailedVariant[];
+  pipelines?: SegmentedModel[];
 }
 
 export interface Page<T> {
@@ -75,7 +77,7 @@ export class Registry {
     const [{ next }] = (await tx.query('SELECT coalesce(max(version), 0) + 1 AS next FROM versions WHERE model = $1', [model])) as [{ next: number }];
     const version = tx.create(Version, {
       id: randomUUID(), model, version: next, state: 'DRAFT', task: input.task ?? 'classification', labels: input.labels ?? null, notes: input.notes ?? null,
-      lineage: null, parity: null, analysis: null, error: null, bundleDigest: null, envelopeDigest: null, createdAt: this.clock.now(), createdBy, readyAt: null, hold: null, confirmedAt: null, confirmedBy: null,
+      lineage: null, parity: null, analysis: null, error: null, bundleDigest: null, envelopeDigest: null, createdAt: this.clock.now(), createdBy, readyAt: null, failedVariants: [], pipelines: [], hold: null, confirmedAt: null, confirmedBy: null,
     });
     await tx.insert(Version, version as object);
     await hint(tx, { kind: 'version', id: version.id });
@@ -105,7 +107,7 @@ export class Registry {
    */
   async publish(versionId: string, publication: Publication, tx?: Tx): Promise<Version> {
     if (!tx) return this.db.transaction(async (own) => this.publish(versionId, publication, own));
-    for (const digest of [publication.envelopeDigest, ...publication.variants.map((variant) => variant.digest)]) await this.objects.stat(digest);
+    for (const digest of [publication.envelopeDigest, ...publication.variants.map((variant) => variant.digest), ...(publication.pipelines ?? []).flatMap(({ segments }) => segments.map((segment) => segment.digest))]) await this.objects.stat(digest);
     const version = await this.lock(versionId, tx);
     if (version.state === 'READY' && version.bundleDigest === publication.bundleDigest) return this.versionById(versionId, tx);
     checkMove(version, 'READY');

@@ -1,5 +1,5 @@
 import type { Page } from './registry.service.ts';
-import type { Version, VersionError, VersionHold } from './registry.entity.ts';
+import type { FailedVariant, SegmentedModel, Version, VersionError, VersionHold } from './registry.entity.ts';
 import { refOf, type VersionState } from './version.ts';
 
 /** A version as the API shows it. */
@@ -22,6 +22,10 @@ export interface VersionView {
   createdAt: Date;
   createdBy: string;
   readyAt: Date | null;
+  /** Asked for and not made, while others were. */
+  failedVariants: FailedVariant[];
+  /** Cut into segments for several Edge TPUs; download them as artifacts. */
+  pipelines: SegmentedModel[];
   /** Why it is not rolled out before somebody confirms it. */
   hold: VersionHold | null;
   confirmedAt: Date | null;
@@ -29,11 +33,11 @@ export interface VersionView {
 }
 
 export function versionView(version: Version): VersionView {
-  const { id, model, state, task, labels, notes, bundleDigest, parity, lineage, analysis, error, createdAt, createdBy, readyAt, hold, confirmedAt, confirmedBy } = version;
+  const { id, model, state, task, labels, notes, bundleDigest, parity, lineage, analysis, error, createdAt, createdBy, readyAt, failedVariants, pipelines, hold, confirmedAt, confirmedBy } = version;
   return {
     id, model, version: version.version, ref: refOf(version), state, task, labels, notes, bundleDigest,
     variants: (version.variants ?? []).map(({ name, kind, minRuntime, digest, bytes, details }) => ({ name, kind, minRuntime, digest, bytes, details })),
-    parity, lineage, analysis, error, createdAt, createdBy, readyAt, hold, confirmedAt, confirmedBy,
+    parity, lineage, analysis, error, createdAt, createdBy, readyAt, failedVariants, pipelines, hold, confirmedAt, confirmedBy,
   };
 }
 

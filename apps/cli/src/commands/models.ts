@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import { mkdtemp, readdir, readFile, rm, stat } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, readFile, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { basename, dirname, join, relative, resolve } from 'node:path';
 import { pipeline } from 'node:stream/promises';
@@ -15,10 +15,12 @@ import { followJob, type JobView } from './jobs.ts';
 export interface PushOptions {
   name?: string; calibration?: string; evaluation?: string; labels?: string; task?: string; inputShape?: string; resize?: string; mean?: string; std?: string;
   signature?: string; inputName?: string; outputNames?: string; minAgreement?: string; maxAccuracyDrop?: string; allowWorse?: boolean; allowFloatOps?: boolean; runtimes?: string; notes?: string; watch?: boolean;
+  segments?: string; intermediateTensors?: string; multipleSubgraphs?: boolean; searchDelegate?: boolean; delegateSearchStep?: string; compileTimeout?: string; forceCompile?: boolean;
 }
 
 export interface VersionView {
   id: string; model: string; version: number; ref: string; state: string; task: string; createdAt: string; bundleDigest: string | null; error: { code: string; message: string } | null;
+  failedVariants: { name: string; code: string; message: string }[]; pipelines: { minRuntime: number; segments: { digest: string; bytes: number; details: { onChipBytes?: number; streamedBytes?: number } }[] }[];
   hold: { code: string; message: string } | null; confirmedAt: string | null; confirmedBy: string | null;
   variants: { name: string; kind: string; minRuntime: number | null; digest: string; bytes: number }[];
   labels: string[] | null; analysis: { verdict?: string; summary?: string } | null; lineage: Record<string, unknown> | null;
@@ -70,10 +72,24 @@ export function registerModels(program: Command): Command {
     output.show(items, () => table(['version', 'state', 'bundle', 'created', 'error'], items.map((one) => [`${name}@${one.version}`, tone(one.state), one.bundleDigest?.slice(0, 12), ago(one.createdAt), one.error?.code ?? (one.hold && !one.confirmedAt ? `held: ${one.hold.code}` : null)])));
   }));
 
+  model.command('download <version>').description('the files of a version (name@3): variants, and the segments of a pipeline')
+    .option('--out <dir>', 'folder to write them to', '.')
+    .action(action(async ({ output, client }, ref: string, options: { out: string }) => {
+      const api = await client();
+      const version = await api.get<VersionView>(pathOf(ref));
+      const stem = `${version.model}-v${version.version}`;
+      const files = [
+        ...version.variants.map((one) => ({ file: `${stem}_${one.name}.tflite`, digest: one.digest, bytes: one.bytes })),
+        ...version.pipelines.flatMap(({ minRuntime, segments }) => segments.map((one, at) => ({ file: `${stem}_runtime_${minRuntime}_segment_${at}_of_${segments.length}_edgetpu.tflite`, digest: one.digest, bytes: one.bytes }))),
+      ];
+      if (files.length === 0) throw new ReefError('version.state_wrong', 'conflict', `${version.ref} is ${version.state} and has no files yet.`);
+      await mkdir(options.out, { recursive: true });
+      for (const one of files) await api.download(`/artifacts/${one.digest}`, join(options.out, one.file), one.digest);
+      output.show(files, () => table(['file', 'size', 'SHA-256'], files.map((one) => [one.file, bytes(one.bytes), one.digest])));
+    }));
+
   model.command('confirm <version>').description('take off what holds a version (name@3) up: you have looked at it').action(action(async ({ output, client }, ref: string) => {
-    const [name = '', number = ''] = ref.split('@');
-    if (!/^\d+$/.test(number)) throw new ReefError('version.ref_invalid', 'invalid', `Name the version to confirm with its number, such as ${name || 'classifier'}@3.`);
-    const version = await (await client()).post<VersionView>(`/models/${encodeURIComponent(name)}/versions/${number}/confirm`);
+    const version = await (await client()).post<VersionView>(`${pathOf(ref)}/confirm`);
     output.show(version, () => `${version.ref} confirmed by ${version.confirmedBy ?? '-'}`);
   }));
   return model;
@@ -94,8 +110,30 @@ export function buildOptions(command: Command): Command {
     .option('--allow-worse', 'publish even when the comparison fails; the numbers stay in the report')
     .option('--allow-float-ops', 'keep what cannot be quantised, inputs and outputs too, in float on the CPU; a warning stays in the lineage')
     .option('--runtimes <numbers>', 'Edge TPU runtimes to compile for, such as 13,14')
+    .option('--segments <number>', 'cut it into a pipeline for so many Edge TPUs instead; the files are kept with the version')
+    .option('--intermediate-tensors <names>', 'tensors that become outputs of the part on the chip')
+    .option('--multiple-subgraphs', 'map every run of operators that can be (experimental in the compiler)')
+    .option('--search-delegate', 'when it does not compile, leave operators off the end and try again')
+    .option('--delegate-search-step <number>', 'how many operators at a time')
+    .option('--compile-timeout <seconds>', 'for one compilation; 600 where absent')
+    .option('--force-compile', 'run the compiler although it is known to fail on these bytes')
     .option('--notes <text>', 'kept with the version')
     .option('--no-watch', 'do not wait for the job');
+}
+
+/** Of one version in the API. Here a bare name does not do: what is meant must not change with the next version. */
+function pathOf(ref: string): string {
+  const [name = '', number = ''] = ref.split('@');
+  if (!/^\d+$/.test(number)) throw new ReefError('version.ref_invalid', 'invalid', `Name the version with its number, such as ${name || 'classifier'}@3.`);
+  return `/models/${encodeURIComponent(name)}/versions/${number}`;
+}
+
+function compileBody(options: PushOptions): object {
+  const number = (flag: string, text: string | undefined) => (text === undefined ? undefined : numbersOf(flag, text)[0]);
+  return {
+    numSegments: number('--segments', options.segments), intermediateTensors: options.intermediateTensors?.split(',').map((one) => one.trim()), multipleSubgraphs: options.multipleSubgraphs,
+    searchDelegate: options.searchDelegate, delegateSearchStep: number('--delegate-search-step', options.delegateSearchStep), timeoutS: number('--compile-timeout', options.compileTimeout), force: options.forceCompile,
+  };
 }
 
 /** Uploads what is needed, asks for the version and follows its job to the end. */
@@ -126,6 +164,7 @@ export async function requestBody(api: Client, output: Output, options: PushOpti
       ...(options.minAgreement ? { agreement: numbersOf('--min-agreement', options.minAgreement)[0] } : {}),
       ...(options.maxAccuracyDrop ? { accuracyDrop: numbersOf('--max-accuracy-drop', options.maxAccuracyDrop)[0] } : {}),
     },
+    compile: compileBody(options),
     ...(options.runtimes ? { runtimes: numbersOf('--runtimes', options.runtimes) } : {}),
     ...(options.allowWorse ? { allowWorse: true } : {}),
     ...(options.allowFloatOps ? { allowFloatOps: true } : {}),
@@ -155,6 +194,10 @@ export function versionText(version: VersionView): string {
   ])];
   if (version.hold) parts.push(`held: ${version.hold.message} ${version.confirmedAt ? `Confirmed by ${version.confirmedBy} ${ago(version.confirmedAt)}.` : `It is not rolled out before: reef model confirm ${version.ref}`}`);
   if (version.variants.length > 0) parts.push(table(['variant', 'min runtime', 'size', 'file'], version.variants.map((one) => [one.name, one.minRuntime, bytes(one.bytes), one.digest.slice(0, 12)])));
+  parts.push(...version.failedVariants.map((one) => `${one.name} was not made: ${one.message} (${one.code})`));
+  for (const { minRuntime, segments } of version.pipelines) {
+    parts.push(table([`pipeline for runtime ${minRuntime}`, 'size', 'on its chip', 'streamed', 'file'], segments.map((one, at) => [`segment ${at + 1} of ${segments.length}`, bytes(one.bytes), bytes(one.details.onChipBytes ?? 0), bytes(one.details.streamedBytes ?? 0), one.digest.slice(0, 12)])));
+  }
   if (parity) parts.push(...parityText(parity));
   parts.push(...((version.lineage?.warnings as string[] | undefined) ?? []).map((warning) => `warning: ${warning}`));
   return parts.join('\n\n');
