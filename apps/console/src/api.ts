@@ -51,7 +51,7 @@ export interface Analysis {
 }
 
 export interface Job {
-  id: string; version: string; state: string; createdAt: string; error: { code: string; message: string } | null;
+  id: string; version: string; state: string; priority: number; createdAt: string; error: { code: string; message: string; detail?: { known?: boolean } } | null;
   steps: { name: string; state: string; percent: number | null; etaS: number | null; message: string | null; startedAt: string | null; endedAt: string | null; error: { code: string; message: string } | null }[];
 }
 

@@ -11,10 +11,11 @@ export function JobPage({ id }: { id: string }) {
         {(job) => (
           <>
             <h1>{job.version} <State of={job.state} /></h1>
-            <p className="faint">Job {job.id}, started <Ago at={job.createdAt} /></p>
+            <p className="faint">Job {job.id}, started <Ago at={job.createdAt} />{job.priority !== 0 && `, priority ${job.priority}`}</p>
             <Problems of={job.error} />
             {['QUEUED', 'RUNNING'].includes(job.state) && <button type="button" onClick={() => void api(`/jobs/${id}/cancel`, { method: 'POST' }).then(live.reload)}>Cancel</button>}
             {['FAILED', 'TIMED_OUT', 'CANCELED'].includes(job.state) && <button type="button" onClick={() => void api(`/jobs/${id}/retry`, { method: 'POST' }).then(live.reload)}>Try again</button>}
+            {job.error?.detail?.known && <button type="button" onClick={() => void api(`/jobs/${id}/retry`, { method: 'POST', body: { force: true } }).then(live.reload)}>Run the compiler all the same</button>}
             <table>
               <thead><tr><th>Step</th><th>State</th><th>Progress</th><th>What</th></tr></thead>
               <tbody>

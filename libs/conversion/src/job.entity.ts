@@ -13,6 +13,8 @@ export class Job {
   @Column({ name: 'ref', type: 'text' }) ref!: string;
   @Column({ name: 'state', type: 'text' }) state!: JobState;
   @Column({ name: 'request', type: 'jsonb' }) request!: BuildRequest;
+  /** Higher goes first, -100 to 100. */
+  @Column({ name: 'priority', type: 'integer' }) priority!: number;
   @Column({ name: 'error', type: 'jsonb', nullable: true }) error!: JobError | null;
   @Column({ name: 'created_at', type: 'timestamptz' }) createdAt!: Date;
   @Column({ name: 'created_by', type: 'text' }) createdBy!: string;

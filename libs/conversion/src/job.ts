@@ -63,6 +63,8 @@ export const buildRequest = z.object({
   /** Edge TPU runtimes to compile for; the compiler's own default where absent. */
   runtimes: z.array(z.number().int().min(10).max(30)).max(5).optional(),
   compile: compileOptions.prefault({}),
+  /** Jobs with a higher one go first; a step that runs is not interrupted. */
+  priority: z.number().int().min(-100).max(100).default(0),
   notes: z.string().max(2_000).optional(),
   /** Publish although the comparison with the original fails; the numbers stay in the report. */
   allowWorse: z.boolean().default(false),

@@ -35,6 +35,7 @@ export class JobType implements Omit<JobView, 'error' | 'steps'> {
   @Field(() => String, { description: 'model@number' }) version!: string;
   @Field(() => ID) versionId!: string;
   @Field(() => String) state!: JobState;
+  @Field(() => Int, { description: 'Higher goes first' }) priority!: number;
   @Field(() => Boolean) cancelRequested!: boolean;
   @Field(() => JobErrorType, { nullable: true }) error!: JobErrorType | null;
   @Field(() => JsonScalar) request!: JobView['request'];

@@ -57,15 +57,15 @@ export class Jobs {
     const version = await this.db.transaction(async (tx) => {
       const made = await this.registry.createVersion(model, { task: request.task, labels: request.labels, notes: request.notes ?? null, createdBy }, tx);
       await this.registry.move(made.id, 'BUILDING', tx);
-      await tx.query('INSERT INTO jobs (id, version_id, model, ref, state, request, created_at, created_by) VALUES ($1, $2, $3, $4, \'QUEUED\', $5, $6, $7)',
-        [id, made.id, model, refOf(made), JSON.stringify(request), this.clock.now(), createdBy]);
+      await tx.query('INSERT INTO jobs (id, version_id, model, ref, state, request, created_at, created_by, priority) VALUES ($1, $2, $3, $4, \'QUEUED\', $5, $6, $7, $8)',
+        [id, made.id, model, refOf(made), JSON.stringify(request), this.clock.now(), createdBy, request.priority]);
       await tx.query('INSERT INTO job_steps (job_id, ordinal, name, state) SELECT $1, at - 1, name, \'PENDING\' FROM unnest($2::text[]) WITH ORDINALITY AS step (name, at)', [id, stepNames]);
       if (log.length > 0) await tx.query('INSERT INTO job_log (job_id, at, step, stream, text) SELECT $1, $2, $3, \'out\', line FROM unnest($4::text[]) WITH ORDINALITY AS said (line, n) ORDER BY n', [id, this.clock.now(), stepNames[0], log]);
       await within?.(tx, { job: id });
       await hint(tx, { kind: 'job', id });
       return made;
     });
-    await this.enqueue(id, 1);
+    await this.enqueue({ id, message: 1, priority: request.priority });
     return { version: await this.registry.versionById(version.id), job: await this.find(id) };
   }
 
@@ -131,7 +131,7 @@ export class Jobs {
    * @throws ReefError `job.missing`, `job.not_retryable`
    */
   async retry(id: string, { force = false }: { force?: boolean } = {}): Promise<JobWithSteps> {
-    const message = await this.db.transaction(async (tx) => {
+    const due = await this.db.transaction(async (tx) => {
       const job = await this.lock(id, tx);
       if (!isSettled(job.state) || job.state === 'SUCCEEDED') throw new ReefError('job.not_retryable', 'conflict', `The job is ${job.state}; only one that failed, timed out or was canceled can be tried again.`, { detail: { job: id, state: job.state } });
       const { steps } = await this.find(id, tx);
@@ -141,9 +141,9 @@ export class Jobs {
       await tx.query("UPDATE jobs SET request = jsonb_set(request, '{compile}', coalesce(request->'compile', '{}') || jsonb_build_object('force', $3::boolean)), state = 'QUEUED', error = NULL, ended_at = NULL, cancel_requested_at = NULL, owner = NULL, heartbeat_at = NULL, run_after = NULL, changed_at = now(), message = $2 WHERE id = $1", [id, next, force]);
       await this.registry.move(job.versionId, 'BUILDING', tx);
       await hint(tx, { kind: 'job', id });
-      return next;
+      return { id, message: next, priority: job.priority };
     });
-    await this.enqueue(id, message);
+    await this.enqueue(due);
     return this.find(id);
   }
 
@@ -214,19 +214,20 @@ export class Jobs {
    * Puts the job's due message into the queue; the id makes a second one for the same stage fall away. Never fails and never waits
    * long: the rows say what is due, so what a queue that is away misses now, the sweep brings later.
    */
-  async enqueue(id: string, message: number, delayMs = 0): Promise<void> {
-    const added = this.queue.add('step', { jobId: id }, { jobId: `${id}-${message}`, removeOnComplete: true, removeOnFail: true, ...(delayMs > 0 ? { delay: delayMs } : {}) });
+  async enqueue({ id, message, priority }: Pick<Job, 'id' | 'message' | 'priority'>, delayMs = 0): Promise<void> {
+    // BullMQ takes the lowest number first, but 0 before all others: ours are never 0.
+    const added = this.queue.add('step', { jobId: id }, { jobId: `${id}-${message}`, priority: 101 - priority, removeOnComplete: true, removeOnFail: true, ...(delayMs > 0 ? { delay: delayMs } : {}) });
     await Promise.race([added.catch(() => {}), new Promise((resolve) => { setTimeout(resolve, queueWaitMs).unref(); })]);
   }
 
   /** Queues again every job that should be moving and is not: its message or its worker was lost. */
   async sweep(): Promise<number> {
     const due = (await this.db.query(`
-      SELECT id, message FROM jobs
+      SELECT id, message, priority FROM jobs
       WHERE state IN ('QUEUED', 'RUNNING') AND (run_after IS NULL OR run_after < now())
         AND CASE WHEN owner IS NULL THEN changed_at < now() - interval '3 seconds' ELSE heartbeat_at < now() - make_interval(secs => $1) END
-      ORDER BY changed_at LIMIT 500`, [leaseS])) as { id: string; message: number }[];
-    for (const { id, message } of due) await this.enqueue(id, message);
+      ORDER BY priority DESC, changed_at LIMIT 500`, [leaseS])) as Pick<Job, 'id' | 'message' | 'priority'>[];
+    for (const job of due) await this.enqueue(job);
     return due.length;
   }
 

@@ -93,3 +93,15 @@ export class CompileAttempts1764000003010 implements MigrationInterface {
     await runner.query('DROP TABLE compile_attempts');
   }
 }
+
+export class JobPriority1764000003011 implements MigrationInterface {
+  name = 'JobPriority1764000003011';
+
+  async up(runner: QueryRunner): Promise<void> {
+    await runner.query('ALTER TABLE jobs ADD COLUMN priority integer NOT NULL DEFAULT 0');
+  }
+
+  async down(runner: QueryRunner): Promise<void> {
+    await runner.query('ALTER TABLE jobs DROP COLUMN priority');
+  }
+}

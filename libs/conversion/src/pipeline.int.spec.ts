@@ -50,16 +50,16 @@ function executors(): Executors {
   return Object.fromEntries(made) as unknown as Executors;
 }
 
-function worker(host = queues, db = database.db): Pipeline {
+function worker(host = queues, db = database.db, concurrency = 2): Pipeline {
   const made = new Pipeline(db, systemClock, logger, objects, host, new Registry(db, systemClock, objects), jobs, { executors: executors(), workDir: join(dir, 'work') });
-  made.start(2);
+  made.start(concurrency);
   if (host === queues) pipelines.push(made);
   return made;
 }
 
-async function create(model: string, notes?: string) {
+async function create(model: string, notes?: string, priority = 0) {
   const source = await objects.put(Buffer.from('a model'));
-  return jobs.create(model, { source: { digest: source.digest, filename: 'model.tgz' }, ...(notes ? { notes } : {}) });
+  return jobs.create(model, { source: { digest: source.digest, filename: 'model.tgz' }, priority, ...(notes ? { notes } : {}) });
 }
 
 async function until(id: string, wanted: JobState | ((job: JobWithSteps) => boolean)): Promise<JobWithSteps> {
@@ -128,7 +128,9 @@ describe('a job', () => {
     await until(first.job.id, 'SUCCEEDED');
     runs = [];
     const second = await create('cached', 'same');
-    expect(states(await until(second.job.id, 'SUCCEEDED'))).toBe('CACHED CACHED CACHED CACHED CACHED CACHED SUCCEEDED');
+    const taken = await until(second.job.id, 'SUCCEEDED');
+    expect(states(taken)).toBe('CACHED CACHED CACHED CACHED CACHED CACHED SUCCEEDED');
+    expect(taken.steps[1]!.message).toContain(first.job.id);
     expect(runs).toEqual(['bundle']);
     expect((await registry.versionById(second.version.id)).analysis).toEqual({ verdict: 'fully_mapped' });
 
@@ -222,6 +224,23 @@ describe('cancel', () => {
 });
 
 describe('workers', () => {
+  it.each([['in the queue', false], ['whose messages were lost, swept up again', true]])('take jobs by priority, then by age: %s', async (what, lost) => {
+    const ids: string[] = [];
+    for (const priority of [0, -100, 100, 0, 7]) ids.push((await create('ordered', `${what} ${ids.length}`, priority)).job.id);
+    if (lost) {
+      await queues.queue<{ jobId: string }>('pipeline').obliterate({ force: true });
+      await database.db.query("UPDATE jobs SET changed_at = changed_at - interval '1 minute' WHERE model = 'ordered'");
+      await jobs.sweep();
+    }
+    worker(queues, database.db, 1);
+    for (const id of ids) await until(id, 'SUCCEEDED');
+    const done = await Promise.all(ids.map(async (id) => jobs.find(id)));
+    const order = done.toSorted((a, b) => a.startedAt!.getTime() - b.startedAt!.getTime()).map(({ id }) => ids.indexOf(id));
+    expect(order).toEqual([2, 4, 0, 3, 1]);
+    expect(done[2]!.endedAt!.getTime()).toBeLessThan(done[4]!.startedAt!.getTime() + 1);
+    expect(done[2]).toMatchObject({ priority: 100 });
+  });
+
   it('take over from one that died, with the same end', async () => {
     // The first worker has a database connection and a queue of its own, which are cut while its step runs.
     const db = await openDatabase({ url: database.url, slices: [registrySchema, conversionSchema], poolSize: 2 });

@@ -116,6 +116,7 @@ export class Pipeline {
     let outcome: StepOutcome;
     let output: unknown = null;
     let key: string | null = null;
+    let note: string | null = null;
     try {
       if (step.losses >= maxLosses) throw new ReefError('worker.lost', 'bug', `The worker died ${step.losses} times during ${step.name}, perhaps for lack of memory. Give workers more memory, or lower their concurrency, and try the job again.`);
       await mkdir(workDir, { recursive: true });
@@ -125,7 +126,8 @@ export class Pipeline {
       const earlier = key && (await this.earlierResult(key));
       if (earlier) {
         outcome = { kind: 'cached' };
-        output = earlier;
+        output = earlier.output;
+        note = `Taken from job ${earlier.jobId}: the same inputs, options and tools.`;
       } else {
         const result = await untilAborted(executor.run(context), signal);
         outcome = 'skipped' in result ? { kind: 'skipped', reason: result.skipped } : { kind: 'succeeded' };
@@ -148,7 +150,7 @@ export class Pipeline {
     }
     if (signal.reason === 'lost') return;
     await report.flush();
-    await this.settle({ job, step, owner }, outcome, output, key).catch(async (thrown: unknown) => {
+    await this.settle({ job, step, owner }, outcome, output, key, note).catch(async (thrown: unknown) => {
       if (!isFinal(thrown)) throw thrown;
       this.logger.error({ err: thrown, job: job.id, step: step.name }, 'result could not be stored');
       await this.settle({ job, step, owner }, { kind: 'failed', error: asReefError(thrown) }, null, null);
@@ -168,7 +170,7 @@ export class Pipeline {
   }
 
   /** The one place where a step's result becomes visible. Nothing happens when another run has taken the job since. */
-  private async settle({ job, step, owner }: Pick<Claim, 'job' | 'step' | 'owner'>, outcome: StepOutcome, output: unknown, key: string | null): Promise<void> {
+  private async settle({ job, step, owner }: Pick<Claim, 'job' | 'step' | 'owner'>, outcome: StepOutcome, output: unknown, key: string | null, note: string | null = null): Promise<void> {
     const last = step.ordinal === Object.keys(this.options.executors).length - 1;
     const next = afterStep(step.name, outcome, { tries: step.tries, last, jitter: Math.random() });
     const settled = next.job !== 'RUNNING';
@@ -178,7 +180,7 @@ export class Pipeline {
         UPDATE jobs SET owner = NULL, heartbeat_at = NULL, changed_at = now(), state = $3, error = $4, ended_at = $5, message = $6, run_after = now() + make_interval(secs => $7)
         WHERE id = $1 AND owner = $2 RETURNING id`, [job.id, owner, next.job, settled && next.error ? JSON.stringify(next.error) : null, settled ? this.clock.now() : null, message, next.waitMs / 1_000])) as [unknown[], number];
       if (rows.length === 0) return false;
-      const said = outcome.kind === 'skipped' ? outcome.reason : next.waitMs > 0 ? `${next.error!.message} Trying again in ${(next.waitMs / 1_000).toFixed(1)} s.` : null;
+      const said = outcome.kind === 'skipped' ? outcome.reason : next.waitMs > 0 ? `${next.error!.message} Trying again in ${(next.waitMs / 1_000).toFixed(1)} s.` : note;
       await tx.query(`
         UPDATE job_steps SET state = $3, percent = CASE WHEN $3 IN ('SUCCEEDED', 'CACHED') THEN 100 ELSE percent END, eta_s = NULL, message = coalesce($4, message), key = $5, output = $6, error = $7, ended_at = $8,
           tries = tries - CASE WHEN $9 THEN 1 ELSE 0 END
@@ -194,7 +196,7 @@ export class Pipeline {
     });
     if (!ours) return;
     this.logger.info({ job: job.id, version: job.ref, step: step.name, state: next.step, ...(settled ? { jobState: next.job, code: next.error?.code } : {}) }, 'step settled');
-    if (!settled) await this.jobs.enqueue(job.id, message, next.waitMs > 0 ? next.waitMs + 50 : 0);
+    if (!settled) await this.jobs.enqueue({ ...job, message }, next.waitMs > 0 ? next.waitMs + 50 : 0);
   }
 
   /** What a finished step means for the version. Also for cached ones, whose executors did not run. */
@@ -207,11 +209,11 @@ export class Pipeline {
   }
 
   /** The output of an earlier run on the same inputs, if all it made is still stored. */
-  private async earlierResult(key: string): Promise<unknown> {
-    const [found] = (await this.db.query("SELECT output FROM job_steps WHERE key = $1 AND state IN ('SUCCEEDED', 'CACHED') AND output IS NOT NULL LIMIT 1", [key])) as { output: unknown }[];
+  private async earlierResult(key: string): Promise<{ output: unknown; jobId: string } | null> {
+    const [found] = (await this.db.query("SELECT output, job_id AS \"jobId\" FROM job_steps WHERE key = $1 AND state IN ('SUCCEEDED', 'CACHED') AND output IS NOT NULL ORDER BY state = 'CACHED', ended_at DESC LIMIT 1", [key])) as { output: unknown; jobId: string }[];
     if (!found) return null;
     for (const digest of objectsIn(found.output)) if (!(await this.objects.has(digest))) return null;
-    return found.output;
+    return found;
   }
 
   private async context(job: Job, steps: JobStep[], step: JobStep, workDir: string, signal: AbortSignal, report: RunReport): Promise<StepContext> {

@@ -22,6 +22,8 @@ export interface JobView {
   version: string;
   versionId: string;
   state: JobState;
+  /** Higher goes first. */
+  priority: number;
   cancelRequested: boolean;
   error: JobError | null;
   request: BuildRequest;
@@ -33,9 +35,9 @@ export interface JobView {
 }
 
 export function jobView(job: JobWithSteps): JobView {
-  const { id, model, ref, versionId, state, error, request, createdAt, createdBy, startedAt, endedAt } = job;
+  const { id, model, ref, versionId, state, priority, error, request, createdAt, createdBy, startedAt, endedAt } = job;
   return {
-    id, model, version: ref, versionId, state, cancelRequested: job.cancelRequestedAt !== null, error, request, createdAt, createdBy, startedAt, endedAt,
+    id, model, version: ref, versionId, state, priority, cancelRequested: job.cancelRequestedAt !== null, error, request, createdAt, createdBy, startedAt, endedAt,
     steps: job.steps.map((step) => ({
       name: step.name, state: step.state, percent: step.percent, etaS: step.etaS, message: step.message, tries: step.tries, startedAt: step.startedAt, endedAt: step.endedAt, error: step.error,
     })),

@@ -5,13 +5,15 @@ import { action } from '../context.ts';
 import { ago, table, tone, type Output } from '../output.ts';
 
 export interface JobView {
-  id: string; version: string; model: string; state: string; createdAt: string; error: { code: string; message: string } | null;
+  id: string; version: string; model: string; state: string; priority: number; createdAt: string; error: { code: string; message: string } | null;
   steps: { name: string; state: string; percent: number | null; etaS: number | null; message: string | null; startedAt: string | null; endedAt: string | null; error: { code: string; message: string } | null }[];
 }
 
 interface AttemptView {
   id: number; compilerVersion: string | null; flags: string[]; startedAt: string; durationMs: number | null; exitCode: number | null; signal: string | null; result: string | null; message: string | null; logDigest: string | null;
 }
+
+interface LogLine { n: number; at: string; step: string; stream: string; text: string }
 
 const settled = new Set(['SUCCEEDED', 'FAILED', 'CANCELED', 'TIMED_OUT']);
 const done = new Set(['SUCCEEDED', 'CACHED', 'SKIPPED', 'FAILED', 'CANCELED', 'TIMED_OUT']);
@@ -20,7 +22,9 @@ export function registerJobs(program: Command): void {
   const job = program.command('job').description('conversion and compile jobs');
   job.command('ls').description('newest first').option('--state <state>').action(action(async ({ output, client }, options: { state?: string }) => {
     const { items } = await (await client()).get<{ items: JobView[] }>('/jobs', { limit: 50, state: options.state });
-    output.show(items, () => table(['job', 'version', 'state', 'created', 'error'], items.map((one) => [one.id, one.version, tone(one.state), ago(one.createdAt), one.error?.code])));
+    output.show(items, () => table(['job', 'version', 'state', 'priority', 'created', 'cached', 'error'], items.map((one) => [
+      one.id, one.version, tone(one.state), one.priority || null, ago(one.createdAt), one.steps.filter((step) => step.state === 'CACHED').length || null, one.error?.code,
+    ])));
   }));
   job.command('show <id>').description('its steps').action(action(async ({ output, client }, id: string) => {
     const one = await (await client()).get<JobView>(`/jobs/${encodeURIComponent(id)}`);
@@ -55,10 +59,30 @@ export function registerJobs(program: Command): void {
       const text = await api.text(`/artifacts/${chosen.logDigest}`);
       output.show({ ...chosen, text }, () => text.trimEnd());
     }));
-  job.command('log <id>').description('everything its steps said').action(action(async ({ output, client }, id: string) => {
-    const { lines } = await (await client()).get<{ lines: { at: string; step: string; stream: string; text: string }[] }>(`/jobs/${encodeURIComponent(id)}/log`, { limit: 10_000 });
-    output.show(lines, () => lines.map((line) => `${line.at.slice(11, 19)} ${line.step.padEnd(8)} ${line.text}`).join('\n'));
+  job.command('log <id>').description('everything its steps said').option('-f, --follow', 'go on until the job has ended').action(action(async ({ output, client }, id: string, options: { follow?: boolean }) => {
+    const api = await client();
+    const linesAfter = async (after: number) => (await api.get<{ lines: LogLine[] }>(`/jobs/${encodeURIComponent(id)}/log`, { after, limit: 10_000 })).lines;
+    if (!options.follow) {
+      const lines = await linesAfter(0);
+      output.show(lines, () => lines.map(lineText).join('\n'));
+      return 0;
+    }
+    let last = 0;
+    const ended = await api.follow<JobView>(`subscription { jobLog(id: ${JSON.stringify(id)}) { n } }`, async () => {
+      // Read before the lines: what a job wrote before it ended is then seen in any case.
+      const job = await api.get<JobView>(`/jobs/${encodeURIComponent(id)}`);
+      for (let lines = await linesAfter(last); lines.length > 0; lines = await linesAfter(last)) {
+        for (const line of lines) output.step({ event: 'line', ...line }, lineText(line));
+        last = lines.at(-1)!.n;
+      }
+      return settled.has(job.state) ? job : undefined;
+    });
+    return ended.state === 'SUCCEEDED' ? 0 : 1;
   }));
+}
+
+function lineText({ at, step, text }: LogLine): string {
+  return `${at.slice(11, 19)} ${step.padEnd(8)} ${text}`;
 }
 
 /** Prints each step as it ends, with a bar for the one that runs. */
@@ -96,5 +120,5 @@ function stepsText(job: JobView): string {
 function whatOf(step: JobView['steps'][number]): string {
   if (step.error) return `${step.error.message} (${step.error.code})`;
   if (step.state === 'SUCCEEDED' && step.startedAt && step.endedAt) return `${((Date.parse(step.endedAt) - Date.parse(step.startedAt)) / 1_000).toFixed(1)} s`;
-  return step.state === 'SUCCEEDED' || step.state === 'CACHED' ? '' : step.message ?? '';
+  return step.state === 'SUCCEEDED' ? '' : step.message ?? '';
 }

@@ -15,7 +15,7 @@ import { followJob, type JobView } from './jobs.ts';
 export interface PushOptions {
   name?: string; calibration?: string; evaluation?: string; labels?: string; task?: string; inputShape?: string; resize?: string; mean?: string; std?: string;
   signature?: string; inputName?: string; outputNames?: string; minAgreement?: string; maxAccuracyDrop?: string; allowWorse?: boolean; allowFloatOps?: boolean; runtimes?: string; notes?: string; watch?: boolean;
-  segments?: string; intermediateTensors?: string; multipleSubgraphs?: boolean; searchDelegate?: boolean; delegateSearchStep?: string; compileTimeout?: string; forceCompile?: boolean;
+  segments?: string; intermediateTensors?: string; multipleSubgraphs?: boolean; searchDelegate?: boolean; delegateSearchStep?: string; compileTimeout?: string; priority?: string; forceCompile?: boolean;
 }
 
 export interface VersionView {
@@ -117,6 +117,7 @@ export function buildOptions(command: Command): Command {
     .option('--delegate-search-step <number>', 'how many operators at a time')
     .option('--compile-timeout <seconds>', 'for one compilation; 600 where absent')
     .option('--force-compile', 'run the compiler although it is known to fail on these bytes')
+    .option('--priority <number>', '-100 to 100; jobs with a higher one go first')
     .option('--notes <text>', 'kept with the version')
     .option('--no-watch', 'do not wait for the job');
 }
@@ -165,6 +166,7 @@ export async function requestBody(api: Client, output: Output, options: PushOpti
       ...(options.maxAccuracyDrop ? { accuracyDrop: numbersOf('--max-accuracy-drop', options.maxAccuracyDrop)[0] } : {}),
     },
     compile: compileBody(options),
+    ...(options.priority ? { priority: numbersOf('--priority', options.priority)[0] } : {}),
     ...(options.runtimes ? { runtimes: numbersOf('--runtimes', options.runtimes) } : {}),
     ...(options.allowWorse ? { allowWorse: true } : {}),
     ...(options.allowFloatOps ? { allowFloatOps: true } : {}),
