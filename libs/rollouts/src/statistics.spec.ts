@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { random } from './random.fixture.ts';
+import { random } from './random.ts';
 import { logGamma, meanHalfWidth, meanSequence, median, proportionSet, sampleToSettle, tunedFor } from './statistics.ts';
 
 describe('log gamma', () => {

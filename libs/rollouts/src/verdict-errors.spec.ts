@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { normal, random } from './random.fixture.ts';
+import { normal, random } from './random.ts';
 import { createRollout, settingsFor, type DeviceSample, type Settings } from './rollout.ts';
 import { judgeInstall, judgeSamples, noCounts, type GateName, type VerdictWord } from './verdict.ts';
 

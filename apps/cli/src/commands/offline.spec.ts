@@ -81,3 +81,25 @@ describe('reef inspect', () => {
     expect(exitCode).toBe(0);
   });
 });
+
+describe('reef rollout simulate', () => {
+  it('goes back when the version is worse: 1, with every decision and what was at risk; twice the same', async () => {
+    const [first, again] = await Promise.all([1, 2].map(async () => reef('rollout', 'simulate', '--devices', '300', '--seed', '5', '--slower', '120')));
+    expect(first!.stdout).toMatch(/rollBack latency_p95_failed[^]*wave 1[^]*latency p95 +FAILED[^]*ended +ROLLED_BACK[^]*at risk[^]*wrong at the end +0 devices/);
+    expect(first!.exitCode).toBe(1);
+    expect(again!.stdout).toBe(first!.stdout);
+  });
+
+  it('many runs: how often it ends how; --json is one document', async () => {
+    const { exitCode, stdout } = await reef('rollout', 'simulate', '--devices', '200', '--runs', '3', '--wave', '10%', '--wave', '100%', '--json');
+    expect(JSON.parse(stdout)).toHaveLength(3);
+    expect((JSON.parse(stdout) as { state: string; waves: unknown[]; wrong: number }[])[0]).toMatchObject({ state: 'SUCCEEDED', wrong: 0, waves: [{ size: 20 }, { size: 180 }] });
+    expect(exitCode).toBe(0);
+  });
+
+  it.each([[['--offline', 'many'], '--offline takes a number'], [['--devices', '0'], '--devices takes a number'], [['--offline', '100'], 'No device that may go first']])('%j is refused', async (flags, words) => {
+    const { exitCode, stderr } = await reef('rollout', 'simulate', ...flags);
+    expect(stderr).toContain(words);
+    expect([2, 5]).toContain(exitCode);
+  });
+});

@@ -3,6 +3,7 @@ import colours from 'picocolors';
 import { ReefError } from '@reefkeeper/platform/errors';
 import type { Client } from '../client.ts';
 import { action } from '../context.ts';
+import type { SimulateOptions } from '../offline/simulate.ts';
 import { ago, counted, facts, percent, table, tone, type Output } from '../output.ts';
 
 export interface Verdict { gate: string; verdict: string; value: number | null; baseline: number | null; limit: number | null; unit: string; basis: string; method: string; interval: [number, number] | null; sample: { devices: number; inferences: number }; message: string }
@@ -42,6 +43,17 @@ export function registerRollouts(program: Command): void {
       const made = await createRollout(api, output, version, options);
       if (!options.watch) return 0;
       return exitOf(await followRollout(api, output, made.id));
+    }));
+  const shares = (command: Command) => command
+    .option('--devices <n>', 'virtual devices', '10000').option('--sites <n>', 'they are at', '100').option('--seed <n>', 'the same seed gives the same run', '1').option('--runs <n>', 'with as many seeds, for how often it ends how', '1')
+    .option('--offline <percent>', 'cannot be reached; half of them never').option('--flapping <percent>', 'come and go').option('--slow <percent>', 'behind a slow link').option('--hot <percent>', 'throttle in the heat')
+    .option('--broken-delta <percent>', 'fetch the full file after a delta that does not apply').option('--lying-clock <percent>', 'clocks years off')
+    .option('--install-failures <percent>', 'the version cannot be installed on these').option('--slower <percent>', 'the version is slower by this').option('--errors <percent>', 'of inferences fail with the version').option('--accuracy-drop <points>', 'the version is less accurate by this');
+  shares(described('simulate', 'the engine on virtual devices and a virtual clock: how it would go, before it does'))
+    .addHelpText('after', '\nOffline; needs no controller. Virtual devices have the labels site=site-0 ... and host=dev-board|raspberry-pi-4|x86-64.\n\nExamples:\n  reef rollout simulate --devices 100000 --wave 1% --wave 10% --wave 100%\n  reef rollout simulate --slower 30 --runs 20')
+    .action(action(async ({ output }, options: CreateOptions & SimulateOptions) => {
+      const { simulation } = await import('../offline/simulate.ts');
+      return simulation(output, bodyOf('simulated@1', options), options);
     }));
   rollout.command('ls').description('newest first').action(action(async ({ output, client }) => {
     const { items } = await (await client()).get<{ items: RolloutView[] }>('/rollouts', { limit: 50 });

@@ -1,0 +1,289 @@
+import { createHash } from 'node:crypto';
+import { decide, lookMs, type Decision, type Facts } from './decide.ts';
+import { follow, type RollbackState } from './follow.ts';
+import { planWaves, type Plan } from './plan.ts';
+import { isSettled, mayMove, settingsFor, type CreateRollout, type DeviceSample, type Rollout, type RolloutExecutionState, type RolloutState, type Wave } from './rollout.ts';
+import { noCounts, type Verdict } from './verdict.ts';
+import { newBundle, oldBundle, VirtualFleet, type Faults, type Report, type VersionBehaviour, type VirtualDevice } from './virtual-fleet.ts';
+
+export * from './virtual-fleet.ts';
+export { createRollout, type CreateRollout } from './rollout.ts';
+
+export interface Simulation {
+  seed: number;
+  devices: number;
+  sites: number;
+  faults: Faults;
+  version: VersionBehaviour;
+  body: CreateRollout;
+  /** Given up after this much virtual time, seconds. */
+  limitS?: number;
+}
+
+export interface Simulated {
+  state: RolloutState;
+  /** Why, in the engine's words. */
+  reason: { code: string; message: string };
+  /** Virtual time from start to end, seconds. */
+  tookS: number;
+  plan: Plan;
+  waves: { index: number; size: number; state: string; tookS: number | null; updated: number; failed: number; unanswered: number; verdicts: Verdict[] }[];
+  /** The most devices at once on the version while their wave had no verdict, and the limit that was stated before. */
+  unproven: { most: number; stated: number };
+  /** Devices that ran the version at any time. */
+  exposed: number;
+  /** At the end: devices that can be reached and do not run what they are wanted to. */
+  wrong: number;
+  /** Every decision, in order. */
+  transcript: string[];
+  /** SHA-256 of the transcript: equal runs have equal ones. */
+  digest: string;
+}
+
+interface Execution { device: VirtualDevice; wave: number; state: RolloutExecutionState; assignedAt: number | null; revision: number | null; rollback: RollbackState | null; rollbackAt: number | null; rollbackRevision: number | null }
+
+const epoch = Date.parse('2026-01-01T00:00:00Z');
+const date = (ms: number | null): Date | null => (ms === null ? null : new Date(ms));
+
+/**
+ * A rollout over virtual devices: the engine's own plan, decisions, verdicts and following of reports, with an in-memory shell in place of rows
+ * and a virtual clock in place of time. Nothing is random but the seed.
+ * @throws Error when the engine breaks its own rules: an illegal move, or more unproven devices than stated
+ */
+export function simulate({ seed, devices, sites, faults, version, body, limitS = 7 * 86_400 }: Simulation): Simulated | { fault: string } {
+  const fleet = new VirtualFleet(seed, devices, sites, faults, version, epoch);
+  const planned = planWaves(fleet.candidates(), body.waves, `seed ${seed}`, (eligible) => settingsFor(body, eligible), labelMatches);
+  if (!planned.ok) return { fault: planned.fault.message };
+  return new Shell(fleet, planned.plan, planned.settings, limitS).run();
+}
+
+/** Virtual devices have the labels `site` and `host`; a wave's selector is a list of `key=value`. */
+function labelMatches(selector: string, labels: Record<string, string>): boolean {
+  return selector.split(',').every((part) => { const [key = '', value] = part.split('='); return labels[key.trim()] === value?.trim(); });
+}
+
+class Shell {
+  private now = epoch;
+  private readonly rollout: Rollout;
+  private readonly byWave: Execution[][];
+  private readonly byDevice = new Map<string, Execution>();
+  private readonly counts;
+  private readonly reports = new ReportQueue();
+  private readonly transcript: string[] = [];
+  private readonly verdicts = new Map<number, Verdict[]>();
+  private lookedAt = -Infinity;
+  private waitUntil = epoch;
+  private readonly exposed = new Set<string>();
+  private unproven = 0;
+  private mostUnproven = 0;
+  private reason = { code: 'created', message: '' };
+
+  constructor(private readonly fleet: VirtualFleet, private readonly plan: Plan, settings: Rollout['settings'], private readonly limitS: number) {
+    const device = new Map(fleet.devices.map((one) => [one.id, one]));
+    this.byWave = plan.waves.map((wave) => wave.devices.map(({ id }): Execution => ({ device: device.get(id)!, wave: wave.index, state: 'PENDING', assignedAt: null, revision: null, rollback: null, rollbackAt: null, rollbackRevision: null })));
+    for (const one of this.byWave.flat()) this.byDevice.set(one.device.id, one);
+    this.counts = this.byWave.map((wave) => ({ ...noCounts(), PENDING: wave.length }));
+    const waves = plan.waves.map(({ index, size }): Wave => ({ index, state: 'PENDING', size, startedAt: null, analysingAt: null, deadlineAt: null, endedAt: null }));
+    this.rollout = { id: 'simulated', state: 'SCHEDULED', wave: 0, settings, waves, startAt: null };
+  }
+
+  run(): Simulated {
+    const { rollout } = this;
+    while (['SCHEDULED', 'RUNNING', 'ROLLING_BACK'].includes(rollout.state) && this.now - epoch < this.limitS * 1_000) {
+      this.now = Math.max(this.now, this.waitUntil);
+      for (let report = this.reports.until(this.now); report; report = this.reports.until(this.now)) this.take(report);
+      this.pass();
+    }
+    const ended = this.now;
+    // What is still on its way arrives: late reports must change nothing any more but what devices run.
+    const before = JSON.stringify([rollout.state, this.counts]);
+    for (let report = this.reports.until(Infinity); report; report = this.reports.until(Infinity)) this.take(report);
+    if (JSON.stringify([rollout.state, this.counts]) !== before) throw new Error('a late report has reopened an execution');
+    const settled = this.byWave.flat().filter(({ device, assignedAt }) => assignedAt !== null && device.reachableAt !== Infinity);
+    return {
+      state: rollout.state, reason: this.reason, tookS: (ended - epoch) / 1_000, plan: this.plan,
+      waves: rollout.waves.map(({ index, size, state, startedAt, endedAt }) => ({
+        index, size, state, tookS: startedAt && endedAt ? (endedAt.getTime() - startedAt.getTime()) / 1_000 : null,
+        updated: this.counts[index]!.SUCCEEDED, failed: this.counts[index]!.FAILED, unanswered: this.counts[index]!.TIMED_OUT, verdicts: this.verdicts.get(index) ?? [],
+      })),
+      unproven: { most: this.mostUnproven, stated: this.plan.blastRadius.unprovenDevices }, exposed: this.exposed.size,
+      // A device that could not install it keeps what it had; that is not wrong but said.
+      wrong: settled.filter(({ device }) => device.running !== device.wanted && !device.failsInstall).length,
+      transcript: this.transcript, digest: createHash('sha256').update(this.transcript.join('\n')).digest('hex'),
+    };
+  }
+
+  /** As the engine's pass: decide and apply until there is something to wait for. */
+  private pass(): void {
+    this.waitUntil = this.now + 1_000;
+    for (let round = 0; round < 4 * this.rollout.waves.length + 8; round += 1) {
+      this.timeOut();
+      const { facts, looked } = this.observe();
+      const decisions = decide(this.rollout, facts, new Date(this.now));
+      for (const decision of decisions) this.apply(decision, looked);
+      if (decisions.length === 0 || decisions.some(({ kind }) => kind === 'wait')) return;
+    }
+  }
+
+  private observe(): { facts: Facts; looked: boolean } {
+    const { rollout } = this;
+    const { settings } = rollout;
+    const wave = rollout.waves[rollout.wave];
+    const own = this.byWave[rollout.wave] ?? [];
+    const counts = this.counts[rollout.wave] ?? noCounts();
+    const open = counts.PENDING + counts.QUEUED + counts.IN_PROGRESS;
+    const lookDue = open === 0 || this.now - this.lookedAt >= lookMs(settings.soakS);
+    const looked = rollout.state === 'RUNNING' && counts.SUCCEEDED > 0 && lookDue && wave !== undefined && ['RUNNING', 'ANALYSING', 'INCONCLUSIVE', 'FAILED'].includes(wave.state);
+    if (looked) this.lookedAt = this.now;
+    const samples: DeviceSample[] = [];
+    if (looked) for (const { state, device } of own) if (state === 'SUCCEEDED') samples.push(this.fleet.sample(device, this.now));
+    const rollback: Facts['rollback'] = { open: 0, done: 0, failed: 0, unanswered: 0, nextTimeoutAt: null };
+    if (rollout.state === 'ROLLING_BACK') {
+      for (const { rollback: state, rollbackAt } of this.byDevice.values()) {
+        if (state === 'QUEUED' || state === 'IN_PROGRESS') { rollback.open += 1; rollback.nextTimeoutAt ??= date(rollbackAt! + settings.rollbackTimeoutS * 1_000); }
+        if (state === 'SUCCEEDED') rollback.done += 1;
+        if (state === 'FAILED') rollback.failed += 1;
+        if (state === 'TIMED_OUT') rollback.unanswered += 1;
+      }
+    }
+    return {
+      looked,
+      facts: {
+        counts, samples, rollback,
+        unassigned: rollout.state === 'RUNNING' && counts.PENDING > 0 && wave?.state === 'RUNNING' ? own.filter(({ state }) => state === 'PENDING').map(({ device }) => device.id) : [],
+        nextTimeoutAt: counts.QUEUED + counts.IN_PROGRESS > 0 ? new Date(wave!.startedAt!.getTime() + settings.installTimeoutS * 1_000) : null,
+        skipped: this.counts.reduce((sum, one) => sum + one.TIMED_OUT + one.CANCELED, 0),
+      },
+    };
+  }
+
+  private apply(decision: Decision, looked: boolean): void {
+    const { rollout } = this;
+    const now = new Date(this.now);
+    const wave = rollout.waves[rollout.wave];
+    if (decision.kind !== 'wait' && decision.kind !== 'judge') this.say(decision);
+    switch (decision.kind) {
+      case 'wait': this.waitUntil = decision.until.getTime(); break;
+      case 'judge': if (looked) this.verdicts.set(rollout.wave, decision.verdicts); break;
+      case 'begin': this.move('RUNNING', decision); break;
+      case 'openWave': rollout.wave = decision.wave; Object.assign(rollout.waves[decision.wave]!, { state: 'RUNNING', startedAt: now }); this.unproven = 0; break;
+      case 'assign': for (const id of decision.devices) this.assign(this.byDevice.get(id)!); break;
+      case 'analyse': Object.assign(wave!, { state: 'ANALYSING', analysingAt: wave!.analysingAt ?? now, deadlineAt: decision.until, endedAt: null }); break;
+      case 'closeWave': Object.assign(wave!, { state: decision.as, endedAt: now }); this.verdicts.set(rollout.wave, decision.verdicts); break;
+      case 'pause': this.move('PAUSED', decision); break;
+      case 'rollBack': this.startRollback(decision); break;
+      case 'complete': this.move('SUCCEEDED', decision); break;
+      case 'endRollback': this.move('ROLLED_BACK', { ...decision, reason: this.reason as Decision['reason'] }); break;
+    }
+  }
+
+  private assign(execution: Execution): void {
+    this.change(execution, 'QUEUED');
+    execution.assignedAt = this.now;
+    this.send(this.fleet.tell(execution.device, newBundle, this.now, this.rollout.settings.policy.observeS));
+    execution.revision = execution.device.revision;
+  }
+
+  private startRollback(decision: Decision): void {
+    for (const execution of this.byDevice.values()) {
+      if (!isSettled(execution.state)) this.change(execution, 'CANCELED');
+      if (execution.assignedAt === null) continue;
+      this.send(this.fleet.tell(execution.device, oldBundle, this.now, 0));
+      Object.assign(execution, { rollback: 'QUEUED', rollbackAt: this.now, rollbackRevision: execution.device.revision });
+    }
+    for (const wave of this.rollout.waves) if (['PENDING', 'RUNNING', 'ANALYSING'].includes(wave.state)) Object.assign(wave, { state: 'SKIPPED', endedAt: new Date(this.now) });
+    this.move('ROLLING_BACK', decision);
+  }
+
+  private take(report: Report): void {
+    const was = report.device.running;
+    const execution = this.byDevice.get(report.device.id)!;
+    this.fleet.receive(report);
+    if (was !== newBundle && report.device.running === newBundle) {
+      this.exposed.add(report.device.id);
+      // One of an earlier wave that comes back late takes a version that its wave has proven.
+      if (this.rollout.waves[execution.wave]!.state !== 'PASSED') this.unproven += 1;
+      this.mostUnproven = Math.max(this.mostUnproven, this.unproven);
+      if (this.unproven > this.plan.blastRadius.unprovenDevices) throw new Error(`${this.unproven} devices are on an unproven version; ${this.plan.blastRadius.unprovenDevices} were stated`);
+    }
+    if (execution.assignedAt !== null) this.follow(execution, report.at);
+  }
+
+  private timeOut(): void {
+    const { installTimeoutS, rollbackTimeoutS } = this.rollout.settings;
+    const wave = this.rollout.waves[this.rollout.wave];
+    if (wave?.startedAt && this.now >= wave.startedAt.getTime() + installTimeoutS * 1_000) for (const one of this.byWave[this.rollout.wave]!) if (one.assignedAt !== null && !isSettled(one.state)) this.follow(one, this.now);
+    if (this.rollout.state === 'ROLLING_BACK') for (const one of this.byDevice.values()) if (one.rollbackAt !== null && this.now >= one.rollbackAt + rollbackTimeoutS * 1_000) this.follow(one, this.now);
+  }
+
+  private follow(execution: Execution, now: number): void {
+    const { device, assignedAt, revision, rollback, rollbackRevision, rollbackAt } = execution;
+    const to = follow(
+      { device: device.id, state: execution.state, step: null, percent: null, revision, bundle: newBundle, assignedAt: date(assignedAt), rollbackState: rollback, rollbackRevision, rollbackAssignedAt: date(rollbackAt), previousBundle: oldBundle },
+      this.fleet.seen(device), this.rollout.settings, new Date(now),
+    );
+    if (!to) return;
+    if (to.state !== execution.state) this.change(execution, to.state);
+    execution.rollback = to.rollbackState;
+  }
+
+  private change(execution: Execution, to: RolloutExecutionState): void {
+    const counts = this.counts[execution.wave]!;
+    counts[execution.state] -= 1;
+    counts[to] += 1;
+    execution.state = to;
+  }
+
+  private send(reports: readonly Report[]): void {
+    for (const report of reports) this.reports.push(report);
+  }
+
+  private move(to: RolloutState, { reason }: Pick<Decision, 'reason'>): void {
+    if (!mayMove(this.rollout.state, to)) throw new Error(`a rollout does not move from ${this.rollout.state} to ${to}`);
+    this.rollout.state = to;
+    this.reason = { code: reason.code, message: reason.message };
+  }
+
+  private say({ kind, reason }: Decision): void {
+    const s = Math.round((this.now - epoch) / 1_000);
+    const clock = [Math.floor(s / 3_600), Math.floor(s / 60) % 60, s % 60].map((part) => String(part).padStart(2, '0')).join(':');
+    this.transcript.push(`${clock} ${kind} ${reason.code}: ${reason.message}`);
+  }
+}
+
+/** Binary heap by time of arrival. */
+class ReportQueue {
+  private readonly heap: Report[] = [];
+
+  push(report: Report): void {
+    const { heap } = this;
+    heap.push(report);
+    for (let at = heap.length - 1; at > 0;) {
+      const parent = (at - 1) >> 1;
+      if (heap[parent]!.at <= report.at) break;
+      heap[at] = heap[parent]!;
+      heap[parent] = report;
+      at = parent;
+    }
+  }
+
+  /** The earliest report that has arrived by `now`. */
+  until(now: number): Report | undefined {
+    const { heap } = this;
+    const first = heap[0];
+    if (!first || first.at > now) return undefined;
+    const last = heap.pop()!;
+    if (heap.length === 0) return first;
+    let at = 0;
+    for (;;) {
+      let child = 2 * at + 1;
+      if (child >= heap.length) break;
+      if (child + 1 < heap.length && heap[child + 1]!.at < heap[child]!.at) child += 1;
+      if (heap[child]!.at >= last.at) break;
+      heap[at] = heap[child]!;
+      at = child;
+    }
+    heap[at] = last;
+    return first;
+  }
+}

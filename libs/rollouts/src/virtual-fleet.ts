@@ -1,0 +1,174 @@
+import type { Execution } from '@reefkeeper/protocol';
+import type { Seen } from './follow.ts';
+import type { Candidate } from './plan.ts';
+import { normal, random } from './random.ts';
+import type { DeviceSample, Sample } from './rollout.ts';
+
+/** Shares of the fleet, in percent, that have something wrong with them. */
+export interface Faults {
+  /** Not reachable when the rollout starts; half of them come back after some hours, half never. */
+  offlinePercent: number;
+  /** Come and go, so that reports arrive minutes late, out of order and twice. */
+  flappingPercent: number;
+  /** Behind a slow link: downloads take twenty times as long. */
+  slowPercent: number;
+  /** Throttle in the heat, whatever they run: 40 % slower from some moment on. */
+  hotPercent: number;
+  /** The delta does not apply, so that the full file is fetched after it. */
+  brokenDeltaPercent: number;
+  /** Clocks that are years off. Nothing is ordered by a device's clock, so that this must change nothing. */
+  lyingClockPercent: number;
+}
+
+/** What the version does that the one before did not. */
+export interface VersionBehaviour {
+  /** Devices on which it cannot be installed (a golden case that fails, for example), percent. */
+  installFailurePercent: number;
+  /** Invocation time against the version before: 1.2 is 20 % slower. */
+  latencyFactor: number;
+  /** Inferences that fail, percent. */
+  errorPercent: number;
+  /** Points of accuracy lost. */
+  accuracyDropPoints: number;
+}
+
+export const noFaults: Faults = { offlinePercent: 0, flappingPercent: 0, slowPercent: 0, hotPercent: 0, brokenDeltaPercent: 0, lyingClockPercent: 0 };
+/** A fleet as they are. */
+export const usualFaults: Faults = { offlinePercent: 3, flappingPercent: 2, slowPercent: 5, hotPercent: 2, brokenDeltaPercent: 1, lyingClockPercent: 1 };
+export const sameAsBefore: VersionBehaviour = { installFailurePercent: 0, latencyFactor: 1, errorPercent: 0, accuracyDropPoints: 0 };
+
+const hosts = [
+  { hostClass: 'dev-board', p95Us: 9_000, share: 0.5 },
+  { hostClass: 'raspberry-pi-4', p95Us: 12_000, share: 0.3 },
+  { hostClass: 'x86-64', p95Us: 7_000, share: 0.2 },
+];
+const hour = 3_600_000;
+/** A head-only retrain against a whole MobileNet, seconds on an ordinary link. */
+const deltaS = 2;
+const fullS = 25;
+/** Before a wave opens, each device has served this many frames; labelled ones come from a reference set. */
+const baselineFrames = 5_400;
+const framesPerS = 3;
+const labelledShare = 0.1;
+
+const newBundle = 'new';
+const oldBundle = 'old';
+
+/** A device in memory that takes in wanted states and reports on them as an agent does, in virtual time. */
+export interface VirtualDevice {
+  id: string;
+  site: string;
+  hostClass: string;
+  online: boolean;
+  /** Virtual ms at which it is reachable (again); Infinity = never. */
+  reachableAt: number;
+  hot: boolean;
+  flapping: boolean;
+  clockSkewMs: number;
+  installMs: number;
+  failsInstall: boolean;
+  p95Us: number;
+  accuracy: number;
+  /** Standard normal numbers of its own: how its measurements deviate. */
+  noise: { base: number; now: number; correct: number; errors: number };
+  revision: number;
+  wanted: string;
+  running: string;
+  since: number;
+  execution: Execution | null;
+  observed: number;
+}
+
+/** A report on its way: what the device says of itself at `at`, by the server's clock. */
+export interface Report { at: number; device: VirtualDevice; revision: number; running: string; execution: Execution }
+
+/** Seeded: the same seed and shares give the same fleet and the same reports. */
+export class VirtualFleet {
+  readonly devices: VirtualDevice[];
+  private readonly next: () => number;
+
+  constructor(seed: number, count: number, sites: number, private readonly faults: Faults, private readonly version: VersionBehaviour, private readonly start: number) {
+    const next = random(seed);
+    const z = normal(next);
+    this.next = random(seed ^ 0x5eed);
+    const hit = (percent: number): boolean => next() * 100 < percent;
+    this.devices = Array.from({ length: count }, (_, at) => {
+      const pick = next();
+      const host = pick < hosts[0]!.share ? hosts[0]! : pick < hosts[0]!.share + hosts[1]!.share ? hosts[1]! : hosts[2]!;
+      const offline = hit(faults.offlinePercent);
+      const returnsAt = next() < 0.5 ? start + next() * 8 * hour : Infinity;
+      const download = (hit(faults.brokenDeltaPercent) ? deltaS + fullS : deltaS) * (hit(faults.slowPercent) ? 20 : 1) * Math.exp(0.3 * z());
+      return {
+        id: `virtual-${String(at).padStart(6, '0')}`, site: `site-${Math.floor(next() * sites)}`, hostClass: host.hostClass,
+        online: !offline, reachableAt: offline ? returnsAt : start, hot: hit(faults.hotPercent), flapping: hit(faults.flappingPercent),
+        clockSkewMs: hit(faults.lyingClockPercent) ? (next() - 0.5) * 50 * 365 * 24 * hour : 0,
+        installMs: 1_000 * (download + 3 + 2 * next()), failsInstall: hit(version.installFailurePercent),
+        p95Us: host.p95Us * Math.exp(0.1 * z()), accuracy: Math.min(0.99, Math.max(0.3, 0.86 + 0.05 * z())), noise: { base: z(), now: z(), correct: z(), errors: z() },
+        revision: 1, wanted: oldBundle, running: oldBundle, since: start, execution: null, observed: 1,
+      };
+    });
+  }
+
+  candidates(): Candidate[] {
+    return this.devices.map(({ id, site, hostClass, online }) => ({ id, labels: { site, host: hostClass }, online, health: online ? 'HEALTHY' : 'UNKNOWN', stratum: hostClass, fit: { ok: true, variant: 'edgetpu-14' }, current: false }));
+  }
+
+  /** The device is wanted to run the version (or the one before again); returns the reports it will send, some late, some twice. */
+  tell(device: VirtualDevice, to: 'new' | 'old', now: number, observeS: number): Report[] {
+    device.revision += 1;
+    device.wanted = to;
+    if (device.reachableAt === Infinity) return [];
+    const heard = Math.max(now, device.reachableAt) + this.wait(device);
+    const done = heard + (to === 'old' ? 500 : device.installMs + (device.failsInstall ? 0 : observeS * 1_000));
+    const { revision } = device;
+    const execution = (state: Execution['state'], step: Execution['step'], failure: Execution['failure'] = null): Execution => ({ revision, bundle: to, state, step, percent: null, failure });
+    const fails = to === 'new' && device.failsInstall;
+    const last: Report = { at: done + this.wait(device), device, revision, running: fails ? device.running : to, execution: fails ? execution('FAILED', 'golden', { code: 'golden.mismatch', message: 'Two golden cases came out differently.' }) : execution('SUCCEEDED', 'commit') };
+    const reports = [{ at: heard, device, revision, running: device.running, execution: execution('IN_PROGRESS', 'download') }, last];
+    if (device.flapping) reports.push({ ...last, at: last.at + 60_000 * this.next() });
+    return reports;
+  }
+
+  /** What the server takes in. An older revision than the last one heard of is late news and changes nothing. */
+  receive({ at, device, revision, running, execution }: Report): void {
+    if (revision < device.observed || revision < device.revision) return;
+    device.observed = revision;
+    if (device.running !== running) device.since = at;
+    device.running = running;
+    // Sticky on the device's side, too: a report sent again says what the first one said.
+    device.execution = execution.state === 'IN_PROGRESS' && device.execution?.revision === revision && device.execution.state !== 'IN_PROGRESS' ? device.execution : execution;
+  }
+
+  seen(device: VirtualDevice): Seen {
+    return { retired: false, wantedBundle: device.wanted, observedRevision: device.observed, running: device.running, execution: device.execution };
+  }
+
+  /** Health before and since, as the telemetry of a device that serves three frames a second would say. */
+  sample(device: VirtualDevice, now: number): DeviceSample {
+    const frames = Math.max(0, Math.floor(((now - device.since) / 1_000) * framesPerS));
+    const heat = device.hot && now > this.start + hour ? 1.4 : 1;
+    const p95Us = device.p95Us * this.version.latencyFactor * heat * Math.exp(0.04 * device.noise.now);
+    const labelled = Math.floor(frames * labelledShare);
+    const p = Math.max(0.01, device.accuracy - this.version.accuracyDropPoints / 100);
+    const errors = frames * this.version.errorPercent / 100;
+    return {
+      device: device.id, first: false, baseline: this.baseline(device),
+      current: {
+        inferences: frames, errors: Math.max(0, Math.round(errors + Math.sqrt(errors) * device.noise.errors)), p50Us: frames > 0 ? p95Us / 1.25 : null, p95Us: frames > 0 ? p95Us : null,
+        labelled, correct: Math.min(labelled, Math.max(0, Math.round(labelled * p + Math.sqrt(labelled * p * (1 - p)) * device.noise.correct))),
+      },
+    };
+  }
+
+  private baseline(device: VirtualDevice): Sample {
+    const labelled = Math.floor(baselineFrames * labelledShare);
+    const p95Us = device.p95Us * Math.exp(0.04 * device.noise.base);
+    return { inferences: baselineFrames, errors: 0, p50Us: p95Us / 1.25, p95Us, labelled, correct: Math.round(labelled * device.accuracy) };
+  }
+
+  private wait(device: VirtualDevice): number {
+    return device.flapping ? 120_000 * this.next() : 50 + 450 * this.next();
+  }
+}
+
+export { newBundle, oldBundle };
