@@ -98,6 +98,21 @@ exit "$(cat "$own/$run/exit")"
   };
 }
 
+/** A stand-in that looks at what it gets: it fails on a file that holds all of `words`, and makes `output` of any other. */
+export async function pickyCompiler(path: string, words: readonly string[], output: Buffer): Promise<string> {
+  await writeFile(`${path}.output`, output);
+  await writeFile(`${path}.good`, goodReport(1));
+  await writeFile(`${path}.bad`, genericFailure);
+  await writeFile(path, `#!/bin/sh
+for model; do :; done
+while [ $# -gt 1 ]; do [ "$1" = --out_dir ] && out=$2; shift; done
+if ${words.map((word) => `grep -q '${word}' "$model"`).join(' && ')}; then cat '${path}.bad'; exit 1; fi
+cp '${path}.output' "$out/$(basename "$model" .tflite)_edgetpu.tflite"
+cat '${path}.good'
+`, { mode: 0o755 });
+  return path;
+}
+
 /** Whether a process runs; a zombie, which its reaper has not fetched yet, does not. */
 export function isAlive(pid: number): boolean {
   try {

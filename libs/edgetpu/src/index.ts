@@ -19,6 +19,7 @@ export {
 } from './latency.ts';
 export { writeModel, type WritableModel } from './write-model.ts';
 export { closeOpenShapes, cutModel, type CutOptions } from './cut-model.ts';
+export { describePart, findFailingPart, type BisectOptions, type DescribedOperator, type FailingPart, type OperatorRange } from './bisect.ts';
 export { opTable, type OpTableRow } from './op-table.ts';
 export { metadataOf, type TfliteMetadata } from './tflite-metadata.ts';
 export { zipEntries } from './zip.ts';

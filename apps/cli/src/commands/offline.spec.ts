@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { execa } from 'execa';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { compiledModel, TfliteBuilder } from '@reefkeeper/edgetpu/fixture';
+import { pickyCompiler } from '../../../../test/support/stand-in-compiler.ts';
 
 // The command itself as a process of its own, from the sources, with no controller known.
 const main = join(import.meta.dirname, '../main.ts');
@@ -49,6 +50,14 @@ describe('reef check', () => {
     expect(stderr).toMatch(says);
     expect(stdout).toBe('');
     expect(exitCode).toBe(exit);
+  });
+
+  it('--explain runs the compiler and names the part it fails on: 1', async () => {
+    const compiler = await pickyCompiler(join(dir, 'compiler'), ['softmax3'], Buffer.from(compiledModel()));
+    const { exitCode, stdout, stderr } = await reef('check', 'small.tflite', '--explain', '--compiler', compiler);
+    expect(stdout).toMatch(/verdict +fully mapped\n[^]*The smallest part that fails so: operator 3 of 4\n {2}3 SOFTMAX@2\n/);
+    expect(stderr).toContain('operator 3: fails');
+    expect(exitCode).toBe(1);
   });
 
   withShared('a public model maps partly, as its compiled version shows', async () => {

@@ -3,7 +3,7 @@ import { ReefError } from '@reefkeeper/platform/errors';
 import { action } from '../context.ts';
 import type { Demand } from '../offline/check.ts';
 
-interface CheckFlags { minRuntime?: string; allowFloatIo?: boolean; require: string }
+interface CheckFlags { minRuntime?: string; allowFloatIo?: boolean; require: string; explain?: boolean; compiler?: string; compileTimeout: string; savePart?: string }
 
 /** Tools on files: no controller, no credentials. The readers behind them are loaded when one runs. */
 export function registerOffline(program: Command): void {
@@ -12,14 +12,33 @@ export function registerOffline(program: Command): void {
     .option('--min-runtime <n>', 'lowest Edge TPU runtime it must run on, 10 to 14', '14')
     .option('--allow-float-io', 'float inputs and outputs are a warning, not an error')
     .option('--require <what>', 'exit 0 only if it maps: partial, full or verified (see docs/cli.md)', 'full')
-    .addHelpText('after', '\nExit codes: 0 it maps as required, 1 it does not, 2 no readable model.\n\nExamples:\n  reef check model.tflite\n  reef check model.tflite --min-runtime 13 --require partial --json')
+    .option('--explain', 'run the compiler and, where it fails without a reason, find the smallest part that it fails on')
+    .option('--compiler <command>', 'edgetpu_compiler, or a command that runs it; REEF_EDGETPU_COMPILER, or the first on the search path where absent')
+    .option('--compile-timeout <seconds>', 'for each run of the compiler', '180')
+    .option('--save-part <file>', 'keep the smallest failing part, for a report')
+    .addHelpText('after', '\nExit codes: 0 it maps as required, 1 it does not, 2 no readable model.\n\nExamples:\n  reef check model.tflite\n  reef check model.tflite --min-runtime 13 --require partial --json\n  reef check model.tflite --explain')
     .action(action(async ({ output }, path: string, flags: CheckFlags) => {
       const { checkModel, checkText, demands } = await import('../offline/check.ts');
       const { openModelFile } = await import('../offline/model-file.ts');
       if (!demands.includes(flags.require as Demand)) throw new ReefError('option.invalid', 'invalid', `--require takes ${demands.join(', ')}, not "${flags.require}".`);
-      const report = checkModel(await openModelFile(path), { minRuntime: runtimeOf(flags.minRuntime), allowFloatIo: flags.allowFloatIo ?? false, require: flags.require as Demand });
-      output.show(report, () => checkText(report));
-      return report.passed ? 0 : 1;
+      const file = await openModelFile(path);
+      const report = checkModel(file, { minRuntime: runtimeOf(flags.minRuntime), allowFloatIo: flags.allowFloatIo ?? false, require: flags.require as Demand });
+      if (!flags.explain) {
+        output.show(report, () => checkText(report));
+        return report.passed ? 0 : 1;
+      }
+      const { explain, explanationText } = await import('../offline/explain.ts');
+      if (report.verdict === 'already_compiled') throw new ReefError('option.invalid', 'invalid', `${path} is compiled already: --explain takes the model it was made from.`);
+      const timeoutS = Number(flags.compileTimeout);
+      if (!Number.isInteger(timeoutS) || timeoutS < 1 || timeoutS > 21_600) throw new ReefError('option.invalid', 'invalid', `--compile-timeout takes seconds from 1 to 21600, not "${flags.compileTimeout}".`);
+      const stop = new AbortController();
+      // The compiler runs in a process group of its own, which Ctrl-C does not reach.
+      process.once('SIGINT', () => stop.abort());
+      const explanation = await explain(file, {
+        compiler: flags.compiler ?? process.env.REEF_EDGETPU_COMPILER, runtime: report.runtime, timeoutS, onProgress: (text) => output.note(text), signal: stop.signal, ...(flags.savePart && { savePart: flags.savePart }),
+      });
+      output.show({ ...report, explanation }, () => `${checkText(report)}\n\n${explanationText(explanation)}`);
+      return report.passed && explanation.compiled ? 0 : 1;
     }));
 
   program.command('inspect <files...>')
