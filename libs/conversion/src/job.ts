@@ -32,6 +32,10 @@ export const uploadedFile = z.object({
 });
 export type UploadedFile = z.infer<typeof uploadedFile>;
 
+/** Sets of pinned packages that convert, each in an environment of its own; the first is the default. */
+export const converters = ['tf2.21', 'tf2.15'] as const;
+export type Converter = (typeof converters)[number];
+
 const channelValues = z.union([z.number(), z.array(z.number()).min(1).max(3)]);
 
 /** What a version is built from, as given by the user. */
@@ -68,6 +72,8 @@ export const buildRequest = z.object({
   notes: z.string().max(2_000).optional(),
   /** Publish although the comparison with the original fails; the numbers stay in the report. */
   allowWorse: z.boolean().default(false),
+  /** TensorFlow to convert with. auto: 2.21, and 2.15 too where it is installed and the first result is not fully mapped or disagrees. */
+  converter: z.enum(['auto', ...converters]).default('auto'),
   /** Keep what cannot be quantised, inputs and outputs too, in float: it runs on the CPU. Each such place is a warning in the lineage. */
   allowFloatOps: z.boolean().default(false),
 }).meta({ id: 'BuildRequest' });

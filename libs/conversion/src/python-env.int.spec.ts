@@ -4,7 +4,7 @@ import { chmod, mkdir, mkdtemp, readdir, rm, utimes, writeFile } from 'node:fs/p
 import { hostname, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeEach, beforeAll, expect, it } from 'vitest';
-import { ensurePythonEnv, findPython, keyOf } from './python-env.ts';
+import { ensurePythonEnv, environments, findPython, hasPythonEnv, keyOf } from './python-env.ts';
 
 // Real environments without packages: what is made, by whom, and what a death in between leaves.
 let dir: string;
@@ -77,6 +77,25 @@ it.each([
   await expect(waiting).rejects.toMatchObject({ code: 'job.canceled' });
   expect(said).toEqual(['another process is making the Python environment; waiting for it']);
   expect(await readdir(root)).toEqual([`${name}.lock`]);
+});
+
+it('takes another Python for an extra than the one that is named for conversion', async () => {
+  const other = join(root, 'bin');
+  await mkdir(other);
+  await writeFile(join(other, 'python3.12'), '#!/bin/sh\necho 3.12.7\n');
+  await chmod(join(other, 'python3.12'), 0o755);
+  const path = process.env.PATH;
+  process.env.PATH = `${other}:${path}`;
+  try {
+    await expect(findPython(await fakePython('3.11.2'), environments.onnx)).resolves.toMatchObject({ version: '3.12.7' });
+    await expect(findPython(await fakePython('3.11.2'))).resolves.toMatchObject({ version: '3.11.2' });
+  } finally {
+    process.env.PATH = path;
+  }
+  process.env.PATH = root;
+  await expect(findPython(undefined, environments.onnx)).rejects.toMatchObject({ message: expect.stringContaining('Reading ONNX models needs Python 3.12 to 3.13') as string });
+  expect(await hasPythonEnv({ root, requirements: environments.onnx })).toBe(false);
+  process.env.PATH = path;
 });
 
 it('names the fix where Python is missing or of another version', async () => {

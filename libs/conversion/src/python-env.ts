@@ -9,7 +9,15 @@ import { ReefError } from '@reefkeeper/platform/errors';
 import { bornAt } from '@reefkeeper/platform/processes';
 
 /** Files with exact versions and hashes; the second kind is installed without what its packages ask for. */
-export interface Requirements { full: string; withoutDependencies?: string | undefined }
+export interface Requirements {
+  full: string;
+  withoutDependencies?: string | undefined;
+  /** Who needs it and how large it gets, for messages. */
+  purpose?: string;
+  size?: string;
+  /** First and last minor version of Python 3 that all packages exist for; TensorFlow 2.21's where absent. */
+  python?: readonly [first: number, last: number];
+}
 
 export interface PythonEnvOptions {
   /** Folder that holds environments, one per set of requirements. */
@@ -22,11 +30,14 @@ export interface PythonEnvOptions {
 }
 
 const packageDir = fileURLToPath(new URL('../python/', import.meta.url));
-export const convertRequirements: Requirements = { full: join(packageDir, 'requirements.txt'), withoutDependencies: join(packageDir, 'requirements-nodeps.txt') };
+/** One environment each: what these pin cannot be installed together. */
+export const environments = {
+  'tf2.21': { full: join(packageDir, 'requirements.txt'), withoutDependencies: join(packageDir, 'requirements-nodeps.txt'), purpose: 'Conversion', size: '1.6 GB', python: [10, 13] },
+  'tf2.15': { full: join(packageDir, 'requirements-tf2.15.txt'), purpose: 'Conversion with TensorFlow 2.15', size: '1.3 GB', python: [9, 11] },
+  onnx: { full: join(packageDir, 'requirements-onnx.txt'), purpose: 'Reading ONNX models', size: '0.7 GB', python: [12, 13] },
+} as const satisfies Record<string, Requirements>;
 
-/** TensorFlow 2.21 has packages for these. */
-const supported = { from: [3, 10], to: [3, 13] } as const;
-const candidates = ['python3', 'python3.12', 'python3.11', 'python3.13', 'python3.10', 'python'];
+const candidates = ['python3', 'python3.12', 'python3.11', 'python3.13', 'python3.10', 'python3.9', 'python'];
 /** Unpacked, with pip's own needs. */
 const neededBytes = 3 * 1024 ** 3;
 const lockPollMs = 500;
@@ -40,12 +51,7 @@ const lockStaleMs = 60_000;
  * @throws ReefError `python.missing`, `python.unsupported`, `python.venv_missing`, `python.install_failed`, `disk.full`, `job.canceled`
  */
 export async function ensurePythonEnv(options: PythonEnvOptions): Promise<{ python: string }> {
-  const requirements = options.requirements ?? convertRequirements;
-  const { executable, version } = await findPython(options.python);
-  const key = await keyOf(requirements, version);
-  const dir = join(options.root, key);
-  const ready = { python: join(dir, 'bin', 'python') };
-  const marker = join(dir, 'complete');
+  const { requirements, executable, version, dir, ready, marker } = await placeOf(options);
   if (await usable(ready.python, marker)) return ready;
   await mkdir(options.root, { recursive: true });
   return withLock(`${dir}.lock`, options, async () => {
@@ -61,7 +67,7 @@ export async function ensurePythonEnv(options: PythonEnvOptions): Promise<{ pyth
   });
 
   async function make(): Promise<void> {
-    options.onProgress?.(`making the Python environment (once; about 1.6 GB) with Python ${version}`);
+    options.onProgress?.(`making the Python environment (once${requirements.size ? `; about ${requirements.size}` : ''}) with Python ${version}${requirements.purpose ? ` for: ${requirements.purpose}` : ''}`);
     const run = runner(options);
     const venv = await run(executable, ['-m', 'venv', dir]);
     if (venv.exitCode !== 0) throw new ReefError('python.venv_missing', 'invalid', `Python cannot make a virtual environment: ${lastLines(venv.said)}. On Debian and Ubuntu: apt-get install python3-venv.`);
@@ -74,19 +80,41 @@ export async function ensurePythonEnv(options: PythonEnvOptions): Promise<{ pyth
   }
 }
 
-/** @throws ReefError `python.missing`, `python.unsupported` */
-export async function findPython(wanted?: string): Promise<{ executable: string; version: string }> {
+async function placeOf({ requirements = environments['tf2.21'], root, python }: PythonEnvOptions) {
+  const { executable, version } = await findPython(python, requirements);
+  const dir = join(root, await keyOf(requirements, version));
+  return { requirements, executable, version, dir, ready: { python: join(dir, 'bin', 'python') }, marker: join(dir, 'complete') };
+}
+
+/** Whether the environment is there and complete, so that using it takes no download. */
+export async function hasPythonEnv(options: PythonEnvOptions): Promise<boolean> {
+  try {
+    const { ready, marker } = await placeOf(options);
+    return await usable(ready.python, marker);
+  } catch (error) {
+    if (error instanceof ReefError) return false;
+    throw error;
+  }
+}
+
+/**
+ * The one that is wanted, as far as the packages exist for it, else one on the search path.
+ * @throws ReefError `python.missing`, `python.unsupported`
+ */
+export async function findPython(wanted?: string, { purpose = 'Conversion', python: [first, last] = [10, 13] }: Partial<Requirements> = {}): Promise<{ executable: string; version: string }> {
   const found: string[] = [];
-  for (const executable of wanted ? [wanted] : candidates) {
+  // What is wanted is meant for the conversion; an extra with other needs may take another one.
+  const extra = purpose !== environments['tf2.21'].purpose;
+  for (const executable of wanted ? [wanted, ...(extra ? candidates : [])] : candidates) {
     const { exitCode, stdout } = await execa(executable, ['-c', 'import sys; print("%d.%d.%d" % sys.version_info[:3])'], { reject: false });
     if (exitCode !== 0 || typeof stdout !== 'string') continue;
     const version = stdout.trim();
     const [major = 0, minor = 0] = version.split('.').map(Number);
-    if (major === 3 && minor >= supported.from[1] && minor <= supported.to[1]) return { executable, version };
+    if (major === 3 && minor >= first && minor <= last) return { executable, version };
     found.push(`${executable} is ${version}`);
   }
-  if (found.length > 0) throw new ReefError('python.unsupported', 'invalid', `Conversion needs Python 3.10 to 3.13; here ${found.join(', ')}. Install one, or name it with PYTHON.`, { detail: { found } });
-  throw new ReefError('python.missing', 'invalid', `Conversion needs Python 3.10 to 3.13 and found ${wanted ? `none at ${wanted}` : 'none'}. Install it (Debian and Ubuntu: apt-get install python3 python3-venv), or name one with PYTHON.`);
+  if (found.length > 0) throw new ReefError('python.unsupported', 'invalid', `${purpose} needs Python 3.${first} to 3.${last}; here ${found.join(', ')}. Install one${extra ? ' and put it on the search path' : ', or name it with PYTHON'}.`, { detail: { found } });
+  throw new ReefError('python.missing', 'invalid', `${purpose} needs Python 3.${first} to 3.${last} and found ${wanted ? `none at ${wanted}` : 'none'}. Install it (Debian and Ubuntu: apt-get install python3 python3-venv), or name one with PYTHON.`);
 }
 
 type Run = ReturnType<typeof runner>;

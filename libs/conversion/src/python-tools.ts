@@ -6,8 +6,9 @@ import { z } from 'zod';
 import type { Preprocessing } from '@reefkeeper/bundle';
 import { ReefError } from '@reefkeeper/platform/errors';
 import { runPython } from './python-child.ts';
-import { ensurePythonEnv } from './python-env.ts';
-import type { StepContext } from './steps.ts';
+import type { Converter } from './job.ts';
+import { ensurePythonEnv, environments, hasPythonEnv } from './python-env.ts';
+import { givenBorders, type StepContext } from './steps.ts';
 
 const tensors = z.array(z.object({ name: z.string(), shape: z.array(z.number().int().nullable()), dtype: z.string() }));
 const tools = z.record(z.string(), z.string()).default({});
@@ -16,7 +17,11 @@ const inspected = z.object({
   kind: z.enum(['saved_model', 'frozen_graph', 'keras', 'tflite_float']), description: z.string(), signature: z.string().nullable().default(null), inputs: tensors, outputs: tensors, tools,
 });
 const converted = z.object({ calibrationSamples: z.number().int().nonnegative(), warnings: z.array(z.string()).default([]), tools });
+const fromOnnx = z.object({ maxError: z.number(), tools });
 const evaluated = z.object({ samples: z.number().int().nonnegative(), labels: z.array(z.union([z.string(), z.number()]).nullable()), tools });
+
+type Environment = keyof typeof environments;
+type Command = 'inspect-source' | 'convert' | 'evaluate' | 'from-onnx';
 
 export interface PythonEvent {
   event: string;
@@ -42,7 +47,7 @@ const convertMs = 80 * 60_000;
 /** The Python package `reef_convert`, one child process per call: TensorFlow's native code may crash, and only the child with it. */
 export class PythonTools {
   private digest: Promise<string> | undefined;
-  private env: Promise<{ python: string }> | undefined;
+  private readonly envs = new Map<Environment, Promise<{ python: string }>>();
 
   constructor(private readonly options: PythonOptions) {}
 
@@ -53,27 +58,44 @@ export class PythonTools {
   }
 
   async inspectSource(context: StepContext, source: string) {
-    return inspected.parse(await this.call(context, 'inspect-source', this.about(context, source, context.request.signature ?? null), inspectMs));
+    const request = { ...this.about(context, context.request.source.filename, context.request.signature ?? null), source };
+    return inspected.parse(await this.call(context, this.first(context), 'inspect-source', request, inspectMs));
+  }
+
+  /** What to convert with when nothing else is known. */
+  first({ request }: StepContext): Converter {
+    return request.converter === 'auto' ? 'tf2.21' : request.converter;
+  }
+
+  /** Whether using it takes no installation. */
+  async has(environment: Environment): Promise<boolean> {
+    return hasPythonEnv({ root: this.options.envDir, python: this.options.python, requirements: environments[environment] });
+  }
+
+  /** An ONNX model as a float TensorFlow Lite model with channels last, checked against ONNX Runtime, into `output`. */
+  async fromOnnx(context: StepContext, given: { source: string; output: string }) {
+    return fromOnnx.parse(await this.call(context, 'onnx', 'from-onnx', { ...given, filename: context.request.source.filename, inputShape: context.request.input.shape ?? null }, convertMs));
   }
 
   /** Full-integer quantisation into `output`. */
-  async convert(context: StepContext, given: { source: string; calibration: string; output: string; preprocessing: Preprocessing; signature: string | null }) {
-    const request = { ...this.about(context, given.source, given.signature), calibration: given.calibration, calibrationFilename: context.request.calibration!.filename, preprocessing: given.preprocessing, output: given.output, allowFloatOps: context.request.allowFloatOps };
-    return converted.parse(await this.call(context, 'convert', request, convertMs));
+  async convert(context: StepContext, converter: Converter, given: { source: string; filename: string; calibration: string; output: string; preprocessing: Preprocessing; signature: string | null }) {
+    const request = { ...this.about(context, given.filename, given.signature), source: given.source, calibration: given.calibration, calibrationFilename: context.request.calibration!.filename, preprocessing: given.preprocessing, output: given.output, allowFloatOps: context.request.allowFloatOps };
+    return converted.parse(await this.call(context, converter, 'convert', request, convertMs));
   }
 
   /** The original's answers to samples, with the inputs it was given, into the `.npz` file `output`. */
-  async evaluate(context: StepContext, given: { source: string; samples: string; samplesFilename: string; output: string; preprocessing: Preprocessing; signature: string | null; limit: number }) {
-    const { source, signature, ...rest } = given;
-    return evaluated.parse(await this.call(context, 'evaluate', { ...this.about(context, source, signature), ...rest }, convertMs));
+  async evaluate(context: StepContext, converter: Converter, given: { source: string; filename: string; samples: string; samplesFilename: string; output: string; preprocessing: Preprocessing; signature: string | null; limit: number }) {
+    const { filename, signature, ...rest } = given;
+    return evaluated.parse(await this.call(context, converter, 'evaluate', { ...this.about(context, filename, signature), ...rest }, convertMs));
   }
 
-  private about({ request }: StepContext, source: string, signature: string | null) {
-    return { source, filename: request.source.filename, signature, inputName: request.input.name ?? null, inputShape: request.input.shape ?? null, outputNames: request.outputs ?? null };
+  private about(context: StepContext, filename: string, signature: string | null) {
+    const { name = null, shape = null, outputs = null } = givenBorders(context);
+    return { filename, signature, inputName: name, inputShape: shape, outputNames: outputs };
   }
 
-  private async call(context: StepContext, command: 'inspect-source' | 'convert' | 'evaluate', request: Record<string, unknown>, timeoutMs: number): Promise<unknown> {
-    const { python } = await this.open(context);
+  private async call(context: StepContext, environment: Environment, command: Command, request: Record<string, unknown>, timeoutMs: number): Promise<unknown> {
+    const { python } = await this.open(context, environment);
     return runPython({
       python, command, request, workDir: context.workDir, signal: context.signal, timeoutMs, maxRssBytes: this.options.maxRssBytes ?? 3 * 1024 ** 3,
       onEvent: (event) => {
@@ -90,11 +112,11 @@ export class PythonTools {
   }
 
   /** Made once per worker; a failed attempt is not remembered. */
-  private async open(context: StepContext): Promise<{ python: string }> {
-    const opening = this.env ?? ensurePythonEnv({ root: this.options.envDir, python: this.options.python, onProgress: (message) => { context.progress(null, message); context.log(message); }, signal: context.signal });
-    this.env = opening;
+  private async open(context: StepContext, environment: Environment): Promise<{ python: string }> {
+    const opening = this.envs.get(environment) ?? ensurePythonEnv({ root: this.options.envDir, python: this.options.python, requirements: environments[environment], onProgress: (message) => { context.progress(null, message); context.log(message); }, signal: context.signal });
+    this.envs.set(environment, opening);
     return opening.catch((error: unknown) => {
-      if (this.env === opening) this.env = undefined;
+      if (this.envs.get(environment) === opening) this.envs.delete(environment);
       throw error;
     });
   }

@@ -1,11 +1,20 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { analyze, closeOpenShapes, readModel } from '@reefkeeper/edgetpu';
-import { needsCalibration } from './step-import.ts';
+import { ReefError } from '@reefkeeper/platform/errors';
+import { better, flawOf, type Attempt } from './converters.ts';
+import type { Converter } from './job.ts';
+import { judgeParity } from './parity.ts';
+import { needsCalibration, preprocessingOf } from './step-import.ts';
+import { examine } from './step-verify.ts';
 import type { PythonTools } from './python-tools.ts';
 import { outputOf, type StepContext, type StepExecutor, type StepOutputs } from './steps.ts';
 import { bordersOf, checkLabels, preprocessingFor } from './tensors.ts';
 
+/** Raised whenever this step's answers change, so that earlier ones are not taken. */
+const convertEdition = 2;
+/** For choosing a converter; the report is made of all samples. */
+const samplesToChoose = 100;
 const tflite = { mediaType: 'application/vnd.tensorflow.lite', role: 'model' };
 
 /** Full-integer quantisation with batch 1; a source that is quantised already passes through. */
@@ -16,46 +25,76 @@ export function convertStep(python: PythonTools): StepExecutor<'convert'> {
       const { request } = context;
       return {
         source: request.source.digest, filename: request.source.filename, calibration: request.calibration?.digest, input: request.input, outputs: request.outputs,
-        signature: request.signature, preprocessing: preprocessingOf(context), labels: request.labels?.length, task: request.task, allowFloatOps: request.allowFloatOps,
+        signature: request.signature, preprocessing: preprocessingOf(context), labels: request.labels?.length, task: request.task, allowFloatOps: request.allowFloatOps, converters: await convertersFor(context, python), edition: convertEdition,
         tools: needsCalibration(outputOf(context, 'import')) ? await python.toolset() : null,
       };
     },
     async run(context) {
       const source = outputOf(context, 'import');
-      const { request } = context;
-      const path = await context.fetch(request.source.digest, `source/${request.source.filename}`);
-      const converted = needsCalibration(source) ? await quantised(context, path, source, python) : { bytes: await sound(path, source), calibrationSamples: 0, warnings: [], tools: {} };
-      const borders = bordersOf(readModel(converted.bytes));
-      checkLabels(request.labels, request.task, borders.outputs);
-      const model = await context.keep(converted.bytes, tflite);
-      for (const warning of converted.warnings) context.log(warning, 'err');
-      context.log(`cpu-int8 model of ${model.bytes} bytes, ${model.digest}`);
-      const { calibrationSamples, warnings, tools } = converted;
-      return {
-        output: {
-          model, calibrationSamples, warnings, tools,
-          inputs: borders.inputs.map((spec) => ({ ...spec, preprocessing: preprocessingFor(spec.shape, request.preprocessing) })), outputs: borders.outputs,
-        },
-      };
+      const path = await context.fetch(source.model.digest, `source/${source.model.filename}`);
+      if (needsCalibration(source)) return { output: await best(context, path, python) };
+      return { output: await described(context, await sound(path, source), { converter: null, calibrationSamples: 0, warnings: [], tools: {} }) };
     },
   };
 }
 
-/** Of the source's first input, as the user gave its shape or the source has it. */
-export function preprocessingOf(context: StepContext) {
-  const own = outputOf(context, 'import').inputs[0]?.shape ?? [];
-  const { shape } = context.request.input;
-  // A shape may be given without the batch.
-  const given = shape && shape.length === own.length - 1 ? [1, ...shape] : shape;
-  return preprocessingFor(given ?? own, context.request.preprocessing);
+/** Those that may be used, best first. One that is not installed is installed only when it is asked for by name. */
+async function convertersFor(context: StepContext, python: PythonTools): Promise<Converter[]> {
+  const first = python.first(context);
+  return context.request.converter === 'auto' && (await python.has('tf2.15')) ? [first, 'tf2.15'] : [first];
 }
 
-async function quantised(context: StepContext, source: string, found: StepOutputs['import'], python: PythonTools) {
+/** The first result without a flaw, or the better one of all; what was tried and why is in the log. */
+async function best(context: StepContext, path: string, python: PythonTools): Promise<StepOutputs['convert']> {
+  const order = await convertersFor(context, python);
+  const attempts: Attempt[] = [];
+  for (const [index, converter] of order.entries()) {
+    const attempt = await tried(context, path, python, converter, order.length > 1);
+    attempts.push(attempt);
+    const flaw = flawOf(attempt);
+    if (!flaw) break;
+    context.log(`${converter}: ${flaw}${index + 1 < order.length ? `; trying ${order[index + 1]!}` : ''}`, 'err');
+  }
+  const kept = attempts.reduce(better);
+  if (!kept.output) throw kept.error ?? new Error('nothing was tried');
+  if (attempts.length > 1) context.log(`kept the result of ${kept.converter}`);
+  return kept.output;
+}
+
+async function tried(context: StepContext, path: string, python: PythonTools, converter: Converter, compared: boolean): Promise<Attempt> {
+  try {
+    const output = await quantised(context, path, python, converter);
+    if (!compared) return { converter, output };
+    const analysis = analyze(readModel(await readFile(resultOf(context, converter))), { allowFloatIo: context.request.allowFloatOps });
+    const { parity } = await examine(context, python, output, samplesToChoose);
+    const verdict = parity && judgeParity(parity, context.request.thresholds);
+    return { converter, output, cpuOps: analysis.refused ? analysis.ops.length : analysis.cpuOps, agreement: parity?.agreement ?? null, disagrees: verdict && !verdict.ok ? verdict.message : null };
+  } catch (error) {
+    // A cancelled or timed out run is over; what this TensorFlow cannot do, another one may.
+    if (!compared || context.signal.aborted || !(error instanceof ReefError) || error.retryable) throw error;
+    return { converter, error };
+  }
+}
+
+const resultOf = (context: StepContext, converter: Converter) => join(context.workDir, `${converter}.tflite`);
+
+async function quantised(context: StepContext, path: string, python: PythonTools, converter: Converter): Promise<StepOutputs['convert']> {
   const { filename, digest } = context.request.calibration!;
+  const { model, signature } = outputOf(context, 'import');
   const calibration = await context.fetch(digest, `calibration/${filename}`);
-  const output = join(context.workDir, 'converted.tflite');
-  const result = await python.convert(context, { source, calibration, output, preprocessing: preprocessingOf(context), signature: found.signature });
-  return { bytes: await readFile(output), calibrationSamples: result.calibrationSamples, warnings: result.warnings, tools: result.tools };
+  const output = resultOf(context, converter);
+  const { calibrationSamples, warnings, tools } = await python.convert(context, converter, { source: path, filename: model.filename, calibration, output, preprocessing: preprocessingOf(context), signature });
+  return described(context, await readFile(output), { converter, calibrationSamples, warnings, tools: { ...tools, converter } });
+}
+
+async function described(context: StepContext, bytes: Buffer, about: Pick<StepOutputs['convert'], 'converter' | 'calibrationSamples' | 'warnings' | 'tools'>): Promise<StepOutputs['convert']> {
+  const { request } = context;
+  const borders = bordersOf(readModel(bytes));
+  checkLabels(request.labels, request.task, borders.outputs);
+  const model = await context.keep(bytes, tflite);
+  for (const warning of about.warnings) context.log(warning, 'err');
+  context.log(`cpu-int8 model of ${model.bytes} bytes, ${model.digest}`);
+  return { ...about, model, inputs: borders.inputs.map((spec) => ({ ...spec, preprocessing: preprocessingFor(spec.shape, request.preprocessing) })), outputs: borders.outputs };
 }
 
 /** As it came, but with open sizes closed, which the compiler would refuse. */

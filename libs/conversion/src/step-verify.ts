@@ -7,8 +7,7 @@ import { chooseGolden, type Candidate } from './golden-choice.ts';
 import { readNpz, type NpyArray } from './npz.ts';
 import { compare, judgeParity } from './parity.ts';
 import type { ComparedTensor, SamplePair } from './parity-samples.ts';
-import { preprocessingOf } from './step-convert.ts';
-import { needsCalibration } from './step-import.ts';
+import { needsCalibration, preprocessingOf } from './step-import.ts';
 import type { PythonTools } from './python-tools.ts';
 import { outputOf, type StepContext, type StepExecutor, type StepOutputs } from './steps.ts';
 import { checkLabels, quantise } from './tensors.ts';
@@ -46,13 +45,7 @@ export function verifyStep(python: PythonTools): StepExecutor<'verify'> {
       checkLabels(request.labels, request.task, converted.outputs);
       if (source.kind === 'edgetpu') return { skipped: 'The source is compiled already: there is no original to compare with, and it runs only on an Edge TPU.' };
 
-      const samples = needsCalibration(source) ? await fromOriginal(context, python) : invented(converted.inputs);
-      const answers = await answersOf(context, converted, samples);
-      const pairs = samples.outputs?.map((float, index): SamplePair => ({ inputs: samples.inputs[index]!, float, int8: answers[index]!.real, label: samples.labels[index]! })) ?? [];
-      const parity = samples.outputs && compare(pairs, {
-        task: request.task, inputs: converted.inputs.map(compared), outputs: converted.outputs.map(compared), labels: request.labels,
-        sameAsCalibration: !request.evaluation, conversionWarnings: converted.warnings,
-      });
+      const { samples, answers, parity } = await examine(context, python, converted);
       if (parity) {
         context.log(`agreement ${parity.agreement ?? 'n/a'} on ${parity.samples} samples; ${parity.accuracy ? `accuracy ${parity.accuracy.float} before, ${parity.accuracy.int8} after` : 'no labels'}`);
         for (const finding of parity.findings ?? []) context.log(`${finding.severity}: ${finding.message} (${finding.code})`, 'err');
@@ -70,16 +63,29 @@ export function verifyStep(python: PythonTools): StepExecutor<'verify'> {
   };
 }
 
-async function fromOriginal(context: StepContext, python: PythonTools): Promise<Samples> {
+/** Both models' answers on the same samples. */
+export async function examine(context: StepContext, python: PythonTools, converted: StepOutputs['convert'], most = mostSamples) {
+  const { request } = context;
+  const samples = needsCalibration(outputOf(context, 'import')) ? await fromOriginal(context, python, converted, most) : invented(converted.inputs);
+  const answers = await answersOf(context, converted, samples);
+  const pairs = samples.outputs?.map((float, index): SamplePair => ({ inputs: samples.inputs[index]!, float, int8: answers[index]!.real, label: samples.labels[index]! })) ?? [];
+  const parity = samples.outputs && compare(pairs, {
+    task: request.task, inputs: converted.inputs.map(compared), outputs: converted.outputs.map(compared), labels: request.labels,
+    sameAsCalibration: !request.evaluation, conversionWarnings: converted.warnings,
+  });
+  return { samples, answers, parity };
+}
+
+async function fromOriginal(context: StepContext, python: PythonTools, { inputs, outputs, converter }: StepOutputs['convert'], most: number): Promise<Samples> {
   const { request } = context;
   const file = request.evaluation ?? request.calibration!;
-  const source = await context.fetch(request.source.digest, `source/${request.source.filename}`);
+  const { model, signature } = outputOf(context, 'import');
+  const source = await context.fetch(model.digest, `source/${model.filename}`);
   const samples = await context.fetch(file.digest, `samples/${file.filename}`);
   const output = join(context.workDir, 'original.npz');
-  const { inputs, outputs } = outputOf(context, 'convert');
   const sampleBytes = 4 * [...inputs, ...outputs].reduce((sum, spec) => sum + sizeOf(spec), 0);
-  const limit = Math.max(8, Math.min(mostSamples, Math.floor(mostSampleBytes / sampleBytes)));
-  const result = await python.evaluate(context, { source, samples, samplesFilename: file.filename, output, preprocessing: preprocessingOf(context), signature: outputOf(context, 'import').signature, limit });
+  const limit = Math.max(8, Math.min(most, Math.floor(mostSampleBytes / sampleBytes)));
+  const result = await python.evaluate(context, converter!, { source, filename: model.filename, samples, samplesFilename: file.filename, output, preprocessing: preprocessingOf(context), signature, limit });
   const arrays = readNpz(await readFile(output));
   const rows = (kind: string, specs: readonly TensorSpec[]) => transpose(specs.map((spec, index) => split(arrays.get(`${kind}_${index}`), spec, `${kind} ${index}`)));
   return { inputs: rows('input', inputs), outputs: rows('output', outputs), labels: labelsOf(result.labels, request.labels, context), tools: result.tools };

@@ -2,14 +2,15 @@ import type { Lineage, Parity, Preprocessing, Task, TensorSpec } from '@reefkeep
 import type { Logger, ObjectStore, StoredObject } from '@reefkeeper/platform';
 import type { Publication } from '@reefkeeper/registry';
 import type { AttemptBook } from './attempts.ts';
-import type { BuildRequest, StepName } from './job.ts';
+import type { BuildRequest, Converter, StepName, UploadedFile } from './job.ts';
 
 export type SourceKind = 'saved_model' | 'frozen_graph' | 'keras' | 'tflite_float' | 'tflite_int8' | 'edgetpu';
 
 /** What each step leaves for the later ones. JSON only; files are named by digest. */
 export interface StepOutputs {
-  import: { kind: SourceKind; source: StoredObject; description: string; inputs: { name: string; shape: (number | null)[]; dtype: string }[]; outputs: { name: string; shape: (number | null)[]; dtype: string }[]; signature: string | null; warnings: string[]; tools: Record<string, string> };
-  convert: { model: StoredObject; inputs: (TensorSpec & { preprocessing: Preprocessing })[]; outputs: TensorSpec[]; calibrationSamples: number; warnings: string[]; tools: Record<string, string> };
+  /** `model` is what later steps read: the source, or what an ONNX source was turned into. */
+  import: { kind: SourceKind; source: StoredObject; model: UploadedFile & { bytes: number }; description: string; inputs: { name: string; shape: (number | null)[]; dtype: string }[]; outputs: { name: string; shape: (number | null)[]; dtype: string }[]; signature: string | null; warnings: string[]; tools: Record<string, string> };
+  convert: { model: StoredObject; inputs: (TensorSpec & { preprocessing: Preprocessing })[]; outputs: TensorSpec[]; calibrationSamples: number; converter: Converter | null; warnings: string[]; tools: Record<string, string> };
   analyze: { analysis: Record<string, unknown>; eligible: boolean; reason: string | null };
   verify: { parity: Parity | null; golden: (StoredObject & { cases: number }) | null; labels: string[] | null; tools: Record<string, string> };
   compile: {
@@ -65,6 +66,11 @@ export interface StepExecutor<K extends StepName> {
 
 /** A step cannot lack an executor. */
 export type Executors = { [K in StepName]: StepExecutor<K> };
+
+/** What the user said of the source's inputs and outputs; nothing once it has been turned into another model, which says all itself. */
+export function givenBorders({ request, outputs: { import: source } }: Pick<StepContext, 'request' | 'outputs'>): { name?: string | undefined; shape?: number[] | undefined; outputs?: string[] | undefined } {
+  return source && source.model.digest !== request.source.digest ? {} : { ...request.input, outputs: request.outputs };
+}
 
 /** @throws when the step was skipped; callers ask only where the order of steps rules that out. */
 export function outputOf<K extends StepName>(context: Pick<StepContext, 'outputs'>, step: K): StepOutputs[K] {

@@ -14,7 +14,7 @@ import { followJob, type JobView } from './jobs.ts';
 
 export interface PushOptions {
   name?: string; calibration?: string; evaluation?: string; labels?: string; task?: string; inputShape?: string; resize?: string; mean?: string; std?: string;
-  signature?: string; inputName?: string; outputNames?: string; minAgreement?: string; maxAccuracyDrop?: string; allowWorse?: boolean; allowFloatOps?: boolean; runtimes?: string; notes?: string; watch?: boolean;
+  signature?: string; inputName?: string; outputNames?: string; minAgreement?: string; maxAccuracyDrop?: string; allowWorse?: boolean; allowFloatOps?: boolean; converter?: string; runtimes?: string; notes?: string; watch?: boolean;
   segments?: string; intermediateTensors?: string; multipleSubgraphs?: boolean; searchDelegate?: boolean; delegateSearchStep?: string; compileTimeout?: string; priority?: string; forceCompile?: boolean;
 }
 
@@ -108,6 +108,7 @@ export function buildOptions(command: Command): Command {
     .option('--min-agreement <share>', 'least top-1 agreement with the original, 0 to 1')
     .option('--max-accuracy-drop <share>', 'most accuracy the quantisation may cost, 0 to 1')
     .option('--allow-worse', 'publish even when the comparison fails; the numbers stay in the report')
+    .option('--converter <which>', 'TensorFlow to convert with: auto, tf2.21 or tf2.15 (Python 3.9 to 3.11)')
     .option('--allow-float-ops', 'keep what cannot be quantised, inputs and outputs too, in float on the CPU; a warning stays in the lineage')
     .option('--runtimes <numbers>', 'Edge TPU runtimes to compile for, such as 13,14')
     .option('--segments <number>', 'cut it into a pipeline for so many Edge TPUs instead; the files are kept with the version')
@@ -141,7 +142,7 @@ function compileBody(options: PushOptions): object {
 export async function push(api: Client, output: Output, path: string, options: PushOptions): Promise<{ version: VersionView; job: JobView }> {
   const source = await uploadPath(api, output, path, 'model');
   const body = { source, ...(await requestBody(api, output, options)), task: options.task ?? 'classification' };
-  const name = options.name ?? basename(resolve(path)).replace(/\.(tar\.gz|tgz|zip|keras|h5|pb|tflite)$/, '').toLowerCase().replaceAll(/[^a-z0-9-]+/g, '-').replaceAll(/^-+|-+$/g, '');
+  const name = options.name ?? basename(resolve(path)).replace(/\.(tar\.gz|tgz|zip|keras|h5|pb|tflite|onnx)$/, '').toLowerCase().replaceAll(/[^a-z0-9-]+/g, '-').replaceAll(/^-+|-+$/g, '');
   return followBuild(api, output, await api.post(`/models/${encodeURIComponent(name)}/versions`, body), options.watch);
 }
 
@@ -169,6 +170,7 @@ export async function requestBody(api: Client, output: Output, options: PushOpti
     ...(options.priority ? { priority: numbersOf('--priority', options.priority)[0] } : {}),
     ...(options.runtimes ? { runtimes: numbersOf('--runtimes', options.runtimes) } : {}),
     ...(options.allowWorse ? { allowWorse: true } : {}),
+    ...(options.converter ? { converter: options.converter } : {}),
     ...(options.allowFloatOps ? { allowFloatOps: true } : {}),
     ...(options.notes ? { notes: options.notes } : {}),
   };

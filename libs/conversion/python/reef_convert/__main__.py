@@ -1,4 +1,4 @@
-"""`python -m reef_convert {inspect-source,convert,evaluate} --request request.json`.
+"""`python -m reef_convert {inspect-source,convert,evaluate,from-onnx} --request request.json`.
 
 Events go to standard output, one JSON object a line; the last is `result` or `error`. Exit status 0 only after `result`.
 """
@@ -40,7 +40,7 @@ def contain() -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="reef_convert")
-    parser.add_argument("command", choices=["inspect-source", "convert", "evaluate"])
+    parser.add_argument("command", choices=["inspect-source", "convert", "evaluate", "from-onnx"])
     parser.add_argument("--request", required=True, type=Path)
     args = parser.parse_args()
     events.open_channel()
@@ -107,14 +107,21 @@ def samples_of(request: dict, key: str, filename: str, source, shapes, scratch: 
 
 def tools() -> dict:
     versions = {"reef-convert": __version__, "python": ".".join(map(str, sys.version_info[:3])), "network": _network}
-    for name in ("tensorflow", "keras", "tf_keras"):
+    for name in ("tensorflow", "keras", "tf_keras", "onnx", "onnxruntime", "onnx2tf"):
         version = getattr(sys.modules.get(name), "__version__", None)
         if version:
             versions[name] = version
     return versions
 
 
-COMMANDS = {"inspect-source": inspect_source, "convert": convert, "evaluate": evaluate}
+def from_onnx(request: dict, scratch: Path) -> dict:
+    from . import onnx_source
+
+    error = onnx_source.convert(Path(request["source"]), request.get("filename") or "model.onnx", request.get("inputShape"), Path(request["output"]), scratch)
+    return {"output": request["output"], "maxError": error, "tools": tools()}
+
+
+COMMANDS = {"inspect-source": inspect_source, "convert": convert, "evaluate": evaluate, "from-onnx": from_onnx}
 
 if __name__ == "__main__":
     status = main()

@@ -1,5 +1,6 @@
 """Full-integer quantisation, and the original's own answers to compare with."""
 
+import inspect
 from pathlib import Path
 from typing import List, Sequence
 
@@ -97,9 +98,12 @@ def _from_tflite(source: Source, shapes: List[List[int]], calibration: Samples, 
     from tensorflow.lite.python.optimize.calibrator import Calibrator
 
     progress("convert", 10, "quantising the float TFLite model")
+    # TensorFlow 2.15 does not know the option, nor does it what the option stops.
+    option = "disable_per_channel_quantization_for_dense_layers"
+    per_tensor = {option: True} if option in inspect.signature(Calibrator.calibrate_and_quantize).parameters else {}
     try:
         return Calibrator(closed(source.tflite, shapes)).calibrate_and_quantize(
-            lambda: _counted(calibration, None), tf.int8, tf.int8, allow_float_ops, disable_per_channel_quantization_for_dense_layers=True
+            lambda: _counted(calibration, None), tf.int8, tf.int8, allow_float_ops, **per_tensor
         )
     except ConvertError:
         raise

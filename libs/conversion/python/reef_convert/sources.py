@@ -1,5 +1,6 @@
 """Every kind of source as one thing: a float function with static shapes, batch 1, named inputs and outputs in a fixed order."""
 
+import importlib.util
 import json
 import os
 import re
@@ -94,7 +95,7 @@ def _from_file(path: Path, name: str, request: dict) -> Source:
     if zipfile.is_zipfile(path):
         return _keras(path, _keras_generation(path, name))
     if path.suffix == ".onnx" or name.endswith(".onnx"):
-        refuse("source.onnx", f"{name} is an ONNX model; convert it to a SavedModel first (onnx2tf).")
+        refuse("source.onnx", f"{name} is an ONNX model. Push the .onnx file itself, not in an archive.")
     if path.suffix == ".pb" or name.endswith(".pb"):
         return _frozen_graph(path, name, request)
     refuse("source.not_a_model", f"{name} is not a model: it begins with {head[:8]!r}. Push a SavedModel folder (or archive of it), a .keras or .h5 file, a frozen graph .pb or a .tflite file.")
@@ -170,9 +171,12 @@ def _callable(loaded: Any) -> Source:
 
 def _keras(path: Path, generation: int) -> Source:
     # Must be decided before TensorFlow is imported: it chooses the Keras that `tf.keras` is.
-    if generation == 2:
+    own = importlib.util.find_spec("tf_keras") is None
+    if generation == 2 and not own:
         os.environ["TF_USE_LEGACY_KERAS"] = "1"
     tf = tensorflow()
+    if generation == 3 and own and not getattr(tf.keras, "__version__", "2").startswith("3"):
+        refuse("source.keras_3", f"The file was written by Keras 3, which TensorFlow {tf.__version__} cannot read. Convert it with --converter tf2.21.")
     progress("load", message=f"loading the Keras {generation} model")
     suffix = ".keras" if zipfile.is_zipfile(path) else ".h5"
     if path.suffix != suffix:
