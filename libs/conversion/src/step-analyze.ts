@@ -4,7 +4,7 @@ import { ReefError } from '@reefkeeper/platform/errors';
 import { outputOf, type StepExecutor } from './steps.ts';
 
 /** Raised whenever the analyzer's answers change, so that earlier ones are not taken. */
-const analyzerEdition = 3;
+const analyzerEdition = 4;
 
 const mostNamed = 5;
 

@@ -20,7 +20,8 @@ export type Constraint =
   | { kind: 'no-kept-dims' }
   | { kind: 'vector-output' }
   | { kind: 'vector-alpha' }
-  | { kind: 'vector-input'; maxElements: number }
+  /** Along the last axis; one row is documented, several were only reported. */
+  | { kind: 'rows'; maxRow: number }
   | { kind: 'resize-ratio'; mapsUpTo: number; failsAbove: number }
   /** Points of the output, height times width. */
   | { kind: 'output-points'; seenUpTo: number; failsFrom: number }
@@ -35,9 +36,9 @@ export type Constraint =
 export interface OpRule {
   /** Lowest runtime that can run it. */
   since: number;
-  /** Where the support is known from: seen in a public pair, in a document, or only remembered. */
-  evidence: 'measured' | 'documented' | 'recalled';
-  /** Highest version seen on the chip; 1 where none was seen. */
+  /** Where the support is known from: seen in a public pair, in a public report of compiler 16 (without its model), in a document, or only remembered. */
+  evidence: 'measured' | 'reported' | 'documented' | 'recalled';
+  /** Highest version seen on the chip; 1 where none was seen. A report on an int8 model implies 2, where 8 signed bits came with version 2. */
   seenVersion: number;
   constraints: Constraint[];
   /** 16-bit activations are fine too (LSTM cell state). */
@@ -50,6 +51,7 @@ export const floorRuntime = 10;
 
 const anyRuntime = floorRuntime;
 const seen = (seenVersion: number, constraints: Constraint[] = [], since = anyRuntime): OpRule => ({ since, evidence: 'measured', seenVersion, constraints });
+const reported = (seenVersion: number, constraints: Constraint[] = [], since = anyRuntime): OpRule => ({ since, evidence: 'reported', seenVersion, constraints });
 const documented = (constraints: Constraint[] = [], since = anyRuntime): OpRule => ({ since, evidence: 'documented', seenVersion: 1, constraints });
 const recalled = (since: number, constraints: Constraint[] = []): OpRule => ({ since, evidence: 'recalled', seenVersion: 1, constraints });
 
@@ -73,7 +75,7 @@ export const opRules: Readonly<Record<string, OpRule>> = {
   MAX_POOL_2D: seen(2, [{ kind: 'no-fused-activation' }]),
   // [1,64,128,3] maps, [1,256,128,3] does not: between the two nobody knows.
   MEAN: seen(2, [{ kind: 'constant', inputs: [1] }, { kind: 'reduce', batch: false, spatialOnlyUpToRuntime: 12, channelsMultipleOf: 4 }, { kind: 'spatial-size', mapsUpTo: 64 * 128, failsFrom: 256 * 128 }]),
-  MINIMUM: documented(),
+  MINIMUM: reported(2),
   MUL: seen(2),
   PACK: documented([{ kind: 'axis-not-batch', from: 'options' }], 13),
   PAD: seen(2, [{ kind: 'constant', inputs: [1] }, { kind: 'pad', spatialOnlyUpToRuntime: 12 }]),
@@ -88,20 +90,22 @@ export const opRules: Readonly<Record<string, OpRule>> = {
   RESHAPE: seen(1, [{ kind: 'constant', inputs: [1] }, { kind: 'known-size', elements: 94_400 }]),
   // 24x24 to 48x48 is the largest seen to map; 256x256 to 512x512 is reported not to.
   RESIZE_BILINEAR: seen(3, [{ kind: 'constant', inputs: [1] }, { kind: 'resize-ratio', mapsUpTo: 2, failsAbove: 4 }, { kind: 'output-points', seenUpTo: 48 * 48, failsFrom: 512 * 512 }]),
-  RESIZE_NEAREST_NEIGHBOR: documented([{ kind: 'constant', inputs: [1] }, { kind: 'known-size', elements: 0 }]),
+  // Compilers before 16 took version 2 at most.
+  RESIZE_NEAREST_NEIGHBOR: reported(3, [{ kind: 'constant', inputs: [1] }, { kind: 'known-size', elements: 0 }]),
   RSQRT: recalled(14),
   SLICE: documented([{ kind: 'constant', inputs: [1, 2] }]),
-  // The documents say 16,000.
-  SOFTMAX: seen(2, [{ kind: 'vector-input', maxElements: 16_384 }]),
+  // The documents say one row of 16,000. A row of 16,384 is in a public pair, and YOLOv8 and v9, which take it over thousands of rows of 16, are reported to map.
+  SOFTMAX: seen(2, [{ kind: 'rows', maxRow: 16_384 }]),
   SPACE_TO_DEPTH: documented(),
   SPLIT: seen(2, [{ kind: 'constant', inputs: [0] }, { kind: 'axis-not-batch', from: 'input', input: 0 }]),
   SQUARED_DIFFERENCE: recalled(14),
   SQUEEZE: documented([{ kind: 'no-relayout', upToRuntime: 12 }]),
-  STRIDED_SLICE: documented([{ kind: 'constant', inputs: [1, 2, 3] }, { kind: 'unit-strides' }]),
+  STRIDED_SLICE: reported(2, [{ kind: 'constant', inputs: [1, 2, 3] }, { kind: 'unit-strides' }]),
   SUB: seen(2),
-  SUM: documented(reduce, 13),
+  SUM: reported(2, reduce, 13),
   TANH: documented(),
-  TRANSPOSE: recalled(14, [{ kind: 'constant', inputs: [1] }, { kind: 'known-size', elements: 0 }]),
+  // Of 17 in a YOLOv9 14 are reported to map.
+  TRANSPOSE: reported(2, [{ kind: 'constant', inputs: [1] }, { kind: 'known-size', elements: 0 }], 14),
   TRANSPOSE_CONV: documented([{ kind: 'constant', inputs: [0, 1, 3] }], 13),
   // In no document; seen spreading [1,1,1,C] over a picture.
   TILE: seen(1, [{ kind: 'constant', inputs: [1] }, { kind: 'spreads-vector' }], 12),

@@ -4,7 +4,7 @@ export interface OpTableRow {
   op: string;
   /** Lowest runtime; null = every one. */
   since: number | null;
-  evidence: 'measured' | 'documented' | 'recalled';
+  evidence: 'measured' | 'reported' | 'documented' | 'recalled';
   highestVersionSeen: number;
   limits: string[];
 }
@@ -30,7 +30,7 @@ function inWords(constraint: Constraint): string {
     case 'no-kept-dims': return 'no keep_num_dims';
     case 'vector-output': return 'only the last output size above 1';
     case 'vector-alpha': return 'only the last size of the slope above 1';
-    case 'vector-input': return `one dimension, at most ${constraint.maxElements} elements`;
+    case 'rows': return `rows of at most ${constraint.maxRow} elements; more than one row not verified`;
     case 'resize-ratio': return `same size, or up to ${constraint.mapsUpTo} times from more than one point; above ${constraint.failsAbove} times never`;
     case 'unit-strides': return 'strides of 1, no ellipsis, no new axis';
     case 'no-relayout': return `only leading sizes up to runtime ${constraint.upToRuntime}`;
