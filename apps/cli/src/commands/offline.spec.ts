@@ -29,6 +29,14 @@ beforeAll(async () => {
 });
 afterAll(async () => rm(dir, { recursive: true }));
 
+it('no other command loads the readers or the compiler driver', async () => {
+  // Every module that Node loads is named on stderr.
+  const hook = `data:text/javascript,${encodeURIComponent(`import { registerHooks } from 'node:module'; registerHooks({ load(url, context, next) { process.stderr.write(url + '\\n'); return next(url, context); } });`)}`;
+  const loaded = async (...args: string[]): Promise<string> => (await execa(process.execPath, [...flags, '--import', hook, main, ...args], { reject: false, cwd: dir, env: { REEF_URL: '', REEF_TOKEN: '' } })).stderr;
+  expect(await loaded('device', 'ls')).not.toMatch(/libs\/(?:edgetpu|conversion)\//);
+  expect(await loaded('check', 'small.tflite')).toMatch(/libs\/edgetpu\//);
+});
+
 describe('reef check', () => {
   it('a model that maps: 0, and a table', async () => {
     const { exitCode, stdout } = await reef('check', 'small.tflite');

@@ -3,23 +3,29 @@ import { ReefError } from '@reefkeeper/platform/errors';
 import { action } from '../context.ts';
 import type { Demand } from '../offline/check.ts';
 
-interface CheckFlags { minRuntime?: string; allowFloatIo?: boolean; require: string; explain?: boolean; compiler?: string; compileTimeout: string; savePart?: string }
+interface CheckFlags { minRuntime?: string; allowFloatIo?: boolean; require: string; explain?: boolean; compiler?: string; compileTimeout: string; savePart?: string; rules?: boolean }
 
 /** Tools on files: no controller, no credentials. The readers behind them are loaded when one runs. */
 export function registerOffline(program: Command): void {
-  program.command('check <file>')
+  program.command('check [file]')
     .description('before compiling: which operators of a .tflite file will run on the Edge TPU, and what to change')
     .option('--min-runtime <n>', 'lowest Edge TPU runtime it must run on, 10 to 14', '14')
     .option('--allow-float-io', 'float inputs and outputs are a warning, not an error')
     .option('--require <what>', 'exit 0 only if it maps: partial, full or verified (see docs/cli.md)', 'full')
+    .option('--rules', 'list every operator that can run on the Edge TPU, and its limits')
     .option('--explain', 'run the compiler and, where it fails without a reason, find the smallest part that it fails on')
     .option('--compiler <command>', 'edgetpu_compiler, or a command that runs it; REEF_EDGETPU_COMPILER, or the first on the search path where absent')
     .option('--compile-timeout <seconds>', 'for each run of the compiler', '180')
     .option('--save-part <file>', 'keep the smallest failing part, for a report')
     .addHelpText('after', '\nExit codes: 0 it maps as required, 1 it does not, 2 no readable model.\n\nExamples:\n  reef check model.tflite\n  reef check model.tflite --min-runtime 13 --require partial --json\n  reef check model.tflite --explain')
-    .action(action(async ({ output }, path: string, flags: CheckFlags) => {
-      const { checkModel, checkText, demands } = await import('../offline/check.ts');
+    .action(action(async ({ output }, path: string | undefined, flags: CheckFlags) => {
+      const { checkModel, checkText, demands, rules, rulesText } = await import('../offline/check.ts');
       const { openModelFile } = await import('../offline/model-file.ts');
+      if (flags.rules) {
+        output.show(rules(), rulesText);
+        return 0;
+      }
+      if (path === undefined) throw new ReefError('option.invalid', 'invalid', 'Name a .tflite file, or ask for --rules.');
       if (!demands.includes(flags.require as Demand)) throw new ReefError('option.invalid', 'invalid', `--require takes ${demands.join(', ')}, not "${flags.require}".`);
       const file = await openModelFile(path);
       const report = checkModel(file, { minRuntime: runtimeOf(flags.minRuntime), allowFloatIo: flags.allowFloatIo ?? false, require: flags.require as Demand });

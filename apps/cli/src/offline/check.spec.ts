@@ -2,7 +2,7 @@ import { stripVTControlCharacters } from 'node:util';
 import { describe, expect, it } from 'vitest';
 import { readModel } from '@reefkeeper/edgetpu';
 import { compiledModel, TfliteBuilder } from '@reefkeeper/edgetpu/fixture';
-import { checkModel, checkText, demands, operatorList, opRows, verdictWords, type CheckOptions, type CheckReport } from './check.ts';
+import { checkModel, checkText, demands, operatorList, opRows, rules, rulesText, verdictWords, type CheckOptions, type CheckReport } from './check.ts';
 
 type Make = (net: TfliteBuilder) => TfliteBuilder;
 const built = (make: Make): Uint8Array => make(new TfliteBuilder()).build();
@@ -96,4 +96,9 @@ describe('what is said', () => {
       { ...op, index: 2, status: 'Mapped to Edge TPU', mapped: true, advice: null }, { ...op, index: 3, status: 'Operation not supported', mapped: false, advice: 'a' },
     ]).map(({ operators }) => operators)).toEqual([[2], [0, 3], [1]]);
   });
+});
+
+it('the rules: every operator, and what limits it', () => {
+  expect(rules().length).toBeGreaterThan(40);
+  expect(stripVTControlCharacters(rulesText())).toMatch(/^operator +runtime from +version up to +known from +limits[^]*MAX_POOL_2D +any +2 +measured +no fused activation/);
 });

@@ -1,5 +1,5 @@
 import colours from 'picocolors';
-import { analyze, edgeTpuOp, inspectModel, opStatus, type Analysis, type Fault, type OpForecast } from '@reefkeeper/edgetpu';
+import { analyze, edgeTpuOp, inspectModel, opStatus, opTable, type Analysis, type Fault, type OpForecast, type OpTableRow } from '@reefkeeper/edgetpu';
 import { bytes, counted, facts, table, tone } from '../output.ts';
 import { namedAsCompiled, namingFile, type ModelFile } from './model-file.ts';
 
@@ -112,6 +112,14 @@ export function verdictWords({ verdict, forecast, cpuOps, refused }: Pick<Analys
   }[forecast];
   const said = verdict === 'not_verified' ? `not verified; by the rules ${words}` : words;
   return refused && forecast !== 'will_not_compile' ? `refused (see the faults); otherwise ${said}` : said;
+}
+
+export function rules(): OpTableRow[] {
+  return opTable();
+}
+
+export function rulesText(): string {
+  return table(['operator', 'runtime from', 'version up to', 'known from', 'limits'], opTable().map(({ op, since, highestVersionSeen, evidence, limits }) => [op, since ?? 'any', highestVersionSeen, evidence, limits.join('; ')]));
 }
 
 function parametersText({ parameters: { bytes: all, onChipBytes, streamedBytes, fit, complete } }: Pick<Analysis, 'parameters'>): string {
