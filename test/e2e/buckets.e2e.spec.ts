@@ -61,7 +61,7 @@ describe.skipIf(typeof parts === 'string')(`exports in buckets${typeof parts ===
     feed = new ChangeFeed(database.url, log);
     await feed.start();
     registry = new Registry(database.db, systemClock, objects);
-    jobs = new Jobs(database.db, systemClock, objects, queues, feed, registry);
+    jobs = new Jobs(database.db, systemClock, queues, feed, registry);
     const buckets = openBuckets({ endpoint: google.gcsEndpoint });
     imports = new BucketImports(database.db, systemClock, objects, buckets, registry, jobs);
     watch = new BucketWatch(database.db, systemClock, log, buckets, imports);

@@ -36,7 +36,7 @@ beforeAll(async () => {
   feed = new ChangeFeed(database.url, logger);
   await feed.start();
   registry = new Registry(database.db, systemClock, objects);
-  jobs = new Jobs(database.db, systemClock, objects, queues, feed, registry);
+  jobs = new Jobs(database.db, systemClock, queues, feed, registry);
   const executors = openExecutors({ python: new PythonTools({ envDir }), keysDir: join(dir, 'keys') });
   pipeline = new Pipeline(database.db, systemClock, logger, objects, queues, registry, jobs, { executors, workDir: join(dir, 'work') });
   pipeline.start(1);

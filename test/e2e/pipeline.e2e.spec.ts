@@ -39,7 +39,7 @@ beforeAll(async () => {
   feed = new ChangeFeed(database.url, openLogger('test', 'silent'));
   await feed.start();
   registry = new Registry(database.db, systemClock, objects);
-  jobs = new Jobs(database.db, systemClock, objects, queues, feed, registry);
+  jobs = new Jobs(database.db, systemClock, queues, feed, registry);
 }, 900_000);
 afterEach(async () => { await Promise.all(workers.splice(0).map(async (worker) => ended(worker, 'SIGTERM'))); });
 afterAll(async () => {

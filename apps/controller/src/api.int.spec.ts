@@ -41,6 +41,8 @@ describe('access', () => {
     expect((await world.call('POST', '/api/v1/enrolment-tokens', {}, operator)).status).toBe(201);
     expect((await world.call('POST', '/api/v1/tokens', { name: 'x', role: 'admin' }, operator)).status).toBe(403);
     expect((await world.call('GET', '/api/v1/audit', undefined, operator)).status).toBe(403);
+    expect((await world.call('POST', '/api/v1/gc', {}, operator)).status).toBe(403);
+    expect(await world.call('POST', '/api/v1/gc')).toMatchObject({ status: 200, body: { dryRun: true, objects: 0, roles: [] } });
     expect((await world.call('GET', '/api/v1/tokens')).body.items.map(({ name }: { name: string }) => name)).toEqual(expect.arrayContaining(['first admin', 'viewer', 'operator']));
   });
 

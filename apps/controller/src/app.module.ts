@@ -2,14 +2,14 @@ import { ApolloDriver, type ApolloDriverConfig } from '@nestjs/apollo';
 import { Module, StandardSchemaValidationPipe, type DynamicModule } from '@nestjs/common';
 import { APP_GUARD, APP_PIPE } from '@nestjs/core';
 import { GraphQLModule } from '@nestjs/graphql';
-import { ConversionModule } from '@reefkeeper/conversion';
+import { ConversionModule, jobRoots } from '@reefkeeper/conversion';
 import * as conversionDoor from '@reefkeeper/conversion/http';
-import { DevicesModule, type Authority } from '@reefkeeper/devices';
+import { bundlesOnDevices, DevicesModule, type Authority } from '@reefkeeper/devices';
 import { ApiTokensController, AuditController, DevicesController, DevicesResolver, EnrolmentTokensController } from '@reefkeeper/devices/http';
 import { PlatformModule, type PlatformParts } from '@reefkeeper/platform';
-import { RegistryModule } from '@reefkeeper/registry';
+import { RegistryModule, RetentionModule } from '@reefkeeper/registry';
 import * as registryDoor from '@reefkeeper/registry/http';
-import { RolloutsModule } from '@reefkeeper/rollouts';
+import { bundlesInRollouts, RolloutsModule } from '@reefkeeper/rollouts';
 import * as rolloutsDoor from '@reefkeeper/rollouts/http';
 import { TelemetryModule } from '@reefkeeper/telemetry';
 import * as telemetryDoor from '@reefkeeper/telemetry/http';
@@ -39,7 +39,7 @@ export class AppModule {
     return {
       module: AppModule,
       imports: [
-        PlatformModule.forRoot(platform), DevicesModule.withAuthority(authority), RegistryModule, ConversionModule, TelemetryModule, RolloutsModule,
+        PlatformModule.forRoot(platform), DevicesModule.withAuthority(authority), RegistryModule, RetentionModule.forRoot({ objects: jobRoots, bundles: [...bundlesOnDevices, ...bundlesInRollouts] }), ConversionModule, TelemetryModule, RolloutsModule,
         GraphQLModule.forRootAsync<ApolloDriverConfig>({ driver: ApolloDriver, imports: [AuthenticationModule], inject: [Authentication], useFactory: graphqlOptions }),
         AuthenticationModule,
       ],

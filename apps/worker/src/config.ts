@@ -32,6 +32,8 @@ const schema = commonConfig.extend({
     context.addIssue({ code: 'custom', message: `"${rule}" is not gs://bucket/folder/=model` });
     return [];
   })),
+  /** Stored files that nothing refers to are removed after so many days without use; 0 = never. */
+  RETENTION_DAYS: z.coerce.number().min(0).max(36_500).default(30),
   /** GET /healthz and /readyz here; without it there is no server. */
   HEALTH_PORT: z.coerce.number().int().min(0).max(65_535).optional(),
 });

@@ -1,9 +1,11 @@
 import { rm } from 'node:fs/promises';
 import { createServer, type Server } from 'node:http';
 import { NestFactory } from '@nestjs/core';
-import { BucketWatch, conversionSchema, Jobs, openExecutors, Pipeline, PipelineModule, PythonTools, watchBucket } from '@reefkeeper/conversion';
+import { BucketWatch, conversionSchema, jobRoots, Jobs, openExecutors, Pipeline, PipelineModule, PythonTools, watchBucket } from '@reefkeeper/conversion';
+import { bundlesOnDevices, devicesSchema } from '@reefkeeper/devices';
 import { ChangeFeed, openBuckets, openDatabase, openObjects, openQueues, PlatformModule, systemClock, type Logger } from '@reefkeeper/platform';
-import { registrySchema } from '@reefkeeper/registry';
+import { registrySchema, Retention, RetentionModule } from '@reefkeeper/registry';
+import { bundlesInRollouts, rolloutsSchema } from '@reefkeeper/rollouts';
 import type { Config } from './config.ts';
 import { startSweeps } from './sweeps.ts';
 import { openWorkDir } from './work-dir.ts';
@@ -16,10 +18,11 @@ export interface Worker {
 }
 
 const sweepMs = 2_000;
+const collectMs = 6 * 3_600_000;
 
 /** Everything is in rows and objects: a worker may be killed at any moment, and another one goes on. */
 export async function startWorker(config: Config, log: Logger): Promise<Worker> {
-  const db = await openDatabase({ url: config.DATABASE_URL, slices: [registrySchema, conversionSchema], applicationName: 'reef-worker', poolSize: 4 + 2 * config.WORKER_CONCURRENCY });
+  const db = await openDatabase({ url: config.DATABASE_URL, slices: [devicesSchema, registrySchema, conversionSchema, rolloutsSchema], applicationName: 'reef-worker', poolSize: 4 + 2 * config.WORKER_CONCURRENCY });
   const feed = new ChangeFeed(config.DATABASE_URL, log);
   await feed.start();
   const queues = openQueues({ databaseUrl: config.DATABASE_URL, ...(config.REDIS_URL ? { redisUrl: config.REDIS_URL } : {}) });
@@ -29,7 +32,10 @@ export async function startWorker(config: Config, log: Logger): Promise<Worker> 
   const executors = openExecutors({ python, keysDir: config.KEYS_DIR, compiler: config.REEF_EDGETPU_COMPILER });
   const context = await NestFactory.createApplicationContext({
     module: class WorkerModule {},
-    imports: [PlatformModule.forRoot({ db, clock: systemClock, log, objects, queues, feed, buckets: openBuckets({ endpoint: config.GCS_ENDPOINT }) }), PipelineModule.forRoot({ executors, workDir })],
+    imports: [
+      PlatformModule.forRoot({ db, clock: systemClock, log, objects, queues, feed, buckets: openBuckets({ endpoint: config.GCS_ENDPOINT }) }),
+      PipelineModule.forRoot({ executors, workDir }), RetentionModule.forRoot({ objects: jobRoots, bundles: [...bundlesOnDevices, ...bundlesInRollouts] }),
+    ],
   }, { logger: ['error', 'warn'] });
 
   const pipeline = context.get(Pipeline, { strict: false });
@@ -38,10 +44,12 @@ export async function startWorker(config: Config, log: Logger): Promise<Worker> 
   const exportsWatch = context.get(BucketWatch, { strict: false });
   const exported = { quietMs: config.REEF_BUCKET_QUIET_S * 1_000, models: config.REEF_BUCKET_MODELS };
   const stopWatch = config.REEF_BUCKET_WATCH ? await watchBucket(exportsWatch, { subscription: config.REEF_BUCKET_WATCH, quietMs: exported.quietMs }, log) : undefined;
+  const retention = context.get(Retention, { strict: false });
   const stopSweeps = startSweeps([
     { name: 'jobs', everyMs: sweepMs, run: async () => jobs.sweep() },
     // Rows that another worker's messages made are anybody's work.
     { name: 'bucket exports', everyMs: sweepMs, run: async () => exportsWatch.sweep(exported) },
+    ...(config.RETENTION_DAYS === 0 ? [] : [{ name: 'artifacts', everyMs: collectMs, run: async () => (await retention.collect({ olderThanMs: config.RETENTION_DAYS * 24 * 3_600_000 })).objects }]),
   ], log);
   const health = config.HEALTH_PORT === undefined ? null : await openHealth(config.HEALTH_PORT, async () => { await db.query('SELECT 1'); });
   return {

@@ -107,8 +107,7 @@ export class BucketImports {
   }
 
   private async file(bucket: string, found: BucketExport): Promise<Copied> {
-    const stored = await this.objects.put(await this.buckets.read(bucket, found.model.name, found.model.generation), { limitBytes: maxBytes });
-    await this.registry.recordArtifact(stored, { mediaType: tflite, role: 'upload' });
+    const stored = await this.registry.keep(await this.buckets.read(bucket, found.model.name, found.model.generation), { mediaType: tflite, role: 'upload' }, { limitBytes: maxBytes });
     return { stored, filename: basename(found.model.name), origin: [originOf(found.model, stored)] };
   }
 
@@ -129,8 +128,7 @@ export class BucketImports {
         origin.push(originOf(object, result()));
         names.push(`saved_model/${name}`);
       }
-      const stored = await this.objects.put(createTar({ cwd: scratch, portable: true, noMtime: true }, names.sort()) as never, { limitBytes: maxBytes });
-      await this.registry.recordArtifact(stored, { mediaType: 'application/x-tar', role: 'upload' });
+      const stored = await this.registry.keep(createTar({ cwd: scratch, portable: true, noMtime: true }, names.sort()) as never, { mediaType: 'application/x-tar', role: 'upload' }, { limitBytes: maxBytes });
       return { stored, filename: 'saved_model.tar', origin };
     } finally {
       await rm(scratch, { recursive: true, force: true });

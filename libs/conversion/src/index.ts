@@ -19,6 +19,7 @@ export * from './pipeline.service.ts';
 export * from './python-child.ts';
 export * from './python-env.ts';
 export * from './python-tools.ts';
+export * from './roots.ts';
 export * from './steps.ts';
 export * from './views.ts';
 

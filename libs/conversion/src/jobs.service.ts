@@ -1,10 +1,10 @@
 import { randomUUID } from 'node:crypto';
 import { Inject, Injectable } from '@nestjs/common';
 import { DataSource, In } from 'typeorm';
-import { hint, ReefError, type ChangeFeed, type ChangeHint, type Clock, type ObjectStore, type Queue, type QueueHost, type Tx } from '@reefkeeper/platform';
+import { hint, ReefError, type ChangeFeed, type ChangeHint, type Clock, type Queue, type QueueHost, type Tx } from '@reefkeeper/platform';
 import { Registry, refOf, type Version } from '@reefkeeper/registry';
 import { CompileAttempt } from './attempts.ts';
-import { buildRequest, isDone, isSettled, stepNames, type BuildRequest, type BuildRequestInput, type JobState, type SourceOrigin } from './job.ts';
+import { buildRequest, isDone, isSettled, objectsIn, stepNames, type BuildRequest, type BuildRequestInput, type JobState, type SourceOrigin } from './job.ts';
 import { Job, JobLogLine, JobStep } from './job.entity.ts';
 
 /** A run that has not been heard of for this long is dead: another worker may take its job. */
@@ -33,7 +33,6 @@ export class Jobs {
   constructor(
     @Inject(DataSource) private readonly db: DataSource,
     @Inject('CLOCK') private readonly clock: Clock,
-    @Inject('OBJECTS') private readonly objects: ObjectStore,
     @Inject('QUEUES') queues: QueueHost,
     @Inject('FEED') private readonly feed: ChangeFeed,
     @Inject(Registry) private readonly registry: Registry,
@@ -48,13 +47,9 @@ export class Jobs {
   async create(model: string, input: BuildRequestInput, createdBy = 'system', { origin, log = [], within }: JobExtras = {}): Promise<{ version: Version; job: JobWithSteps }> {
     const parsed = buildRequest.parse(input);
     const request: BuildRequest = origin ? { ...parsed, source: { ...parsed.source, origin } } : parsed;
-    for (const [what, file] of Object.entries({ source: request.source, calibration: request.calibration, evaluation: request.evaluation })) {
-      if (file && !(await this.objects.has(file.digest))) {
-        throw new ReefError('source.missing', 'not_found', `The ${what} ${file.filename} (${file.digest}) is not stored. Upload it first with POST /api/v1/uploads.`, { detail: { what, ...file } });
-      }
-    }
     const id = randomUUID();
     const version = await this.db.transaction(async (tx) => {
+      await this.claimSources(request, tx);
       const made = await this.registry.createVersion(model, { task: request.task, labels: request.labels, notes: request.notes ?? null, createdBy }, tx);
       await this.registry.move(made.id, 'BUILDING', tx);
       await tx.query('INSERT INTO jobs (id, version_id, model, ref, state, request, created_at, created_by, priority) VALUES ($1, $2, $3, $4, \'QUEUED\', $5, $6, $7, $8)',
@@ -127,15 +122,17 @@ export class Jobs {
 
   /**
    * Runs a job again that did not succeed, from the step that failed; what was done stays done. `force`: the compiler runs although it is
-   * known to fail on these bytes.
-   * @throws ReefError `job.missing`, `job.not_retryable`
+   * known to fail on these bytes. Where files of finished steps have been collected meanwhile, it starts again from the first step.
+   * @throws ReefError `job.missing`, `job.not_retryable`, `source.missing`
    */
   async retry(id: string, { force = false }: { force?: boolean } = {}): Promise<JobWithSteps> {
     const due = await this.db.transaction(async (tx) => {
       const job = await this.lock(id, tx);
       if (!isSettled(job.state) || job.state === 'SUCCEEDED') throw new ReefError('job.not_retryable', 'conflict', `The job is ${job.state}; only one that failed, timed out or was canceled can be tried again.`, { detail: { job: id, state: job.state } });
       const { steps } = await this.find(id, tx);
-      const from = steps.find((step) => !isDone(step.state))?.ordinal ?? 0;
+      await this.claimSources(job.request, tx);
+      const lost = await this.registry.claim(objectsIn(steps.map(({ output }) => output)), tx);
+      const from = lost.length > 0 ? 0 : steps.find((step) => !isDone(step.state))?.ordinal ?? 0;
       await tx.query("UPDATE job_steps SET state = 'PENDING', percent = NULL, eta_s = NULL, message = NULL, tries = 0, losses = 0, key = NULL, output = NULL, error = NULL, started_at = NULL, ended_at = NULL WHERE job_id = $1 AND ordinal >= $2", [id, from]);
       const next = job.message + 1;
       await tx.query("UPDATE jobs SET request = jsonb_set(request, '{compile}', coalesce(request->'compile', '{}') || jsonb_build_object('force', $3::boolean)), state = 'QUEUED', error = NULL, ended_at = NULL, cancel_requested_at = NULL, owner = NULL, heartbeat_at = NULL, run_after = NULL, changed_at = now(), message = $2 WHERE id = $1", [id, next, force]);
@@ -237,6 +234,13 @@ export class Jobs {
     await tx.query("UPDATE job_steps SET state = 'CANCELED', eta_s = NULL, ended_at = $2 WHERE job_id = $1 AND state IN ('PENDING', 'RUNNING')", [job.id, this.clock.now()]);
     await tx.query("UPDATE jobs SET state = 'CANCELED', error = $2, ended_at = $3, owner = NULL, heartbeat_at = NULL, cancel_requested_at = coalesce(cancel_requested_at, now()), changed_at = now() WHERE id = $1", [job.id, JSON.stringify(error), this.clock.now()]);
     await this.registry.move(job.versionId, 'CANCELED', tx, { code: error.code, message: error.message });
+  }
+
+  private async claimSources({ source, calibration, evaluation }: BuildRequest, tx: Tx): Promise<void> {
+    const files = Object.entries({ source, calibration, evaluation }).flatMap(([what, file]) => (file ? [{ what, ...file }] : []));
+    const lost = await this.registry.claim(files.map(({ digest }) => digest), tx);
+    const file = files.find(({ digest }) => lost.includes(digest));
+    if (file) throw new ReefError('source.missing', 'not_found', `The ${file.what} ${file.filename} (${file.digest}) is not stored. Upload it first with POST /api/v1/uploads.`, { detail: file });
   }
 
   private async lock(id: string, tx: Tx): Promise<Job & { alive: boolean }> {

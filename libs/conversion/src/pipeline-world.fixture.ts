@@ -39,7 +39,7 @@ export async function openPipelineWorld(): Promise<PipelineWorld> {
   await feed.start();
   const registry = new Registry(database.db, systemClock, objects);
   const queues: QueueHost = openQueues({ databaseUrl: database.url });
-  const jobs = new Jobs(database.db, systemClock, objects, queues, feed, registry);
+  const jobs = new Jobs(database.db, systemClock, queues, feed, registry);
   let workers: { pipeline: Pipeline; host: QueueHost }[] = [];
 
   const stop = async () => {

@@ -87,7 +87,7 @@ beforeEach(() => {
   runs = [];
   queues = openHost();
   registry = new Registry(database.db, systemClock, objects);
-  jobs = new Jobs(database.db, systemClock, objects, queues, feed, registry);
+  jobs = new Jobs(database.db, systemClock, queues, feed, registry);
 });
 afterEach(async () => {
   await Promise.all(pipelines.map(async (one) => one.stop()));
@@ -286,7 +286,7 @@ describe('workers', () => {
     expect(between.steps[1]).toMatchObject({ state: 'PENDING', tries: 0, losses: 0 });
     await queues.close(true);
     queues = openHost();
-    jobs = new Jobs(database.db, systemClock, objects, queues, feed, registry);
+    jobs = new Jobs(database.db, systemClock, queues, feed, registry);
     worker();
     await database.db.query("UPDATE jobs SET changed_at = now() - interval '1 minute' WHERE id = $1", [job.id]);
     await jobs.sweep();

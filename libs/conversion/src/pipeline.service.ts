@@ -212,8 +212,7 @@ export class Pipeline {
   private async earlierResult(key: string): Promise<{ output: unknown; jobId: string } | null> {
     const [found] = (await this.db.query("SELECT output, job_id AS \"jobId\" FROM job_steps WHERE key = $1 AND state IN ('SUCCEEDED', 'CACHED') AND output IS NOT NULL ORDER BY state = 'CACHED', ended_at DESC LIMIT 1", [key])) as { output: unknown; jobId: string }[];
     if (!found) return null;
-    for (const digest of objectsIn(found.output)) if (!(await this.objects.has(digest))) return null;
-    return found;
+    return (await this.registry.claim(objectsIn(found.output))).length === 0 ? found : null;
   }
 
   private async context(job: Job, steps: JobStep[], step: JobStep, workDir: string, signal: AbortSignal, report: RunReport): Promise<StepContext> {
@@ -235,11 +234,7 @@ export class Pipeline {
         await pipeline(await this.objects.read(digest), createWriteStream(path), { signal });
         return path;
       },
-      keep: async (content, about) => {
-        const stored = await this.objects.put(typeof content === 'string' ? createReadStream(content) : content);
-        await this.registry.recordArtifact(stored, about);
-        return stored;
-      },
+      keep: async (content, about) => this.registry.keep(typeof content === 'string' ? createReadStream(content) : content, about),
     };
   }
 }

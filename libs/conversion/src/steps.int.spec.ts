@@ -50,7 +50,7 @@ afterAll(async () => {
 
 function start(compiler?: string): void {
   queues = openQueues({ databaseUrl: database.url });
-  jobs = new Jobs(database.db, systemClock, objects, queues, feed, registry);
+  jobs = new Jobs(database.db, systemClock, queues, feed, registry);
   const executors = openExecutors({ python, keysDir: join(dir, 'keys'), compiler });
   pipeline = new Pipeline(database.db, systemClock, logger, objects, queues, registry, jobs, { executors, workDir: join(dir, 'work') });
   pipeline.start(1);

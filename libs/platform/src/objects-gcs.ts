@@ -4,7 +4,7 @@ import { pipeline } from 'node:stream/promises';
 import { Storage, type Bucket } from '@google-cloud/storage';
 import { clientOptions, faultOf } from './buckets-gcs.ts';
 import { ReefError } from './errors.ts';
-import { meter, missing, type ObjectStore, type StoredObject } from './objects.ts';
+import { meter, missing, type ObjectStore, type PutOptions, type StoredObject } from './objects.ts';
 
 /** Blobs in a Google Cloud Storage bucket. The digest is known only at the end, so an upload lands under `incoming/` and is then renamed. */
 export class GcsObjects implements ObjectStore {
@@ -22,12 +22,13 @@ export class GcsObjects implements ObjectStore {
     return this.bucket.file(`${this.prefix}sha256/${digest}`);
   }
 
-  async put(content: Readable | Buffer, options: { limitBytes?: number } = {}): Promise<StoredObject> {
+  async put(content: Readable | Buffer, options: PutOptions = {}): Promise<StoredObject> {
     const incoming = this.bucket.file(`${this.prefix}incoming/${randomUUID()}`);
     const { through, result } = meter(options.limitBytes);
     try {
       await pipeline(Buffer.isBuffer(content) ? Readable.from([content]) : content, through, incoming.createWriteStream({ resumable: false }));
       const stored = result();
+      await options.claim?.(stored);
       await incoming.copy(this.file(stored.digest));
       return stored;
     } catch (thrown) {

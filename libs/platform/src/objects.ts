@@ -13,10 +13,16 @@ export interface StoredObject {
   bytes: number;
 }
 
+export interface PutOptions {
+  limitBytes?: number;
+  /** Called when all bytes are in and their digest is known, before they are there for others. */
+  claim?: (stored: StoredObject) => Promise<void>;
+}
+
 /** Content-addressed blobs. Writing the same bytes twice stores them once; nothing is ever changed in place. */
 export interface ObjectStore {
   /** Stores the stream under its digest. With `limitBytes`, a longer one is refused (`upload.too_large`) and leaves nothing behind. */
-  put(content: Readable | Buffer, options?: { limitBytes?: number }): Promise<StoredObject>;
+  put(content: Readable | Buffer, options?: PutOptions): Promise<StoredObject>;
   /** @throws ReefError `object.missing` */
   stat(digest: string): Promise<StoredObject>;
   has(digest: string): Promise<boolean>;
@@ -76,12 +82,13 @@ class FileObjects implements ObjectStore {
     return join(this.root, digest.slice(0, 2), digest);
   }
 
-  async put(content: Readable | Buffer, options: { limitBytes?: number } = {}): Promise<StoredObject> {
+  async put(content: Readable | Buffer, options: PutOptions = {}): Promise<StoredObject> {
     const incoming = join(this.root, 'incoming', randomUUID());
     const { through, result } = meter(options.limitBytes);
     try {
       await pipeline(Buffer.isBuffer(content) ? Readable.from([content]) : content, through, createWriteStream(incoming, { flush: true }));
       const stored = result();
+      await options.claim?.(stored);
       const target = this.path(stored.digest);
       await mkdir(join(target, '..'), { recursive: true });
       await rename(incoming, target);

@@ -1,11 +1,12 @@
 import type { SchemaSlice } from '@reefkeeper/platform';
-import { CompiledParts1764000002011, Registry1764000002001, VersionHold1764000002010 } from './migrations.ts';
+import { ArtifactsTouched1764000002012, CompiledParts1764000002011, Registry1764000002001, VersionHold1764000002010 } from './migrations.ts';
 import { Artifact, Model, Variant, Version } from './registry.entity.ts';
 
 export * from './registry.entity.ts';
 export * from './registry.module.ts';
 export * from './registry.service.ts';
+export * from './retention.ts';
 export * from './version.ts';
 export * from './views.ts';
 
-export const registrySchema: SchemaSlice = { entities: [Model, Version, Variant, Artifact], migrations: [Registry1764000002001, VersionHold1764000002010, CompiledParts1764000002011] };
+export const registrySchema: SchemaSlice = { entities: [Model, Version, Variant, Artifact], migrations: [Registry1764000002001, VersionHold1764000002010, CompiledParts1764000002011, ArtifactsTouched1764000002012] };

@@ -82,3 +82,17 @@ export class CompiledParts1764000002011 implements MigrationInterface {
     await runner.query('ALTER TABLE versions DROP COLUMN failed_variants, DROP COLUMN pipelines');
   }
 }
+
+export class ArtifactsTouched1764000002012 implements MigrationInterface {
+  name = 'ArtifactsTouched1764000002012';
+
+  async up(runner: QueryRunner): Promise<void> {
+    // What is stored already counts as used now: nothing goes because of the upgrade.
+    await runner.query('ALTER TABLE artifacts ADD COLUMN touched_at timestamptz NOT NULL DEFAULT now()');
+    await runner.query('CREATE INDEX artifacts_touched ON artifacts (touched_at)');
+  }
+
+  async down(runner: QueryRunner): Promise<void> {
+    await runner.query('ALTER TABLE artifacts DROP COLUMN touched_at');
+  }
+}

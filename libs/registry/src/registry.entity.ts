@@ -90,4 +90,6 @@ export class Artifact {
   @Column({ name: 'media_type', type: 'text' }) mediaType!: string;
   @Column({ name: 'role', type: 'text' }) role!: string;
   @Column({ name: 'created_at', type: 'timestamptz' }) createdAt!: Date;
+  /** When it was last put or referred to: see `Retention`. */
+  @Column({ name: 'touched_at', type: 'timestamptz' }) touchedAt!: Date;
 }

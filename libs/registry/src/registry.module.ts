@@ -1,5 +1,14 @@
-import { Module } from '@nestjs/common';
+import { Module, type DynamicModule } from '@nestjs/common';
 import { Registry } from './registry.service.ts';
+import { Retention, type Roots } from './retention.ts';
 
 @Module({ providers: [Registry], exports: [Registry] })
 export class RegistryModule {}
+
+/** Removing what nothing refers to: only for processes that know everything that may refer to an object. */
+@Module({})
+export class RetentionModule {
+  static forRoot(roots: Roots): DynamicModule {
+    return { module: RetentionModule, providers: [Retention, { provide: 'ROOTS', useValue: roots }], exports: [Retention] };
+  }
+}

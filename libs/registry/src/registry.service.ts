@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto';
+import type { Readable } from 'node:stream';
 import { Inject, Injectable } from '@nestjs/common';
 import { DataSource } from 'typeorm';
 import { modelName, type Lineage, type Parity, type Task, type VariantKind } from '@reefkeeper/bundle';
@@ -181,15 +182,36 @@ export class Registry {
     return this.db.getRepository(Version).createQueryBuilder('v').where('v.model = :model AND v.version < :version AND v.state = \'READY\'', version).orderBy('v.version', 'DESC').getOne();
   }
 
-  /** Notes what an object is for. The first note stays. */
+  /** Notes what an object is for, and claims it: from here on it stays for the grace time. The first note stays. */
   async recordArtifact(stored: StoredObject, about: { mediaType: string; role: string }, tx: Tx = this.db.manager): Promise<void> {
-    await tx.query('INSERT INTO artifacts (digest, bytes, media_type, role, created_at) VALUES ($1, $2, $3, $4, $5) ON CONFLICT (digest) DO NOTHING',
-      [stored.digest, stored.bytes, about.mediaType, about.role, this.clock.now()]);
+    await tx.query(`INSERT INTO artifacts (digest, bytes, media_type, role, created_at, touched_at) VALUES ($1, $2, $3, $4, $5, $5)
+      ON CONFLICT (digest) DO UPDATE SET touched_at = greatest(artifacts.touched_at, excluded.touched_at)`,
+    [stored.digest, stored.bytes, about.mediaType, about.role, this.clock.now()]);
+  }
+
+  /** Stores a file or bytes under a claim, so that no collection can come between. */
+  async keep(content: Readable | Buffer, about: { mediaType: string; role: string }, options: { limitBytes?: number } = {}): Promise<StoredObject> {
+    return this.objects.put(content, { ...options, claim: async (stored) => this.recordArtifact(stored, about) });
+  }
+
+  /**
+   * To be called before a reference to objects is written, in the same transaction: they then stay, and what is missing is missing for good.
+   * @returns the digests that are not stored
+   */
+  async claim(digests: readonly string[], tx: Tx = this.db.manager): Promise<string[]> {
+    if (digests.length === 0) return [];
+    // In one order, so that two claims never wait for each other.
+    await tx.query('UPDATE artifacts SET touched_at = greatest(touched_at, $2) WHERE digest IN (SELECT digest FROM artifacts WHERE digest = ANY ($1) ORDER BY digest FOR UPDATE)', [digests, this.clock.now()]);
+    const missing: string[] = [];
+    for (const digest of new Set(digests)) if (!(await this.objects.has(digest))) missing.push(digest);
+    return missing;
   }
 
   /** @throws ReefError `artifact.missing` */
   async artifact(digest: string): Promise<Artifact> {
     const found = await this.db.getRepository(Artifact).findOneBy({ digest });
+    // Whoever asks may be about to refer to it. Not at each of many downloads.
+    if (found && this.clock.now().getTime() - found.touchedAt.getTime() > 3_600_000) await this.claim([digest]);
     if (!found) throw new ReefError('artifact.missing', 'not_found', `No artifact has the digest ${digest}.`, { detail: { digest } });
     return found;
   }

@@ -3,7 +3,7 @@ import { Controller, Inject, Optional, Post, Req, type OnModuleInit } from '@nes
 import { HttpAdapterHost } from '@nestjs/core';
 import { ApiBody, ApiConsumes, ApiTags } from '@nestjs/swagger';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
-import { ReefError, type ObjectStore, type StoredObject } from '@reefkeeper/platform';
+import { ReefError, type StoredObject } from '@reefkeeper/platform';
 import { Registry } from './registry.service.ts';
 
 const octets = 'application/octet-stream';
@@ -14,7 +14,6 @@ const defaultLimitBytes = 4 * 1024 ** 3;
 @Controller('uploads')
 export class UploadsController implements OnModuleInit {
   constructor(
-    @Inject('OBJECTS') private readonly objects: ObjectStore,
     @Inject(Registry) private readonly registry: Registry,
     @Inject(HttpAdapterHost) private readonly adapter: HttpAdapterHost,
     @Optional() @Inject('UPLOAD_LIMIT_BYTES') private readonly limitBytes: number = defaultLimitBytes,
@@ -35,9 +34,8 @@ export class UploadsController implements OnModuleInit {
       throw new ReefError('upload.type_wrong', 'invalid', `Send the file's bytes as the body, with Content-Type: ${octets}.`);
     }
     if (Number(headers['content-length'] ?? 0) > this.limitBytes) throw new ReefError('upload.too_large', 'invalid', `The upload is larger than the limit of ${this.limitBytes} bytes.`, { detail: { limitBytes: this.limitBytes } });
-    const stored = await this.objects.put(body as Readable, { limitBytes: this.limitBytes });
+    const stored = await this.registry.keep(body as Readable, { mediaType: octets, role: 'upload' }, { limitBytes: this.limitBytes });
     if (stored.bytes === 0) throw new ReefError('upload.empty', 'invalid', 'The upload has no bytes. Send the file as the body of the request.');
-    await this.registry.recordArtifact(stored, { mediaType: octets, role: 'upload' });
     return stored;
   }
 }

@@ -17,3 +17,6 @@ export * from './verdict.ts';
 export * from './views.ts';
 
 export const rolloutsSchema: SchemaSlice = { entities: [RolloutRow, WaveRow, ExecutionRow, RolloutEvent], migrations: [Rollouts1764000005001] };
+
+/** SQL of one column: every bundle that a rollout brings or takes back. */
+export const bundlesInRollouts: readonly string[] = ['SELECT bundle FROM rollouts', 'SELECT previous_bundle FROM rollout_executions WHERE previous_bundle IS NOT NULL'];
