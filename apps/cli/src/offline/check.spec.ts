@@ -59,6 +59,12 @@ describe('what is said', () => {
     expect(textOf(allowed)).toMatch(/warning Input "image" FLOAT32/);
   });
 
+  it('a float model: the fault says it once', () => {
+    const text = textOf(checked(built((net) => net.output(net.layer('RELU', net.dense(net.input([1, 8], { type: 'FLOAT32' }), 4), [1, 4])))));
+    expect(text).toMatch(/verdict +will not compile[^]*error The model is not quantised/);
+    expect(text).not.toContain('What to change');
+  });
+
   it('a dense layer with a scale per row is refused with the reason', () => {
     expect(textOf(checked(built(perRowDense)))).toMatch(/error Dense weights .* have 10 scales: older runtimes load this without an error and answer garbage.*quant\.per_channel_fully_connected/);
   });

@@ -86,7 +86,8 @@ export function checkText(report: CheckReport): string {
     lines.set(key, line ? { ...line, count: line.count + row.count } : row);
   }
   parts.push(table(['operator', 'count', 'status'], [...lines.values()].map(({ op, count, status, mapped }) => [op, count, mapped ? colours.green(status) : colours.yellow(status)])));
-  const changes = verdict === 'already_compiled' ? [] : changesOf(ops);
+  // Of a float model every operator would say the same as the fault does.
+  const changes = verdict === 'already_compiled' || faults.some(({ code }) => code === 'quant.not_quantized') ? [] : changesOf(ops);
   if (changes.length > 0) parts.push(listed('What to change', changes));
   if (faults.length > 0) parts.push(listed('Faults', faults.map(faultText)));
   if (unverified.length > 0) parts.push(listed('Not backed by any public model', unverified.map(({ message }) => message)));
