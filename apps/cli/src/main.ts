@@ -11,6 +11,7 @@ import { registerModels } from './commands/models.ts';
 import { registerOffline } from './commands/offline.ts';
 import { registerRollouts } from './commands/rollouts.ts';
 import { registerStatus } from './commands/status.ts';
+import { registerTrain } from './commands/train.ts';
 import { registerUp } from './commands/up.ts';
 
 const { version } = JSON.parse(readFileSync(join(import.meta.dirname, '../package.json'), 'utf8')) as { version: string };
@@ -27,6 +28,7 @@ program.addHelpText('after', '\nExamples:\n  reef up                            
 registerUp(program);
 registerStatus(program);
 registerImport(registerModels(program));
+registerTrain(program);
 registerJobs(program);
 registerGc(program);
 registerDevices(program);

@@ -29,11 +29,12 @@ export async function startWorker(config: Config, log: Logger): Promise<Worker> 
   const objects = await openObjects(config.ARTIFACTS_URL, config.GCS_ENDPOINT ? { gcsEndpoint: config.GCS_ENDPOINT } : {});
   const workDir = await openWorkDir(config.WORK_DIR);
   const python = new PythonTools({ envDir: config.PYTHON_ENV_DIR, python: config.PYTHON });
-  const executors = openExecutors({ python, keysDir: config.KEYS_DIR, compiler: config.REEF_EDGETPU_COMPILER });
+  const buckets = openBuckets({ endpoint: config.GCS_ENDPOINT });
+  const executors = openExecutors({ python, keysDir: config.KEYS_DIR, compiler: config.REEF_EDGETPU_COMPILER, buckets });
   const context = await NestFactory.createApplicationContext({
     module: class WorkerModule {},
     imports: [
-      PlatformModule.forRoot({ db, clock: systemClock, log, objects, queues, feed, buckets: openBuckets({ endpoint: config.GCS_ENDPOINT }) }),
+      PlatformModule.forRoot({ db, clock: systemClock, log, objects, queues, feed, buckets }),
       PipelineModule.forRoot({ executors, workDir }), RetentionModule.forRoot({ objects: jobRoots, bundles: [...bundlesOnDevices, ...bundlesInRollouts] }),
     ],
   }, { logger: ['error', 'warn'] });

@@ -19,7 +19,7 @@ import { Jobs, type JobWithSteps } from './jobs.service.ts';
 import { bordersOf } from './tensors.ts';
 
 /** A version from an export in a bucket; all else as for an uploaded source. */
-export const bucketImportRequest = buildRequest.omit({ source: true }).extend({
+export const bucketImportRequest = buildRequest.omit({ source: true, training: true }).extend({
   /** Of the export's folder, or of the model file in it. */
   address: z.string().max(1_400).regex(/^gs:\/\//, 'an address like gs://bucket/folder/'),
   /** Told from the model where absent. */

@@ -3,10 +3,11 @@ import { RegistryModule } from '@reefkeeper/registry';
 import { BucketImports } from './bucket-imports.service.ts';
 import { BucketWatch } from './bucket-watch.service.ts';
 import { Jobs } from './jobs.service.ts';
+import { Trainings } from './trainings.service.ts';
 import { Pipeline, type PipelineOptions } from './pipeline.service.ts';
 
 /** Creating, watching and cancelling jobs: what the controller needs. */
-@Module({ imports: [RegistryModule], providers: [Jobs, BucketImports, BucketWatch], exports: [Jobs, BucketImports, BucketWatch] })
+@Module({ imports: [RegistryModule], providers: [Jobs, BucketImports, BucketWatch, Trainings], exports: [Jobs, BucketImports, BucketWatch, Trainings] })
 export class ConversionModule {}
 
 /** Running them: what the worker needs. */

@@ -1,3 +1,4 @@
+import { openBuckets, type Buckets } from '@reefkeeper/platform';
 import type { PythonTools } from './python-tools.ts';
 import { analyzeStep } from './step-analyze.ts';
 import { bundleStep } from './step-bundle.ts';
@@ -5,11 +6,14 @@ import { compileStep } from './step-compile.ts';
 import { convertStep } from './step-convert.ts';
 import { importStep } from './step-import.ts';
 import { inspectStep } from './step-inspect.ts';
+import { trainStep } from './step-train.ts';
 import { verifyStep } from './step-verify.ts';
 import type { Executors } from './steps.ts';
 
 export interface ExecutorOptions {
   python: PythonTools;
+  /** Where labelled images may lie; Google's own where absent. */
+  buckets?: Buckets;
   /** Folder of `signing-key.pem`, made when absent. */
   keysDir: string;
   /** Path of `edgetpu_compiler`; looked for on the search path where absent. */
@@ -17,9 +21,9 @@ export interface ExecutorOptions {
 }
 
 /** The product's own steps. */
-export function openExecutors({ python, keysDir, compiler }: ExecutorOptions): Executors {
+export function openExecutors({ python, keysDir, compiler, buckets = openBuckets() }: ExecutorOptions): Executors {
   return {
-    import: importStep(python), convert: convertStep(python), analyze: analyzeStep, verify: verifyStep(python),
+    train: trainStep(python, buckets), import: importStep(python), convert: convertStep(python), analyze: analyzeStep, verify: verifyStep(python),
     compile: compileStep(compiler), inspect: inspectStep, bundle: bundleStep(keysDir),
   };
 }

@@ -117,6 +117,8 @@ describe('models, versions and jobs', () => {
     ['confirming what nothing holds up', 'POST', '/models/lite0/versions/1/confirm', undefined, 409, 'version.not_held'],
     ['an import from elsewhere', 'POST', '/models/x/imports', { address: 's3://bucket/x/' }, 400, 'request.invalid'],
     ['an import from no address', 'POST', '/models/x/imports', { address: 'gs://B!/x/' }, 400, 'bucket.address_invalid'],
+    ['training on images never uploaded', 'POST', '/models/x/trainings', { images: { digest: '0'.repeat(64), filename: 'm.zip' } }, 404, 'source.missing'],
+    ['training that holds out everything', 'POST', '/models/x/trainings', { images: 'gs://bucket/x/', holdout: 1 }, 400, 'request.invalid'],
     ['an unknown job', 'GET', '/jobs/00000000-0000-4000-8000-000000000000', undefined, 404, 'job.missing'],
     ['an unknown artifact', 'GET', `/artifacts/${'0'.repeat(64)}`, undefined, 404, 'artifact.missing'],
   ])('refuse %s', async (_what, method, path, body, status, code) => {

@@ -11,8 +11,13 @@ export const stepStates = ['PENDING', 'RUNNING', 'SUCCEEDED', 'CACHED', 'SKIPPED
 export type StepState = (typeof stepStates)[number];
 
 /** In the order they run. */
-export const stepNames = ['import', 'convert', 'analyze', 'verify', 'compile', 'inspect', 'bundle'] as const;
+export const stepNames = ['train', 'import', 'convert', 'analyze', 'verify', 'compile', 'inspect', 'bundle'] as const;
 export type StepName = (typeof stepNames)[number];
+
+/** Those of one job: only who asks for training has that step. */
+export function stepsOf({ training }: { training?: unknown }): readonly StepName[] {
+  return training ? stepNames : stepNames.slice(1);
+}
 
 const settledJobs: ReadonlySet<JobState> = new Set<JobState>(['SUCCEEDED', 'FAILED', 'CANCELED', 'TIMED_OUT']);
 const doneSteps: ReadonlySet<StepState> = new Set<StepState>(['SUCCEEDED', 'CACHED', 'SKIPPED']);
@@ -37,6 +42,17 @@ export const converters = ['tf2.21', 'tf2.15'] as const;
 export type Converter = (typeof converters)[number];
 
 const channelValues = z.union([z.number(), z.array(z.number()).min(1).max(3)]);
+
+/** How a new last layer is learnt. The source is then the labelled images. */
+export const trainingOptions = z.object({
+  /** The network under it: any SavedModel, Keras file or frozen graph that reads one image. EfficientNet-Lite0 where absent. */
+  base: uploadedFile.nullable().default(null),
+  /** At most; the best one is kept, and training stops when it gets no better. */
+  epochs: z.number().int().min(1).max(1_000).default(100),
+  /** Share of the images that is never learnt from. */
+  holdout: z.number().min(0.05).max(0.5).default(0.2),
+  seed: z.number().int().min(0).max(2 ** 31 - 1).default(1),
+});
 
 /** What a version is built from, as given by the user. */
 export const buildRequest = z.object({
@@ -69,6 +85,7 @@ export const buildRequest = z.object({
   compile: compileOptions.prefault({}),
   /** Jobs with a higher one go first; a step that runs is not interrupted. */
   priority: z.number().int().min(-100).max(100).default(0),
+  training: trainingOptions.nullable().default(null),
   notes: z.string().max(2_000).optional(),
   /** Publish although the comparison with the original fails; the numbers stay in the report. */
   allowWorse: z.boolean().default(false),

@@ -44,6 +44,7 @@ export class JobType implements Omit<JobView, 'error' | 'steps'> {
   @Field(() => Date, { nullable: true }) startedAt!: Date | null;
   @Field(() => Date, { nullable: true }) endedAt!: Date | null;
   @Field(() => [StepType]) steps!: StepType[];
+  @Field(() => JsonScalar, { nullable: true, description: 'Of a job that trained: labels, classes, epochs, best, heldOut { images, accuracy, loss, confusion[true][answered] }, issues' }) training!: JobView['training'];
 }
 
 @ObjectType('CompileAttempt', { description: 'One run of edgetpu_compiler' })

@@ -6,6 +6,7 @@ import { Actor } from '@reefkeeper/platform/http';
 import { versionView, type VersionView } from '@reefkeeper/registry';
 import { buildRequest, jobStates, type BuildRequest } from './job.ts';
 import { Jobs } from './jobs.service.ts';
+import { trainingRequest, Trainings, type TrainingRequest } from './trainings.service.ts';
 import { attemptView, jobView, type AttemptView, type JobView } from './views.ts';
 
 const id = z.uuid();
@@ -28,7 +29,15 @@ export interface LogLineView {
 @ApiTags('models')
 @Controller('models')
 export class BuildsController {
-  constructor(@Inject(Jobs) private readonly jobs: Jobs) {}
+  constructor(@Inject(Jobs) private readonly jobs: Jobs, @Inject(Trainings) private readonly trainings: Trainings) {}
+
+  /** A new last layer on a known network, learnt from labelled images, and the version that comes of it. */
+  @Post(':name/trainings')
+  @HttpCode(202)
+  async train(@Param('name', { schema: modelName }) name: string, @Body({ schema: trainingRequest }) body: TrainingRequest, @Actor() actor: string): Promise<{ version: VersionView; job: JobView }> {
+    const { version, job } = await this.trainings.create(name, body, actor);
+    return { version: versionView(version), job: jobView(job) };
+  }
 
   @Post(':name/versions')
   @HttpCode(202)

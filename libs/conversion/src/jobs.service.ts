@@ -4,7 +4,7 @@ import { DataSource, In } from 'typeorm';
 import { hint, ReefError, type ChangeFeed, type ChangeHint, type Clock, type Queue, type QueueHost, type Tx } from '@reefkeeper/platform';
 import { Registry, refOf, type Version } from '@reefkeeper/registry';
 import { CompileAttempt } from './attempts.ts';
-import { buildRequest, isDone, isSettled, objectsIn, stepNames, type BuildRequest, type BuildRequestInput, type JobState, type SourceOrigin } from './job.ts';
+import { buildRequest, isDone, isSettled, objectsIn, stepsOf, type BuildRequest, type BuildRequestInput, type JobState, type SourceOrigin } from './job.ts';
 import { Job, JobLogLine, JobStep } from './job.entity.ts';
 
 /** A run that has not been heard of for this long is dead: another worker may take its job. */
@@ -54,8 +54,8 @@ export class Jobs {
       await this.registry.move(made.id, 'BUILDING', tx);
       await tx.query('INSERT INTO jobs (id, version_id, model, ref, state, request, created_at, created_by, priority) VALUES ($1, $2, $3, $4, \'QUEUED\', $5, $6, $7, $8)',
         [id, made.id, model, refOf(made), JSON.stringify(request), this.clock.now(), createdBy, request.priority]);
-      await tx.query('INSERT INTO job_steps (job_id, ordinal, name, state) SELECT $1, at - 1, name, \'PENDING\' FROM unnest($2::text[]) WITH ORDINALITY AS step (name, at)', [id, stepNames]);
-      if (log.length > 0) await tx.query('INSERT INTO job_log (job_id, at, step, stream, text) SELECT $1, $2, $3, \'out\', line FROM unnest($4::text[]) WITH ORDINALITY AS said (line, n) ORDER BY n', [id, this.clock.now(), stepNames[0], log]);
+      await tx.query('INSERT INTO job_steps (job_id, ordinal, name, state) SELECT $1, at - 1, name, \'PENDING\' FROM unnest($2::text[]) WITH ORDINALITY AS step (name, at)', [id, stepsOf(request)]);
+      if (log.length > 0) await tx.query('INSERT INTO job_log (job_id, at, step, stream, text) SELECT $1, $2, $3, \'out\', line FROM unnest($4::text[]) WITH ORDINALITY AS said (line, n) ORDER BY n', [id, this.clock.now(), stepsOf(request)[0], log]);
       await within?.(tx, { job: id });
       await hint(tx, { kind: 'job', id });
       return made;
@@ -236,8 +236,8 @@ export class Jobs {
     await this.registry.move(job.versionId, 'CANCELED', tx, { code: error.code, message: error.message });
   }
 
-  private async claimSources({ source, calibration, evaluation }: BuildRequest, tx: Tx): Promise<void> {
-    const files = Object.entries({ source, calibration, evaluation }).flatMap(([what, file]) => (file ? [{ what, ...file }] : []));
+  private async claimSources({ source, calibration, evaluation, training }: BuildRequest, tx: Tx): Promise<void> {
+    const files = Object.entries({ source, calibration, evaluation, base: training?.base }).flatMap(([what, file]) => (file ? [{ what, ...file }] : []));
     const lost = await this.registry.claim(files.map(({ digest }) => digest), tx);
     const file = files.find(({ digest }) => lost.includes(digest));
     if (file) throw new ReefError('source.missing', 'not_found', `The ${file.what} ${file.filename} (${file.digest}) is not stored. Upload it first with POST /api/v1/uploads.`, { detail: file });

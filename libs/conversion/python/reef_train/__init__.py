@@ -1,0 +1,1 @@
+"""Transfer learning: the last layer of a known network, trained anew on labelled images."""
