@@ -5,7 +5,7 @@ import { compilerVersion, findCompiler } from './compiler.ts';
 import { outputOf, type StepContext, type StepExecutor, type StepOutputs } from './steps.ts';
 
 const noCompiler = 'There is no edgetpu_compiler on this worker, so the version runs on CPUs (cpu-int8) only. Install the package edgetpu-compiler (x86-64 Debian or Ubuntu, coral.ai/docs/edgetpu/compiler) '
-  + 'or set REEF_EDGETPU_COMPILER to its path, then build the version again: finished steps are not run again.';
+  + 'or set REEF_EDGETPU_COMPILER to its path, or to a command that runs it in a container (deploy/docker/compiler.Dockerfile), then build the version again: finished steps are not run again.';
 
 /** Compiles for each wanted Edge TPU runtime. */
 export function compileStep(configured: string | undefined): StepExecutor<'compile'> {
