@@ -30,6 +30,7 @@ const bodies: Record<string, Schema> = {
   'Models.list': page(ref('Model')), 'Models.create': ref('Model'), 'Models.one': ref('Model'), 'Models.versions': page(ref('Version')), 'Models.version': ref('Version'), 'Models.confirm': ref('Version'),
   'Buckets.import': object({ version: ref('Version'), job: ref('Job') }), 'Buckets.exports': page(ref('BucketExport')),
   'Builds.train': object({ version: ref('Version'), job: ref('Job') }),
+  'Cocompile.create': object({ items: { type: 'array', items: object({ version: ref('Version'), job: ref('Job') }) } }),
   'Builds.create': object({ version: ref('Version'), job: ref('Job') }), 'Uploads.upload': ref('StoredObject'), 'Retention.collect': object({ dryRun: { type: 'boolean' }, before: time, objects: count, bytes: count, roles: { type: 'array', items: object({ role: text, objects: count, bytes: count }) }, more: { type: 'boolean' } }),
   'Jobs.list': page(ref('Job')), 'Jobs.one': ref('Job'), 'Jobs.cancel': ref('Job'), 'Jobs.retry': ref('Job'), 'Jobs.attempts': page(ref('CompileAttempt')), 'Jobs.log': object({ lines: { type: 'array', items: ref('JobLogLine') } }),
   'Telemetry.latest': page(ref('TelemetryWindow')), 'Series.series': object({ points: { type: 'array', items: ref('SeriesPoint') }, from: time, to: time, stepS: count }),

@@ -41,7 +41,8 @@ const capricious = ['compile.internal', 'compile.crashed', 'compile.incomplete']
 
 /** The compiler's history: what one job writes, what all of them learn from. */
 export class AttemptBook {
-  constructor(private readonly db: DataSource, private readonly clock: Clock, private readonly jobId: string) {}
+  /** `claim` as `Registry.claim`: says which objects are not stored. */
+  constructor(private readonly db: DataSource, private readonly clock: Clock, private readonly jobId: string, private readonly claim: (digests: string[]) => Promise<string[]>) {}
 
   /** Written before the compiler starts, so that the run of a worker that dies is not forgotten. */
   async begin(recipe: Recipe): Promise<number> {
@@ -66,6 +67,25 @@ export class AttemptBook {
     const rows = (await this.db.query("SELECT result, outputs FROM compile_attempts WHERE recipe = $1 AND (result = 'ok' OR result = ANY ($2)) ORDER BY id", [recipeKey(recipe), capricious])) as { result: string; outputs: string[] }[];
     return { failures: rows.filter(({ result }) => result !== 'ok').length, outputs: rows.filter(({ result }) => result === 'ok').map(({ outputs }) => outputs) };
   }
+
+  /**
+   * What came of compiling several models together, for every job that asks: their files belong to each other, so all must take them from
+   * the same run. The first to say so decides.
+   */
+  async agree(recipe: Recipe, made: Together | null): Promise<Together | null> {
+    const key = recipeKey(recipe);
+    if (made) await this.db.query('INSERT INTO compiled_together (recipe, outputs, nondeterministic) VALUES ($1, $2, $3) ON CONFLICT (recipe) DO NOTHING', [key, JSON.stringify(made.outputs), made.nondeterministic]);
+    const [found] = (await this.db.query('SELECT outputs, nondeterministic FROM compiled_together WHERE recipe = $1', [key])) as Together[];
+    if (!found || (await this.claim(found.outputs)).length === 0) return found ?? null;
+    // Collected meanwhile: the next run decides.
+    await this.db.query('DELETE FROM compiled_together WHERE recipe = $1 AND outputs = $2', [key, JSON.stringify(found.outputs)]);
+    return null;
+  }
+}
+
+export interface Together {
+  outputs: string[];
+  nondeterministic: string | null;
 }
 
 function recipeKey({ inputs, compilerVersion, flags }: Recipe): string {

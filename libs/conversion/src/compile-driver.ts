@@ -1,8 +1,8 @@
 import { join } from 'node:path';
-import type { StoredObject } from '@reefkeeper/platform';
+import { readWhole, type StoredObject } from '@reefkeeper/platform';
 import { ReefError } from '@reefkeeper/platform/errors';
-import type { CompiledModel, CompiledModelReport, CompileFailureCode } from '@reefkeeper/edgetpu';
-import type { CompileAttempt, Recipe } from './attempts.ts';
+import { cachedTogether, inspectCompiled, type CompiledModel, type CompiledModelReport, type CompileFailureCode } from '@reefkeeper/edgetpu';
+import type { CompileAttempt, Recipe, Together } from './attempts.ts';
 import { compile, type CompileRun, type CompilerCommand } from './compiler.ts';
 import { compilerFlags, hardLimitMs, type CompileOptions } from './compile-options.ts';
 import type { StepContext } from './steps.ts';
@@ -30,7 +30,7 @@ export interface Compiled {
   nondeterministic: string | null;
 }
 
-type Tools = Pick<StepContext, 'attempts' | 'keep' | 'log' | 'signal' | 'workDir'>;
+type Tools = Pick<StepContext, 'attempts' | 'keep' | 'log' | 'objects' | 'signal' | 'workDir'>;
 
 /**
  * Brings one recipe (input bytes, compiler version, flags) to its end: every run of the compiler is recorded with all it printed, failures without a reason are
@@ -38,7 +38,7 @@ type Tools = Pick<StepContext, 'attempts' | 'keep' | 'log' | 'signal' | 'workDir
  * @throws ReefError with the compiler's failure code; `compile.timed_out`
  */
 export async function compileRecipe(context: Tools, wanted: Wanted): Promise<Compiled> {
-  const recipe: Recipe = { inputs: wanted.models.map(({ digest }) => digest), compilerVersion: wanted.compilerVersion, flags: compilerFlags(wanted.options, wanted.runtime) };
+  const recipe = recipeOf(wanted);
   const known = wanted.options.force ? null : await context.attempts.verdictOn(recipe);
   if (known) throw knownFailure(known);
   for (let tries = 1; ; tries += 1) {
@@ -50,6 +50,35 @@ export async function compileRecipe(context: Tools, wanted: Wanted): Promise<Com
     }
     throw run.error;
   }
+}
+
+/**
+ * Several models on one command line. Each of their versions has a job of its own, and all of those take the files of one run.
+ * @throws ReefError as `compileRecipe`; `compile.not_together` when the files do not share the chip after all
+ */
+export async function compileTogether(context: Tools, wanted: Wanted): Promise<Compiled> {
+  const recipe = recipeOf(wanted);
+  const known = await context.attempts.agree(recipe, null);
+  if (known) return read(known);
+  const made = await compileRecipe(context, wanted);
+  const agreed = await context.attempts.agree(recipe, { outputs: made.files.map(({ object }) => object.digest), nondeterministic: made.nondeterministic });
+  return agreed ? read(agreed) : checked(made);
+
+  async function read({ outputs, nondeterministic }: Together): Promise<Compiled> {
+    const files = await Promise.all(outputs.map(async (digest) => ({ object: await context.objects.stat(digest), facts: inspectCompiled(await readWhole(context.objects, digest)), report: null })));
+    return checked({ files, compilerVersion: wanted.compilerVersion, nondeterministic });
+  }
+}
+
+function checked(compiled: Compiled): Compiled {
+  const [first, ...others] = compiled.files;
+  if (first && others.every(({ facts }) => cachedTogether(first.facts, facts))) return compiled;
+  throw new ReefError('compile.not_together', 'invalid', 'The compiler took the models together, but their files do not share a caching token: on one Edge TPU they would push each other out. Models without parameters on the chip cannot be co-compiled.',
+    { detail: { tokens: compiled.files.map(({ facts }) => facts.tokens) } });
+}
+
+function recipeOf({ models, compilerVersion, options, runtime }: Wanted): Recipe {
+  return { inputs: models.map(({ digest }) => digest), compilerVersion, flags: compilerFlags(options, runtime) };
 }
 
 interface Success { ok: true; files: Compiled['files']; compilerVersion: string | null }

@@ -16,10 +16,13 @@ export const compileOptions = z.object({
   delegateSearchStep: z.number().int().min(1).max(10_000).optional(),
   /** For one compilation; the compiler itself would stop after 180 s. */
   timeoutS: z.number().int().min(1).max(6 * 3_600).default(600),
+  /** Models compiled on one command line, this version's own among them: their parameters then stay on the chip together. Digests of int8 files. */
+  together: z.array(z.object({ ref: z.string().max(100), digest: z.string().regex(/^[0-9a-f]{64}$/) })).min(2).max(8).optional(),
   /** Run the compiler although it has failed on the same bytes with the same flags before. */
   force: z.boolean().default(false),
 })
   .refine(({ numSegments, intermediateTensors }) => numSegments === undefined || intermediateTensors === undefined, 'numSegments and intermediateTensors exclude each other: the compiler cuts segments by itself')
+  .refine(({ together, numSegments, intermediateTensors }) => together === undefined || (numSegments === undefined && intermediateTensors === undefined), 'models that are compiled together are neither cut into segments nor given outputs of their own')
   .refine(({ searchDelegate, delegateSearchStep }) => delegateSearchStep === undefined || searchDelegate === true, 'delegateSearchStep needs searchDelegate');
 export type CompileOptions = z.infer<typeof compileOptions>;
 

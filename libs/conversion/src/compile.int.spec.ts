@@ -262,6 +262,41 @@ describe('flags', () => {
   });
 });
 
+describe('co-compilation', () => {
+  it('gives new versions files of one run, whichever job comes first', async () => {
+    world.start();
+    for (const [model, classes] of [['eyes', 41], ['ears', 42]] as const) expect(await world.settled(await world.push(model, smallNet(classes)))).toMatchObject({ state: 'SUCCEEDED' });
+    await world.stop();
+    const pair = (token: bigint): CompilerAct => ({ does: 'succeed', outputs: [compiledModel({ token, classes: 41 }), compiledModel({ token, classes: 42 })] });
+    // Were each job to take what its own run made, their tokens would differ.
+    const stand = await standInCompiler(world.dir, 'together', [pair(0xaaan), pair(0xbbbn)]);
+    world.start(stand.path, 2);
+    const made = await world.jobs.cocompile(['eyes@1', 'ears@1'], { runtime: 14 }, 'anna');
+    expect(made.map(({ version }) => `${version.model}@${version.version}`)).toEqual(['eyes@2', 'ears@2']);
+    for (const { job } of made) expect(await world.settled(job.id)).toMatchObject({ state: 'SUCCEEDED', error: null });
+    const [eyes, ears] = [await world.registry.versionByRef('eyes@2'), await world.registry.versionByRef('ears@2')];
+    const tpu = (version: typeof eyes) => version.variants.find(({ name }) => name === 'edgetpu-14')!;
+    expect(tpu(eyes).details!.tokens).toEqual(tpu(ears).details!.tokens);
+    expect(tpu(eyes).digest).not.toBe(tpu(ears).digest);
+    expect(eyes.variants[0]!.digest).toBe((await world.registry.versionByRef('eyes@1')).variants[0]!.digest);
+    expect(stand.runs()[0]!.slice(-2).map((path) => path.split('/').at(-1))).toEqual(['model-0.tflite', 'model-1.tflite']);
+    // The same again compiles nothing.
+    const runs = stand.runs().length;
+    for (const { job } of await world.jobs.cocompile(['eyes@1', 'ears@1'], { runtime: 14 })) expect((await world.settled(job.id)).state).toBe('SUCCEEDED');
+    expect(stand.runs()).toHaveLength(runs);
+    await expect(world.jobs.cocompile(['eyes@1', 'eyes@2'])).rejects.toMatchObject({ code: 'cocompile.version_unusable' });
+    await expect(world.jobs.cocompile(['eyes@1', 'nose@1'])).rejects.toMatchObject({ code: 'version.missing' });
+  });
+
+  it('is no success when the files do not share the chip', async () => {
+    world.start();
+    for (const [model, classes] of [['left', 43], ['right', 44]] as const) await world.settled(await world.push(model, smallNet(classes)));
+    await world.stop();
+    await compiler({ does: 'succeed', outputs: [compiledModel({ token: 1n }), compiledModel({ token: 2n })] });
+    for (const { job } of await world.jobs.cocompile(['left', 'right'])) expect(await world.settled(job.id)).toMatchObject({ state: 'FAILED', error: { code: 'compile.not_together' } });
+  });
+});
+
 describe('the command', () => {
   it('is a path, words, or a JSON list of words', async () => {
     const tool = join(world.dir, 'with space', 'tool');

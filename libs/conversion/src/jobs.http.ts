@@ -14,6 +14,7 @@ const listQuery = z.object({
   model: modelName.optional(), state: z.enum(jobStates).optional(),
   limit: z.coerce.number().int().min(1).max(500).optional(), cursor: z.string().max(200).optional(),
 });
+const cocompile = z.object({ versions: z.array(z.string().min(1).max(100)).min(2).max(8), runtime: z.number().int().min(10).max(30).optional() }).meta({ id: 'Cocompile' });
 const retryBody = z.object({ force: z.boolean().default(false) }).prefault({}).meta({ id: 'RetryJob' });
 const logQuery = z.object({ after: z.coerce.number().int().min(0).optional(), limit: z.coerce.number().int().min(1).max(10_000).optional() });
 
@@ -44,6 +45,20 @@ export class BuildsController {
   async create(@Param('name', { schema: modelName }) name: string, @Body({ schema: buildRequest }) body: BuildRequest, @Actor() actor: string): Promise<{ version: VersionView; job: JobView }> {
     const { version, job } = await this.jobs.create(name, body, actor);
     return { version: versionView(version), job: jobView(job) };
+  }
+}
+
+@ApiTags('models')
+@Controller('cocompile')
+export class CocompileController {
+  constructor(@Inject(Jobs) private readonly jobs: Jobs) {}
+
+  /** A new version of each model, whose Edge TPU files stay on the chip together. */
+  @Post()
+  @HttpCode(202)
+  async create(@Body({ schema: cocompile }) { versions, runtime }: z.output<typeof cocompile>, @Actor() actor: string): Promise<{ items: { version: VersionView; job: JobView }[] }> {
+    const made = await this.jobs.cocompile(versions, { runtime }, actor);
+    return { items: made.map(({ version, job }) => ({ version: versionView(version), job: jobView(job) })) };
   }
 }
 

@@ -64,6 +64,34 @@ export class Jobs {
     return { version: await this.registry.versionById(version.id), job: await this.find(id) };
   }
 
+  /**
+   * Models that share an Edge TPU: a new version of each, with the same source and options, whose Edge TPU files come from one command line. Versions that are
+   * ready never change, so the ones named here stay as they are.
+   * @throws ReefError `version.missing`, `cocompile.version_unusable`, `source.missing`
+   */
+  async cocompile(refs: readonly string[], { runtime }: { runtime?: number | undefined } = {}, createdBy = 'system'): Promise<{ version: Version; job: JobWithSteps }[]> {
+    const chosen: { version: Version; digest: string; request: BuildRequest }[] = [];
+    for (const ref of refs) {
+      const version = await this.registry.versionByRef(ref);
+      const unusable = (why: string) => new ReefError('cocompile.version_unusable', 'conflict', `${refOf(version)} ${why}`, { detail: { version: refOf(version), state: version.state } });
+      if (version.state !== 'READY') throw unusable(`is ${version.state}; only READY versions are compiled together.`);
+      const int8 = version.variants.find(({ kind }) => kind === 'cpu-int8');
+      if (!int8 || !version.lineage?.job) throw unusable('has no int8 file of ours: it was compiled elsewhere. Compile it together with the others there.');
+      if (chosen.some((one) => one.version.model === version.model)) throw unusable('is of a model that is named already; two versions of one model do not run side by side.');
+      chosen.push({ version, digest: int8.digest, request: (await this.find(version.lineage.job)).request });
+    }
+    // All there now, and for a day: the jobs are then made one by one.
+    for (const { request } of chosen) await this.claimSources(request, this.db.manager);
+    const together = chosen.map(({ version, digest }) => ({ ref: refOf(version), digest }));
+    const made = [];
+    for (const { version, request } of chosen) {
+      const { numSegments: _segments, intermediateTensors: _tensors, ...flags } = request.compile ?? {};
+      const notes = `${refOf(version)}, compiled together with ${together.filter(({ ref }) => ref !== refOf(version)).map(({ ref }) => ref).join(', ')}`;
+      made.push(await this.create(version.model, { ...request, ...(runtime === undefined ? {} : { runtimes: [runtime] }), notes, compile: { ...flags, force: false, together } }, createdBy, request.source.origin ? { origin: request.source.origin } : {}));
+    }
+    return made;
+  }
+
   /** @throws ReefError `job.missing` */
   async find(id: string, tx: Tx = this.db.manager): Promise<JobWithSteps> {
     const job = /^[0-9a-f-]{36}$/.test(id) ? await tx.findOneBy(Job, { id }) : null;

@@ -105,3 +105,15 @@ export class JobPriority1764000003011 implements MigrationInterface {
     await runner.query('ALTER TABLE jobs DROP COLUMN priority');
   }
 }
+
+export class CompiledTogether1764000003021 implements MigrationInterface {
+  name = 'CompiledTogether1764000003021';
+
+  async up(runner: QueryRunner): Promise<void> {
+    await runner.query('CREATE TABLE compiled_together (recipe text PRIMARY KEY, outputs jsonb NOT NULL, nondeterministic text)');
+  }
+
+  async down(runner: QueryRunner): Promise<void> {
+    await runner.query('DROP TABLE compiled_together');
+  }
+}

@@ -225,7 +225,7 @@ export class Pipeline {
       version: { id: version.id, model: version.model, version: version.version, task: version.task, createdAt: version.createdAt, parent: parent && refOf(parent) },
       request: afterTraining(job.request, outputs.train),
       outputs,
-      workDir, signal, objects: this.objects, attempts: new AttemptBook(this.db, this.clock, job.id),
+      workDir, signal, objects: this.objects, attempts: new AttemptBook(this.db, this.clock, job.id, async (digests) => this.registry.claim(digests)),
       logger: this.logger.child({ job: job.id, step: step.name }),
       progress: (percent, message) => report.progress(percent, message),
       log: (text, stream = 'out') => report.log(text, stream),

@@ -1,5 +1,5 @@
 import { ReefError } from '@reefkeeper/platform/errors';
-import { compileRecipe } from './compile-driver.ts';
+import { compileRecipe, compileTogether } from './compile-driver.ts';
 import { compileOptions, compilerFlags } from './compile-options.ts';
 import { compilerVersion, findCompiler } from './compiler.ts';
 import { outputOf, type StepContext, type StepExecutor, type StepOutputs } from './steps.ts';
@@ -15,7 +15,7 @@ export function compileStep(configured: string | undefined): StepExecutor<'compi
     inputs: async (context) => {
       const compiler = await findCompiler(configured);
       return {
-        model: outputOf(context, 'convert').model.digest, flags: runtimesOf(context).map((runtime) => compilerFlags(optionsOf(context), runtime)), eligible: outputOf(context, 'analyze').eligible,
+        model: outputOf(context, 'convert').model.digest, flags: runtimesOf(context).map((runtime) => compilerFlags(optionsOf(context), runtime)), eligible: outputOf(context, 'analyze').eligible, together: optionsOf(context).together?.map((one) => one.digest),
         compiler: compiler && (await compilerVersion(compiler, context.workDir, context.signal)),
       };
     },
@@ -25,7 +25,11 @@ export function compileStep(configured: string | undefined): StepExecutor<'compi
       const command = await findCompiler(configured);
       if (!command) return { skipped: noCompiler };
       const { digest } = outputOf(context, 'convert').model;
-      const models = [{ digest, path: await context.fetch(digest, 'model.tflite') }];
+      const digests = optionsOf(context).together?.map((one) => one.digest) ?? [digest];
+      const own = digests.indexOf(digest);
+      if (own === -1) throw new ReefError('compile.together_changed', 'conflict', 'The int8 file of this version is not the one that was to be compiled with the others. Ask for the co-compilation again.', { detail: { digest, together: digests } });
+      const models = [];
+      for (const [at, one] of digests.entries()) models.push({ digest: one, path: await context.fetch(one, digests.length === 1 ? 'model.tflite' : `model-${at}.tflite`) });
       const version = await compilerVersion(command, context.workDir, context.signal);
       const output = { compiled: [], pipelines: [], failed: [], compilerVersion: version } as Required<StepOutputs['compile']>;
       const options = optionsOf(context);
@@ -34,10 +38,9 @@ export function compileStep(configured: string | undefined): StepExecutor<'compi
       for (const [index, runtime] of runtimes.entries()) {
         context.progress(Math.round((100 * index) / runtimes.length), runtime === null ? 'compiling' : `compiling for runtime ${runtime}`);
         try {
-          const { files, nondeterministic, ...made } = await compileRecipe(context, { command, compilerVersion: version, models, runtime, options });
-          const needs = Math.max(...files.map(({ facts }) => facts.minRuntime));
-          if (options.numSegments) output.pipelines.push({ runtime: needs, segments: files.map(({ object }) => object), nondeterministic });
-          else output.compiled.push({ runtime: needs, model: files[0]!.object, report: { ...files[0]!.report }, nondeterministic });
+          const { files, nondeterministic, ...made } = await (models.length > 1 ? compileTogether : compileRecipe)(context, { command, compilerVersion: version, models, runtime, options });
+          if (options.numSegments) output.pipelines.push({ runtime: Math.max(...files.map(({ facts }) => facts.minRuntime)), segments: files.map(({ object }) => object), nondeterministic });
+          else output.compiled.push({ runtime: files[own]!.facts.minRuntime, model: files[own]!.object, report: { ...files[own]!.report }, nondeterministic });
           output.compilerVersion ??= made.compilerVersion;
         } catch (thrown) {
           // One runtime's failure does not sink the others; anything that is not the compiler's answer does.

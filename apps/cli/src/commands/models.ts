@@ -72,6 +72,20 @@ export function registerModels(program: Command): Command {
     output.show(items, () => table(['version', 'state', 'bundle', 'created', 'error'], items.map((one) => [`${name}@${one.version}`, tone(one.state), one.bundleDigest?.slice(0, 12), ago(one.createdAt), one.error?.code ?? (one.hold && !one.confirmedAt ? `held: ${one.hold.code}` : null)])));
   }));
 
+  model.command('cocompile <versions...>').description('new versions (of a@1, b@2, ...) whose Edge TPU files stay on one Edge TPU together')
+    .option('--runtime <number>', 'Edge TPU runtime to compile for')
+    .option('--no-watch', 'do not wait for the jobs')
+    .addHelpText('after', '\nExample:\n  reef model cocompile detector@3 classifier@7 --runtime 13')
+    .action(action(async ({ output, client }, versions: string[], options: { runtime?: string; watch: boolean }) => {
+      const api = await client();
+      const { items } = await api.post<{ items: { version: VersionView; job: JobView }[] }>('/cocompile', { versions, ...(options.runtime ? { runtime: numbersOf('--runtime', options.runtime)[0] } : {}) });
+      for (const { version, job } of items) output.step({ event: 'queued', version: version.ref, job: job.id }, `${version.ref} queued as job ${job.id}`);
+      if (!options.watch) return 0;
+      const ended = [];
+      for (const { job } of items) ended.push(await followJob(api, output, job.id));
+      return ended.every(({ state }) => state === 'SUCCEEDED') ? 0 : 1;
+    }));
+
   model.command('download <version>').description('the files of a version (name@3): variants, and the segments of a pipeline')
     .option('--out <dir>', 'folder to write them to', '.')
     .action(action(async ({ output, client }, ref: string, options: { out: string }) => {
