@@ -12,6 +12,7 @@ from typing import Any, Callable, List, Optional, Sequence
 from . import archives
 from .events import progress, refuse
 from .recurrent import is_recurrent, refuse_loops, unrolled
+from .untrusted import refuse_file_operators, refuse_keras_code
 
 
 @dataclass
@@ -107,6 +108,8 @@ def _from_file(path: Path, name: str, request: dict) -> Source:
 def _saved_model(folder: Path, request: dict) -> Source:
     tf = tensorflow()
     progress("load", message="loading the SavedModel")
+    # Before it is loaded: that already runs the graph's initialisers.
+    refuse_file_operators(_graphs_of(folder))
     try:
         loaded = tf.saved_model.load(str(folder))
     except Exception as error:  # TensorFlow raises many types here
@@ -141,6 +144,17 @@ def _saved_model(folder: Path, request: dict) -> Source:
         kind="saved_model", description=f"SavedModel, signature {wanted}", signature=wanted,
         inputs=[_described(name, specs[name]) for name in names], outputs=[_described(name, outputs[name]) for name in output_names], concrete=concrete,
     )
+
+
+def _graphs_of(folder: Path) -> list:
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    saved = saved_model_pb2.SavedModel()
+    try:
+        saved.ParseFromString((folder / "saved_model.pb").read_bytes())
+    except Exception as error:
+        refuse("source.not_a_model", f"The SavedModel cannot be loaded: {_short(error)}")
+    return [meta.graph_def for meta in saved.meta_graphs]
 
 
 def _callable(loaded: Any) -> Source:
@@ -183,7 +197,7 @@ def _keras(path: Path, generation: int) -> Source:
         renamed = path.with_suffix(suffix)
         path.rename(renamed)
         path = renamed
-    _refuse_code(path, suffix)
+    refuse_keras_code(path, suffix)
     try:
         # No compile state and safe mode: these files can hold code, which is never run.
         options = {} if generation == 2 and suffix == ".h5" else {"safe_mode": True}
@@ -207,31 +221,6 @@ def _keras(path: Path, generation: int) -> Source:
         return freeze(call, [tf.TensorSpec(shape, tf.as_dtype(tensor.dtype), name=tensor.name) for tensor, shape in zip(inputs, shapes)], keep=fixed)
 
     return Source(kind="keras", description=f"Keras {generation} model {model.name}", inputs=inputs, outputs=outputs, concrete=concrete, notes=notes)
-
-
-def _refuse_code(path: Path, suffix: str) -> None:
-    """Lambda layers are Python bytecode. Safe mode does not cover the older of the two formats, so the description is read first."""
-    if suffix == ".h5":
-        import h5py
-
-        with h5py.File(path, "r") as file:
-            config = file.attrs.get("model_config", b"")
-        text = config.decode(errors="replace") if isinstance(config, bytes) else str(config)
-    else:
-        with zipfile.ZipFile(path) as archive:
-            text = archive.read("config.json").decode(errors="replace")
-
-    def holds_lambda(node: Any) -> bool:
-        if isinstance(node, dict):
-            return node.get("class_name") in ("Lambda", "__lambda__") or any(map(holds_lambda, node.values()))
-        return isinstance(node, list) and any(map(holds_lambda, node))
-
-    try:
-        found = holds_lambda(json.loads(text))
-    except ValueError:
-        refuse("source.not_a_model", "The Keras file's description of its layers is damaged.")
-    if found:
-        refuse("source.holds_code", "The Keras file holds Python code (a Lambda layer), which is not run here. Replace the layer by one of Keras's own, or export a SavedModel.")
 
 
 def _keras_generation(path: Path, name: str) -> int:
@@ -268,6 +257,7 @@ def _frozen_graph(path: Path, name: str, request: dict) -> Source:
         graph_def.ParseFromString(path.read_bytes())
     except Exception as error:
         refuse("source.not_a_model", f"{name} is not a frozen graph: {_short(error)}")
+    refuse_file_operators([graph_def])
     nodes = {node.name: node for node in graph_def.node}
     if any(node.op in ("VariableV2", "VarHandleOp") for node in graph_def.node):
         refuse("source.not_frozen", f"{name} holds variables without values; freeze it first (convert_variables_to_constants).")

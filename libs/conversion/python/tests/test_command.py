@@ -85,3 +85,34 @@ def test_it_ends_with_its_parent(tmp_path):
         time.sleep(0.1)
     os.kill(child, signal.SIGKILL)
     pytest.fail("the child outlived its parent")
+
+
+NETWORK = """
+import ctypes, errno, os, socket
+from reef_convert.__main__ import shut_network
+libc = ctypes.CDLL(None, use_errno=True)
+if os.getuid() == 0 and "{who}" == "nobody":
+    os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
+    libc.prctl(4, 1)  # PR_SET_DUMPABLE: /proc/self is ours again
+before = os.getuid()
+server = socket.socket(); server.bind(("127.0.0.1", 0)); server.listen()
+if not shut_network(libc):
+    print("not allowed")
+    raise SystemExit
+assert os.getuid() == before
+try:
+    client = socket.socket(); client.settimeout(2)
+    client.connect(server.getsockname())
+    print("reached")
+except OSError as error:
+    print(errno.errorcode.get(error.errno, error))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="namespaces are Linux's")
+@pytest.mark.parametrize("who", ["we", "nobody"])
+def test_a_model_file_reaches_no_network(who):
+    done = subprocess.run([sys.executable, "-c", NETWORK.format(who=who)], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(PACKAGE)}, check=False)
+    if done.stdout.strip() == "not allowed":
+        pytest.skip("this system allows neither network nor user namespaces here")
+    assert done.stdout.strip() in ("ENETUNREACH", "EADDRNOTAVAIL"), done.stdout + done.stderr

@@ -149,6 +149,24 @@ def test_code_in_a_keras_file_is_never_run(tmp_path, suffix, monkeypatch):
     assert "REEF_RAN" not in os.environ
 
 
+def test_a_graph_that_touches_files_is_refused_before_it_is_loaded(tmp_path):
+    class Writes(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None, 4], tf.float32, name="x")])
+        def serve(self, x):
+            tf.io.write_file(str(tmp_path / "written"), "by a model")
+            return {"y": x}
+
+    model = Writes()
+    tf.saved_model.save(model, str(tmp_path / "m"), signatures={"serving_default": model.serve})
+    error = failure(lambda: opened(tmp_path / "m", tmp_path))
+    assert error.code == "source.holds_code" and error.detail["operators"] == ["WriteFile"]
+    with tf.Graph().as_default() as graph:
+        tf.io.read_file("/etc/passwd", name="y")
+        (tmp_path / "a.pb").write_bytes(graph.as_graph_def().SerializeToString())
+    assert failure(lambda: opened(tmp_path / "a.pb", tmp_path)).code == "source.holds_code"
+    assert not (tmp_path / "written").exists()
+
+
 def test_weights_without_a_model(tmp_path):
     keras_model(tf.keras.layers.Dense(2)).save_weights(tmp_path / "m.weights.h5")
     assert failure(lambda: opened(tmp_path / "m.weights.h5", tmp_path)).code == "source.weights_only"
