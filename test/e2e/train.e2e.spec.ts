@@ -8,7 +8,7 @@ import { Storage } from '@google-cloud/storage';
 import { execa } from 'execa';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { loadOrCreateSigningKey, verifyBundle } from '@reefkeeper/bundle';
-import { conversionSchema, ensurePythonEnv, isSettled, Jobs, jobView, Trainings, type JobWithSteps } from '@reefkeeper/conversion';
+import { conversionSchema, ensurePythonEnv, isSettled, Jobs, jobView, Trainings, type JobWithSteps, type TrainingReport } from '@reefkeeper/conversion';
 import { ChangeFeed, openBuckets, openLogger, openObjects, openQueues, systemClock, type ObjectStore, type QueueHost } from '@reefkeeper/platform';
 import { Registry, registrySchema } from '@reefkeeper/registry';
 import { testDatabase, type TestDatabase } from '../support/database.ts';
@@ -71,16 +71,16 @@ describe('training', () => {
     expect(job.steps.map(({ name }) => name)).toEqual(['train', 'import', 'convert', 'analyze', 'verify', 'compile', 'inspect', 'bundle']);
     const done = await settled(job.id);
     expect(done).toMatchObject({ state: 'SUCCEEDED', error: null });
-    const { training } = jobView(done);
+    const training = jobView(done).training as TrainingReport;
     expect(training).toMatchObject({ labels: ['blue', 'green', 'red'], seed: 1, stoppedOn: 'validation', dataset: { filename: 'pictures.tar.gz' }, heldOut: { images: 12, accuracy: 1, confusion: [[4, 0, 0], [0, 4, 0], [0, 0, 4]] }, issues: [] });
-    expect(training!.epochs.length).toBeGreaterThan(1);
-    expect((await jobs.logAfter(job.id)).filter(({ step, text }) => step === 'train' && text.startsWith('epoch '))).toHaveLength(training!.epochs.length);
+    expect(training.epochs.length).toBeGreaterThan(1);
+    expect((await jobs.logAfter(job.id)).filter(({ step, text }) => step === 'train' && text.startsWith('epoch '))).toHaveLength(training.epochs.length);
     const ready = await registry.versionById(version.id);
     // The held-out pictures are what float and int8 are compared on.
     expect(ready.parity).toMatchObject({ samples: 12, accuracy: { labelled: 12, float: 1 } });
     const manifest = verifyBundle(JSON.parse(await readObject(ready.envelopeDigest!)), [await loadOrCreateSigningKey(join(dir, 'keys'))]);
     expect(manifest.labels).toEqual(['blue', 'green', 'red']);
-    expect(manifest.lineage['training']).toMatchObject({ base: { digest: (await upload('model.tar.gz')).digest }, dataset: { digest: (await upload('pictures.tar.gz')).digest }, seed: 1, heldOut: { images: 12, accuracy: 1 }, epochs: training!.epochs });
+    expect(manifest.lineage['training']).toMatchObject({ base: { digest: (await upload('model.tar.gz')).digest }, dataset: { digest: (await upload('pictures.tar.gz')).digest }, seed: 1, heldOut: { images: 12, accuracy: 1 }, epochs: training.epochs });
 
     const again = await settled((await start('colours')).job.id);
     expect(again.steps[0]!.state).toBe('CACHED');

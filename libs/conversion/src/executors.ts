@@ -8,12 +8,15 @@ import { importStep } from './step-import.ts';
 import { inspectStep } from './step-inspect.ts';
 import { trainStep } from './step-train.ts';
 import { verifyStep } from './step-verify.ts';
+import { VertexTraining } from './vertex.ts';
 import type { Executors } from './steps.ts';
 
 export interface ExecutorOptions {
   python: PythonTools;
   /** Where labelled images may lie; Google's own where absent. */
   buckets?: Buckets;
+  /** Google's own where absent. */
+  vertex?: VertexTraining;
   /** Folder of `signing-key.pem`, made when absent. */
   keysDir: string;
   /** Path of `edgetpu_compiler`; looked for on the search path where absent. */
@@ -21,9 +24,9 @@ export interface ExecutorOptions {
 }
 
 /** The product's own steps. */
-export function openExecutors({ python, keysDir, compiler, buckets = openBuckets() }: ExecutorOptions): Executors {
+export function openExecutors({ python, keysDir, compiler, buckets = openBuckets(), vertex = new VertexTraining() }: ExecutorOptions): Executors {
   return {
-    train: trainStep(python, buckets), import: importStep(python), convert: convertStep(python), analyze: analyzeStep, verify: verifyStep(python),
+    train: trainStep(python, buckets, vertex), import: importStep(python), convert: convertStep(python), analyze: analyzeStep, verify: verifyStep(python),
     compile: compileStep(compiler), inspect: inspectStep, bundle: bundleStep(keysDir),
   };
 }

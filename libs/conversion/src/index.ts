@@ -21,8 +21,9 @@ export * from './python-env.ts';
 export * from './python-tools.ts';
 export * from './roots.ts';
 export * from './steps.ts';
-export type { TrainingReport } from './training-report.ts';
+export type { TrainingReport, VertexReport } from './training-report.ts';
 export * from './trainings.service.ts';
+export * from './vertex.ts';
 export * from './views.ts';
 
 export const conversionSchema: SchemaSlice = { entities: [Job, JobStep, JobLogLine, CompileAttempt], migrations: [Jobs1764000003001, CompileAttempts1764000003010, JobPriority1764000003011, BucketImports1764000003020, CompiledTogether1764000003021] };

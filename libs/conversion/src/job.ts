@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto';
 import { z } from 'zod';
+import { vertexModels } from './vertex.ts';
 import { canonicalBytes, modelName, task } from '@reefkeeper/bundle';
 import { ReefError, type ErrorKind } from '@reefkeeper/platform/errors';
 import { compileOptions } from './compile-options.ts';
@@ -43,6 +44,17 @@ export type Converter = (typeof converters)[number];
 
 const channelValues = z.union([z.number(), z.array(z.number()).min(1).max(3)]);
 
+/** A training at Google instead of here: AutoML image classification for edge devices, exported for the Edge TPU. */
+export const vertexOptions = z.object({
+  project: z.string().regex(/^[a-z][a-z0-9-]{4,28}[a-z0-9]$/, 'a Google Cloud project id'),
+  location: z.string().regex(/^[a-z]+-[a-z]+\d+$/, 'a region, such as us-central1').default('us-central1'),
+  modelType: z.enum(vertexModels).default('MOBILE_TF_VERSATILE_1'),
+  /** Most that may be spent. */
+  nodeHours: z.number().min(1).max(20).default(1),
+  /** Where the export is written: gs://bucket/folder/ */
+  output: z.string().max(1_400).regex(/^gs:\/\//, 'an address like gs://bucket/folder/'),
+});
+
 /** How a new last layer is learnt. The source is then the labelled images. */
 export const trainingOptions = z.object({
   /** The network under it: any SavedModel, Keras file or frozen graph that reads one image. EfficientNet-Lite0 where absent. */
@@ -52,6 +64,8 @@ export const trainingOptions = z.object({
   /** Share of the images that is never learnt from. */
   holdout: z.number().min(0.05).max(0.5).default(0.2),
   seed: z.number().int().min(0).max(2 ** 31 - 1).default(1),
+  /** Base, epochs, holdout and seed are then Vertex AI's own. */
+  vertex: vertexOptions.nullable().default(null),
 });
 
 /** What a version is built from, as given by the user. */

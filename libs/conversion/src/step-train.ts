@@ -6,6 +6,8 @@ import type { BuildRequest } from './job.ts';
 import type { PythonTools } from './python-tools.ts';
 import type { StepContext, StepExecutor, StepOutputs } from './steps.ts';
 import { bucketRows, type BucketRow } from './training-images.ts';
+import { trainAtVertex } from './vertex-train.ts';
+import type { VertexTraining } from './vertex.ts';
 
 const tar = { mediaType: 'application/x-tar', role: 'training' };
 const fetchers = 8;
@@ -14,11 +16,14 @@ const fetchers = 8;
  * Trains a new last layer; what it leaves takes the place of source, samples and labels for the steps after it. Only jobs that ask for it
  * have this step.
  */
-export function trainStep(python: PythonTools, buckets: Buckets): StepExecutor<'train'> {
+export function trainStep(python: PythonTools, buckets: Buckets, vertex: VertexTraining): StepExecutor<'train'> {
   return {
-    timeoutMs: 4 * 3_600_000,
+    // AutoML's queue, hours and export; what runs here has a limit of its own.
+    timeoutMs: 30 * 3_600_000,
     async inputs(context) {
       const { source, training, preprocessing, input, signature, outputs } = context.request;
+      // Not the same twice, and it costs: never taken from another job.
+      if (training?.vertex) return null;
       // Objects that are not named by generation may be other ones by now.
       if ((await rowsOf(context)).some(({ generation }) => generation === null)) return null;
       return { images: source.digest, filename: source.filename, training, preprocessing, input, signature, outputs, tools: await python.toolset() };
@@ -26,6 +31,7 @@ export function trainStep(python: PythonTools, buckets: Buckets): StepExecutor<'
     async run(context) {
       const { source, training, preprocessing } = context.request;
       if (!training) return { skipped: 'there is nothing to train' };
+      if (training.vertex) return { output: await trainAtVertex(context, vertex, buckets) };
       const files = { output: 'trained.tar', calibration: 'training-images.tar', evaluation: 'held-out-images.tar' };
       const made = Object.fromEntries(Object.entries(files).map(([name, file]) => [name, join(context.workDir, file)])) as typeof files;
       const base = training.base ? { base: await context.fetch(training.base.digest, `base/${training.base.filename}`), baseFilename: training.base.filename, baseDigest: training.base.digest } : { basePackage: await python.fetchBase(context) };
@@ -91,10 +97,13 @@ export function afterTraining(request: BuildRequest, trained: StepOutputs['train
   const { outputs: _outputs, signature: _signature, ...rest } = request;
   const file = ({ digest, filename }: { digest: string; filename: string }) => ({ digest, filename });
   const { resize, mean, std } = trained.preprocessing;
-  return { ...rest, source: file(trained.model), calibration: file(trained.calibration), evaluation: file(trained.evaluation), labels: trained.labels, task: 'classification', input: {}, preprocessing: { resize, mean, std } };
+  const preprocessing = { ...(resize ? { resize } : {}), ...(mean === undefined ? {} : { mean }), ...(std === undefined ? {} : { std }) };
+  return { ...rest, source: file(trained.model), calibration: trained.calibration && file(trained.calibration), evaluation: trained.evaluation && file(trained.evaluation), labels: trained.labels, task: 'classification', input: {}, preprocessing };
 }
 
 /** The part that goes into the signed lineage: enough to train again, and what came of it. */
-export function trainingLineage({ base, dataset, classes, seed, epochs, best, stopped, heldOut, labels, tools }: StepOutputs['train']): Record<string, unknown> {
+export function trainingLineage(trained: StepOutputs['train']): Record<string, unknown> {
+  if ('vertex' in trained) return { vertex: trained.vertex, dataset: trained.dataset, heldOut: trained.heldOut && { images: trained.heldOut.images, accuracy: trained.heldOut.accuracy } };
+  const { base, dataset, classes, seed, epochs, best, stopped, heldOut, labels, tools } = trained;
   return { base, dataset, classes, labels: labels.length, seed, epochs, best, stopped, heldOut: { images: heldOut.images, accuracy: heldOut.accuracy, loss: heldOut.loss }, tools };
 }

@@ -3,13 +3,13 @@ import type { Logger, ObjectStore, StoredObject } from '@reefkeeper/platform';
 import type { Publication } from '@reefkeeper/registry';
 import type { AttemptBook } from './attempts.ts';
 import type { BuildRequest, Converter, StepName, UploadedFile } from './job.ts';
-import type { TrainingReport } from './training-report.ts';
+import type { TrainingOutput } from './training-report.ts';
 
 export type SourceKind = 'saved_model' | 'frozen_graph' | 'keras' | 'tflite_float' | 'tflite_int8' | 'edgetpu';
 
 /** What each step leaves for the later ones. JSON only; files are named by digest. */
 export interface StepOutputs {
-  train: TrainingReport & { model: StoredObject & { filename: string }; calibration: StoredObject & { filename: string }; evaluation: StoredObject & { filename: string } };
+  train: TrainingOutput;
   /** `model` is what later steps read: the source, or what an ONNX source was turned into. */
   import: { kind: SourceKind; source: StoredObject; model: UploadedFile & { bytes: number }; description: string; inputs: { name: string; shape: (number | null)[]; dtype: string }[]; outputs: { name: string; shape: (number | null)[]; dtype: string }[]; signature: string | null; warnings: string[]; tools: Record<string, string> };
   convert: { model: StoredObject; inputs: (TensorSpec & { preprocessing: Preprocessing })[]; outputs: TensorSpec[]; calibrationSamples: number; converter: Converter | null; warnings: string[]; tools: Record<string, string> };

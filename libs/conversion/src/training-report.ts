@@ -1,5 +1,7 @@
 import { z } from 'zod';
-import type { SourceOrigin, UploadedFile } from './job.ts';
+import type { StoredObject } from '@reefkeeper/platform';
+import type { BuildRequest, SourceOrigin, UploadedFile } from './job.ts';
+import type { VertexResult } from './vertex.ts';
 
 /** What `python -m reef_train train` answers with. */
 export const trained = z.object({
@@ -26,3 +28,17 @@ export const trained = z.object({
 });
 
 export type TrainingReport = z.infer<typeof trained> & { seed: number; dataset: UploadedFile & { origin?: SourceOrigin } };
+
+/** Of a training at Vertex AI, which tells less. */
+export interface VertexReport {
+  vertex: Omit<VertexResult, 'evaluation'> & { modelType: string; nodeHours: number };
+  labels: string[] | null;
+  preprocessing: BuildRequest['preprocessing'];
+  /** Of Vertex AI's own held-out images, in its own order of labels; null where it gives no confusion matrix. */
+  heldOut: VertexResult['evaluation'];
+  dataset: UploadedFile & { origin?: SourceOrigin };
+  issues: [];
+}
+
+type KeptFile = StoredObject & { filename: string };
+export type TrainingOutput = (TrainingReport & { model: KeptFile; calibration: KeptFile; evaluation: KeptFile }) | (VertexReport & { model: KeptFile; calibration: null; evaluation: null });

@@ -31,9 +31,11 @@ export class Trainings {
 
   /** @throws ReefError `source.missing`, `bucket.*`, `train.images_missing` */
   async create(model: string, input: z.input<typeof trainingRequest>, createdBy = 'system'): Promise<{ version: Version; job: JobWithSteps }> {
-    const { images, base, epochs, holdout, seed, ...rest } = trainingRequest.parse(input);
+    const { images, base, epochs, holdout, seed, vertex, ...rest } = trainingRequest.parse(input);
+    // Before anything is copied, let alone paid for.
+    if (vertex && (typeof images !== 'string' || !images.toLowerCase().endsWith('.csv'))) throw new ReefError('train.table_needed', 'invalid', 'Vertex AI reads its images by a table in a bucket: give the address of one as images (gs://bucket/import.csv, rows gs://bucket/image.jpg,label).');
     const { origin, ...source } = typeof images === 'string' ? await this.fromBucket(images) : { ...images, origin: undefined };
-    return this.jobs.create(model, { ...rest, source, training: { base, epochs, holdout, seed } }, createdBy, origin ? { origin } : {});
+    return this.jobs.create(model, { ...rest, source, training: { base, epochs, holdout, seed, vertex } }, createdBy, origin ? { origin } : {});
   }
 
   /** Images in a bucket become a table that names them by generation, so that the same table is always the same images. */

@@ -1,7 +1,7 @@
 import type { CompileAttempt } from './attempts.ts';
 import type { JobWithSteps } from './jobs.service.ts';
 import type { StepOutputs } from './steps.ts';
-import type { TrainingReport } from './training-report.ts';
+import type { TrainingReport, VertexReport } from './training-report.ts';
 import type { BuildRequest, JobError, JobState, StepName, StepState } from './job.ts';
 
 export interface StepView {
@@ -35,7 +35,7 @@ export interface JobView {
   endedAt: Date | null;
   steps: StepView[];
   /** Of a job that trained: epochs, held-out accuracy and confusion, what was wrong with the images. */
-  training: TrainingReport | null;
+  training: TrainingReport | VertexReport | null;
 }
 
 export function jobView(job: JobWithSteps): JobView {
@@ -49,7 +49,7 @@ export function jobView(job: JobWithSteps): JobView {
   };
 }
 
-function reportOf({ steps }: JobWithSteps): TrainingReport | null {
+function reportOf({ steps }: JobWithSteps): TrainingReport | VertexReport | null {
   const output = steps.find(({ name }) => name === 'train')?.output as StepOutputs['train'] | null | undefined;
   if (!output) return null;
   const { model: _model, calibration: _calibration, evaluation: _evaluation, ...report } = output;

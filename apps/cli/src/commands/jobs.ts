@@ -3,10 +3,10 @@ import { ReefError } from '@reefkeeper/platform/errors';
 import type { Client } from '../client.ts';
 import { action } from '../context.ts';
 import { ago, table, tone, type Output } from '../output.ts';
-import type { Training } from './train.ts';
+import type { Training, VertexTraining } from './train.ts';
 
 export interface JobView {
-  id: string; version: string; model: string; state: string; priority: number; createdAt: string; error: { code: string; message: string } | null; training: Training | null;
+  id: string; version: string; model: string; state: string; priority: number; createdAt: string; error: { code: string; message: string } | null; training: Training | VertexTraining | null;
   steps: { name: string; state: string; percent: number | null; etaS: number | null; message: string | null; startedAt: string | null; endedAt: string | null; error: { code: string; message: string } | null }[];
 }
 

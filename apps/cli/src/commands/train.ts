@@ -17,7 +17,10 @@ export interface Training {
   issues: { code: string; message: string; count: number; names: string[] }[];
 }
 
-interface TrainOptions extends PushOptions { name: string; base?: string; epochs?: string; holdout?: string; seed?: string; labels?: never; calibration?: never; evaluation?: never }
+/** A training at Vertex AI. */
+export interface VertexTraining { vertex: { pipeline: string; exported: string; modelType: string }; heldOut: { images: number; accuracy: number; labels: string[]; confusion: number[][] } | null }
+
+interface TrainOptions extends PushOptions { name: string; base?: string; epochs?: string; holdout?: string; seed?: string; vertex?: string; vertexLocation?: string; vertexOutput?: string; vertexHours?: string; labels?: never; calibration?: never; evaluation?: never }
 
 /** Wider ones wrap on a terminal; the worst confusions say the same. */
 const matrixLimit = 12;
@@ -29,7 +32,11 @@ export function registerTrain(program: Command): void {
     .option('--base <path>', 'network to build on: a SavedModel folder, .keras, .h5 or frozen .pb; EfficientNet-Lite0 where absent')
     .option('--epochs <count>', 'at most; training stops when it gets no better', '100')
     .option('--holdout <share>', 'images that are never learnt from, 0.05 to 0.5', '0.2')
-    .option('--seed <number>', 'of the draw and the training', '1'))
+    .option('--seed <number>', 'of the draw and the training', '1')
+    .option('--vertex <project>', 'train at Vertex AI (AutoML for edge devices) in this project instead of here; <images> is then gs://bucket/table.csv')
+    .option('--vertex-location <region>', 'where', 'us-central1')
+    .option('--vertex-output <address>', 'gs://bucket/folder/ for the export')
+    .option('--vertex-hours <count>', 'node hours that may be spent', '1'))
     .addHelpText('after', `
 <images> is a folder with a folder per class, an archive of it, a table as AutoML imports it ([TRAIN|VALIDATION|TEST,]file,label; files relative to it, or gs://),
 or the address of any of these in a bucket.
@@ -42,12 +49,18 @@ Example:
         ...(await requestBody(api, output, options)), images: images.startsWith('gs://') ? images : await uploadImages(api, output, images),
         ...(options.base ? { base: await uploadPath(api, output, options.base, 'base') } : {}),
         epochs: numberOf('--epochs', options.epochs), holdout: numberOf('--holdout', options.holdout), seed: numberOf('--seed', options.seed),
+        ...(options.vertex ? { vertex: { project: options.vertex, location: options.vertexLocation, output: options.vertexOutput ?? '', nodeHours: numberOf('--vertex-hours', options.vertexHours) } } : {}),
       };
       const made = await api.post<Parameters<typeof followBuild>[2]>(`/models/${encodeURIComponent(options.name)}/trainings`, body);
       // Also of a model that was then refused: its confusions say why.
-      const { version } = await followBuild(api, output, made, options.watch, async ({ training }) => { if (training) output.step({ event: 'training', ...training }, `\n${trainingText(training)}\n`); });
+      const { version } = await followBuild(api, output, made, options.watch, async ({ training }) => { if (training) output.step({ event: 'training', ...training }, `\n${'vertex' in training ? vertexText(training) : trainingText(training)}\n`); });
       return version.state === 'READY' || options.watch === false ? 0 : 1;
     }));
+}
+
+function vertexText({ vertex, heldOut }: VertexTraining): string {
+  const about = facts([['trained by', `Vertex AI, ${vertex.modelType} (${vertex.pipeline})`], ['export', vertex.exported], ['held-out accuracy', heldOut ? `${percent(heldOut.accuracy)} of ${heldOut.images}` : 'not told']]);
+  return [about, ...(heldOut ? confusionText(heldOut.labels, heldOut.confusion) : [])].join('\n\n');
 }
 
 export function trainingText({ labels, base, classes, epochs, best, stopped, stoppedOn, heldOut, issues }: Training): string {
@@ -58,11 +71,17 @@ export function trainingText({ labels, base, classes, epochs, best, stopped, sto
     ['epochs', `${epochs.length}, number ${best} kept: ${stopped}${stoppedOn === 'held-out' ? '; too few images for a validation part, so the held-out ones stopped it and flatter a little' : ''}`],
     ['held-out accuracy', `${percent(heldOut.accuracy)} (${confusion.reduce((sum, row, index) => sum + row[index]!, 0)} of ${heldOut.images}), loss ${heldOut.loss.toFixed(3)}`],
   ])];
+  parts.push(...confusionText(labels, confusion));
+  parts.push(...issues.map((one) => `${one.count} ${one.message}: ${one.names.slice(0, 5).join(', ')}${one.count > 5 ? `, and ${one.count - 5} more` : ''}`));
+  return parts.join('\n\n');
+}
+
+function confusionText(labels: string[], confusion: number[][]): string[] {
+  const parts: string[] = [];
   if (labels.length <= matrixLimit) parts.push(table(['is \\ answered', ...labels], confusion.map((row, index) => [labels[index]!, ...row.map((count) => (count === 0 ? '.' : count))])));
   const worst = confusion.flatMap((row, is) => row.flatMap((count, answered) => (is !== answered && count > 0 ? [{ is, answered, count, of: row.reduce((a, b) => a + b, 0) }] : []))).sort((a, b) => b.count - a.count || b.count / b.of - a.count / a.of);
   if (worst.length > 0) parts.push(`worst confusions\n${worst.slice(0, 5).map((one) => `  ${labels[one.is]} taken for ${labels[one.answered]}: ${one.count} of ${one.of}`).join('\n')}`);
-  parts.push(...issues.map((one) => `${one.count} ${one.message}: ${one.names.slice(0, 5).join(', ')}${one.count > 5 ? `, and ${one.count - 5} more` : ''}`));
-  return parts.join('\n\n');
+  return parts;
 }
 
 /** A table of local files travels with them; one of gs:// addresses alone. */
