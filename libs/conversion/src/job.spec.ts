@@ -39,6 +39,9 @@ describe('after a step', () => {
 });
 
 describe('time left', () => {
+  it.each([[10_000, null, 30_000, 20], [10_000, 0, 30_000, 20], [10_000, 50, 30_000, 10], [40_000, null, 30_000, null], [500, 50, 2_500, 2]])('%d ms at %s %% of a step that usually takes %d ms leaves %s s', (elapsed, percent, typical, expected) => {
+    expect(etaS(elapsed, percent, typical)).toBe(expected);
+  });
   it.each([[10_000, 50, 10], [10_000, 100, 0], [10_000, 1, null], [500, 50, null], [60_000, null, null]])('%d ms at %s %% leaves %s s', (elapsed, percent, expected) => {
     expect(etaS(elapsed, percent)).toBe(expected);
   });

@@ -174,11 +174,10 @@ export function afterStep(name: StepName, outcome: StepOutcome, { tries, last, j
   }
 }
 
-/** Seconds left by rule of three; null before there is enough to go by. */
-export function etaS(elapsedMs: number, percent: number | null): number | null {
-  if (percent === null || percent < 2 || elapsedMs < 1_000) return null;
-  if (percent >= 100) return 0;
-  return Math.round((elapsedMs / 1_000) * (100 - percent) / percent);
+/** Seconds left by rule of three; before there is enough to go by, by how long such a step usually takes; null when neither tells. */
+export function etaS(elapsedMs: number, percent: number | null, typicalMs: number | null = null): number | null {
+  if (percent !== null && percent >= 2 && elapsedMs >= 1_000) return percent >= 100 ? 0 : Math.round((elapsedMs / 1_000) * (100 - percent) / percent);
+  return typicalMs === null || typicalMs <= elapsedMs ? null : Math.round((typicalMs - elapsedMs) / 1_000);
 }
 
 /** Names a step's work: equal keys mean equal results, so that it need not be done again. */

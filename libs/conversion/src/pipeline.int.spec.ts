@@ -171,6 +171,21 @@ describe('a job', () => {
     expect(done.steps[1]).toMatchObject({ tries: 3, state: 'SUCCEEDED', error: null });
   });
 
+  it('tells how long a step without progress will take by how long it took before', async () => {
+    worker();
+    const { job } = await create('usual', 'first');
+    await until(job.id, 'SUCCEEDED');
+    await database.db.query("UPDATE job_steps SET started_at = ended_at - interval '40 seconds' WHERE job_id = $1 AND name = 'convert'", [job.id]);
+    acts.convert = parked;
+    const second = await create('usual', 'second');
+    const running = await until(second.job.id, (one) => one.steps[1]!.etaS !== null);
+    expect(running.steps[1]).toMatchObject({ state: 'RUNNING', percent: null });
+    expect(running.steps[1]!.etaS).toBeGreaterThan(25);
+    expect(running.steps[1]!.etaS).toBeLessThanOrEqual(40);
+    await jobs.cancel(second.job.id);
+    await until(second.job.id, 'CANCELED');
+  });
+
   it('times out', async () => {
     timeouts.convert = 300;
     acts.convert = parked;

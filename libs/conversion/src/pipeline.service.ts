@@ -108,7 +108,7 @@ export class Pipeline {
   private async run({ job, steps, step, owner }: Claim, controller: AbortController): Promise<void> {
     const { signal } = controller;
     const executor = this.options.executors[step.name] as StepExecutor<StepName>;
-    const report = new RunReport(this.db, this.clock, { jobId: job.id, owner, step });
+    const report = new RunReport(this.db, this.clock, { jobId: job.id, owner, step, typicalMs: await this.typicalMs(job.model, step.name).catch(() => null) });
     const workDir = join(this.options.workDir, `${job.id}-${owner.slice(0, 8)}`);
     const timer = setTimeout(() => controller.abort('timeout'), executor.timeoutMs);
     const heart = report.beat(heartbeatMs, leaseS * 1_000 - 2_000, (reason) => controller.abort(reason));
@@ -207,6 +207,15 @@ export class Pipeline {
     const parity = name === 'verify' ? (output as StepOutputs['verify']).parity : null;
     if (parity) await this.registry.record(job.versionId, { parity }, tx);
     if (name === 'bundle') await this.registry.publish(job.versionId, output as StepOutputs['bundle'], tx);
+  }
+
+  /** How long the step took of late for versions of this model: the median of ten runs. */
+  private async typicalMs(model: string, name: StepName): Promise<number | null> {
+    const [{ ms }] = (await this.db.query(`
+      SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM took)) * 1000 AS ms FROM (
+        SELECT s.ended_at - s.started_at AS took FROM job_steps s JOIN jobs j ON j.id = s.job_id
+        WHERE j.model = $1 AND s.name = $2 AND s.state = 'SUCCEEDED' AND s.started_at IS NOT NULL AND s.ended_at IS NOT NULL ORDER BY s.ended_at DESC LIMIT 10) AS lately`, [model, name])) as [{ ms: number | null }];
+    return ms === null ? null : Number(ms);
   }
 
   /** The output of an earlier run on the same inputs, if all it made is still stored. */

@@ -13,10 +13,13 @@ export class RunReport {
   private written = 0;
   private percent: number | null = null;
   private message: string | null = null;
-  private moved = false;
+  private moved: boolean;
   private flushing: Promise<unknown> = Promise.resolve();
 
-  constructor(private readonly db: DataSource, private readonly clock: Clock, private readonly of: { jobId: string; owner: string; step: JobStep }) {}
+  constructor(private readonly db: DataSource, private readonly clock: Clock, private readonly of: { jobId: string; owner: string; step: JobStep; typicalMs?: number | null }) {
+    // What it usually takes can be told before it has got anywhere.
+    this.moved = of.typicalMs !== undefined && of.typicalMs !== null;
+  }
 
   progress(percent: number | null, message?: string): void {
     // Phases report their own percentages; a bar that runs backwards helps nobody.
@@ -76,7 +79,7 @@ export class RunReport {
     const { jobId, owner, step } = this.of;
     if (this.moved) {
       this.moved = false;
-      const eta = etaS(this.clock.now().getTime() - step.startedAt!.getTime(), this.percent);
+      const eta = etaS(this.clock.now().getTime() - step.startedAt!.getTime(), this.percent, this.of.typicalMs ?? null);
       await this.db.query("UPDATE job_steps SET percent = $3, eta_s = $4, message = $5 WHERE job_id = $1 AND ordinal = $2 AND EXISTS (SELECT 1 FROM jobs WHERE id = $1 AND owner = $6)", [jobId, step.ordinal, this.percent, eta, this.message, owner]);
       await hint(this.db, { kind: 'job', id: jobId });
     }
