@@ -101,6 +101,7 @@ def main() -> None:
     parser.add_argument("--keras2")
     parser.add_argument("--keras3")
     parser.add_argument("--onnx")
+    parser.add_argument("--kinds", help="only these, separated by commas")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -112,6 +113,8 @@ def main() -> None:
             assert done.returncode == 0, done.stderr[-2000:]
             for kind, name, more in KINDS:
                 # The others hold a graph, which does not tell which Keras it came from.
+                if args.kinds and kind not in args.kinds.split(","):
+                    continue
                 if generation == "2" and not kind.startswith("Keras"):
                     continue
                 samples = folder / ("series.npz" if "LSTM" in kind or "GRU" in kind else "image.npz")

@@ -52,6 +52,29 @@ def test_a_keras_2_file_is_read_by_keras_2(vectors, tmp_path):
     assert "tf_keras" in run["last"]["tools"] and (tmp_path / "out.tflite").read_bytes()[4:8] == b"TFL3"
 
 
+def test_a_file_as_keras_2_2_wrote_it_is_read(vectors, tmp_path):
+    """Functional models were called Model then, initialisers had no module, and the version had TensorFlow in it."""
+    import json
+
+    import h5py
+
+    make = KERAS_2.replace("tf.keras.Sequential(layers).save(sys.argv[1])", "x = tf.keras.Input((4,)); y = tf.keras.layers.Dense(3, activation='softmax')(x); tf.keras.Model(x, y).save(sys.argv[1])")
+    path = tmp_path / "m.h5"
+    subprocess.run([sys.executable, "-c", make, str(path)], check=True, capture_output=True)
+    with h5py.File(path, "r+") as file:
+        config = json.loads(file.attrs["model_config"])
+        config["class_name"] = "Model"
+        for layer in config["config"]["layers"]:
+            for initialiser in (layer["config"].get("kernel_initializer"), layer["config"].get("bias_initializer")):
+                for key in ("module", "registered_name"):
+                    (initialiser or {}).pop(key, None)
+        file.attrs["model_config"] = json.dumps(config).encode()
+        file.attrs["keras_version"] = b"2.2.4-tf"
+    run = run_command("inspect-source", {"source": str(path), "filename": path.name}, tmp_path)
+    assert run["status"] == 0, run["last"]
+    assert run["last"]["kind"] == "keras" and run["last"]["inputs"][0]["shape"] == [None, 4] and "tf_keras" in run["last"]["tools"]
+
+
 def test_code_in_a_keras_2_file_is_never_run(tmp_path):
     path = keras_2(tmp_path / "m.h5", "lambda")
     run = run_command("inspect-source", {"source": str(path), "filename": "m.h5"}, tmp_path)
