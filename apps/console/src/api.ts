@@ -53,6 +53,14 @@ export interface Analysis {
 export interface Job {
   id: string; version: string; state: string; priority: number; createdAt: string; error: { code: string; message: string; detail?: { known?: boolean } } | null;
   steps: { name: string; state: string; percent: number | null; etaS: number | null; message: string | null; startedAt: string | null; endedAt: string | null; error: { code: string; message: string } | null }[];
+  training: Training | null;
+}
+
+/** Of a job that trained a last layer. Vertex AI tells neither epochs nor, always, a confusion matrix. */
+export interface Training {
+  labels: string[] | null; classes?: { label: string; train: number; validation: number; heldOut: number }[]; best?: number; stopped?: string;
+  epochs?: { epoch: number; loss: number; accuracy: number; validationLoss: number; validationAccuracy: number }[];
+  heldOut: { labels?: string[]; accuracy: number | null; confusion: number[][] | null } | null; issues: { code: string; message: string }[];
 }
 
 export interface Verdict {

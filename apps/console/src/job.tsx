@@ -1,5 +1,6 @@
 import { api, type Job } from './api.ts';
 import { useLive } from './live.ts';
+import { TrainingReport } from './training.tsx';
 import { Ago, Bar, Loaded, Problems, State } from './parts.tsx';
 
 export function JobPage({ id }: { id: string }) {
@@ -28,6 +29,7 @@ export function JobPage({ id }: { id: string }) {
                 ))}
               </tbody>
             </table>
+            {job.training && <TrainingReport training={job.training} />}
           </>
         )}
       </Loaded>

@@ -66,7 +66,7 @@ export function Confusions({ cells }: { cells: NonNullable<Parity['confusions']>
   const rows = names.map((truth) => ({ truth, total: names.reduce((sum, answer) => sum + countOf(truth, answer), 0) })).filter(({ total }) => total > 0);
   return (
     <figure className="chart">
-      <figcaption>Confusion matrix of the int8 model: true class down, answer across</figcaption>
+      <figcaption>Confusion matrix: true class down, answer across</figcaption>
       <table className="matrix">
         <thead><tr><th />{names.map((name) => <th key={name} scope="col" title={name}><span>{name}</span></th>)}</tr></thead>
         <tbody>

@@ -7,8 +7,8 @@ export interface Line { label: string; colour: number; points: { at: number; val
 
 const colours = ['#2f7fd8', '#ff6f59', '#2aa775', '#b07bd9', '#d99a2b', '#5b6b7b'];
 
-/** Lines over time. Points of different lines need not share their times; gaps stay gaps. */
-export function TimePlot({ lines, unit, height = 220 }: { lines: Line[]; unit: string; height?: number }) {
+/** Lines over time, or over a count. Points of different lines need not share their times; gaps stay gaps. */
+export function TimePlot({ lines, unit, over = 'time', height = 220 }: { lines: Line[]; unit: string; over?: 'time' | 'count'; height?: number }) {
   const host = useRef<HTMLDivElement>(null);
   useEffect(() => {
     const element = host.current;
@@ -24,16 +24,16 @@ export function TimePlot({ lines, unit, height = 220 }: { lines: Line[]; unit: s
     const plot = new uPlot(
       {
         width: element.clientWidth || 600, height,
-        scales: { y: { range: (_u, low, high) => [Math.min(0, low ?? 0), (high ?? 1) * 1.1 || 1] } },
+        scales: { x: { time: over === 'time' }, y: { range: (_u, low, high) => [Math.min(0, low ?? 0), (high ?? 1) * 1.1 || 1] } },
         axes: [axis, { ...axis, values: (_u, ticks) => ticks.map((tick) => `${tick} ${unit}`), size: 70 }],
         series: [{}, ...lines.map((line) => ({ label: line.label, stroke: colours[line.colour % colours.length]!, width: 2, spanGaps: true, points: { show: times.length < 60 }, ...(line.dash ? { dash: [6, 4] } : {}) }))],
       },
-      [times.map((at) => at / 1_000), ...lines.map(column)] as uPlot.AlignedData,
+      [times.map((at) => (over === 'time' ? at / 1_000 : at)), ...lines.map(column)] as uPlot.AlignedData,
       element,
     );
     const resize = new ResizeObserver(() => plot.setSize({ width: element.clientWidth, height }));
     resize.observe(element);
     return () => { resize.disconnect(); plot.destroy(); };
-  }, [lines, unit, height]);
+  }, [lines, unit, over, height]);
   return <div className="plot" ref={host} />;
 }
