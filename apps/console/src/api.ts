@@ -63,6 +63,8 @@ export interface Training {
   heldOut: { labels?: string[]; accuracy: number | null; confusion: number[][] | null } | null; issues: { code: string; message: string }[];
 }
 
+export interface Attempt { id: number; result: string | null; final: boolean; exitCode: number | null; signal: string | null; durationMs: number | null; compilerVersion: string | null; flags: string[] }
+
 export interface Verdict {
   gate: string; verdict: string; value: number | null; baseline: number | null; limit: number | null; unit: string; basis: string; method: string;
   interval: [number, number] | null; sample: { devices: number; inferences: number }; message: string;

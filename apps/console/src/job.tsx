@@ -1,4 +1,4 @@
-import { api, type Job } from './api.ts';
+import { api, type Attempt, type Job } from './api.ts';
 import { useLive } from './live.ts';
 import { TrainingReport } from './training.tsx';
 import { Ago, Bar, Loaded, Problems, State } from './parts.tsx';
@@ -6,6 +6,7 @@ import { Ago, Bar, Loaded, Problems, State } from './parts.tsx';
 export function JobPage({ id }: { id: string }) {
   const live = useLive<Job>(`/jobs/${id}`, `subscription { jobChanged(id: ${JSON.stringify(id)}) { id } }`);
   const log = useLive<{ lines: { n: number; at: string; step: string; stream: string; text: string }[] }>(`/jobs/${id}/log`, `subscription { jobLog(id: ${JSON.stringify(id)}) { n } }`);
+  const attempts = useLive<{ items: Attempt[] }>(`/jobs/${id}/attempts`, `subscription { jobChanged(id: ${JSON.stringify(id)}) { id } }`);
   return (
     <>
       <Loaded live={live}>
@@ -30,6 +31,25 @@ export function JobPage({ id }: { id: string }) {
               </tbody>
             </table>
             {job.training && <TrainingReport training={job.training} />}
+          </>
+        )}
+      </Loaded>
+      <Loaded live={attempts}>
+        {({ items }) => items.length > 0 && (
+          <>
+            <h2>Runs of the compiler</h2>
+            <table>
+              <thead><tr><th>Run</th><th>Result</th><th>Exit</th><th>Took</th><th>Compiler</th><th>Flags</th></tr></thead>
+              <tbody>
+                {items.map((one, at) => (
+                  <tr key={one.id}>
+                    <td>{at + 1}</td><td>{one.result ?? 'no answer'}{one.final && <span className="faint"> kept</span>}</td><td>{one.signal ?? one.exitCode ?? '-'}</td>
+                    <td>{one.durationMs === null ? '-' : `${(one.durationMs / 1_000).toFixed(1)} s`}</td><td>{one.compilerVersion ?? '-'}</td><td className="faint">{one.flags.join(' ')}</td>
+                  </tr>
+                ))}
+              </tbody>
+            </table>
+            <p className="faint">What a run printed: <code>reef job attempts {id} --output N</code></p>
           </>
         )}
       </Loaded>
