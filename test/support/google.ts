@@ -49,6 +49,8 @@ export class RunningGoogle {
     const quiet = { reject: false, stdin: 'ignore', stdout: 'ignore', stderr: 'ignore', cleanup: true } as const;
     const emulator = execa('java', ['-Xmx256m', '-jar', parts.emulator, '--host=127.0.0.1', `--port=${pubsubPort}`], quiet);
     await answers(pubsubPort, 'the Pub/Sub emulator');
+    // No machine of Google's to ask for credentials, which takes the clients seconds to find out.
+    process.env.METADATA_SERVER_DETECTION = 'none';
     const { PubSub } = await import('@google-cloud/pubsub');
     process.env.PUBSUB_EMULATOR_HOST = pubsubHost;
     const setup = new PubSub({ projectId: project });

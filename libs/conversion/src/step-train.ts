@@ -1,6 +1,6 @@
 import { mkdir, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { pipeline } from 'node:stream/promises';
+import { buffer } from 'node:stream/consumers';
 import { readWhole, ReefError, type Buckets } from '@reefkeeper/platform';
 import type { BuildRequest } from './job.ts';
 import type { PythonTools } from './python-tools.ts';
@@ -86,9 +86,7 @@ async function fetchRow({ bucket, name, generation }: BucketRow, folder: string,
   if (name.split('/').some((part) => part === '' || part === '.' || part === '..')) throw new ReefError('train.table_unreadable', 'invalid', `The object name ${name} is no path; images under such a name cannot be used.`);
   const path = join(folder, 'gs', bucket, name);
   await mkdir(dirname(path), { recursive: true });
-  const chunks: Buffer[] = [];
-  await pipeline(await buckets.read(bucket, name, generation ?? undefined), async (source: AsyncIterable<Buffer>) => { for await (const chunk of source) chunks.push(chunk); }, { signal });
-  await writeFile(path, Buffer.concat(chunks));
+  await writeFile(path, await buffer(await buckets.read(bucket, name, generation ?? undefined)), { signal });
 }
 
 /** What the steps after training work on. */

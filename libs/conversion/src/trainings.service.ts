@@ -1,6 +1,7 @@
+import { buffer } from 'node:stream/consumers';
 import { Inject, Injectable } from '@nestjs/common';
 import { z } from 'zod';
-import { parseBucketAddress, readWhole, ReefError, type BucketObject, type Buckets, type ObjectStore } from '@reefkeeper/platform';
+import { parseBucketAddress, ReefError, type BucketObject, type Buckets, type ObjectStore } from '@reefkeeper/platform';
 import { Registry, type Version } from '@reefkeeper/registry';
 import { buildRequest, trainingOptions, uploadedFile, type SourceOrigin, type UploadedFile } from './job.ts';
 import { Jobs, type JobWithSteps } from './jobs.service.ts';
@@ -64,8 +65,7 @@ export class Trainings {
   private async pinned(bucket: string, path: string): Promise<string[][]> {
     const object = await this.buckets.stat(bucket, path);
     if (object.bytes > maxTableBytes) throw new ReefError('train.table_unreadable', 'invalid', `gs://${bucket}/${path} has ${object.bytes} bytes, too many for a table of images.`);
-    const { digest } = await this.objects.put(await this.buckets.read(bucket, path, object.generation), { limitBytes: maxTableBytes });
-    const text = (await readWhole(this.objects, digest)).toString('utf8');
+    const text = (await buffer(await this.buckets.read(bucket, path, object.generation))).toString('utf8');
     const wanted = bucketRows(text);
     if (wanted.length === 0) throw new ReefError('train.images_missing', 'not_found', `gs://${bucket}/${path} names no gs:// object. Its rows are gs://bucket/image.jpg,label, perhaps with TRAIN, VALIDATION or TEST before.`);
     const known = new Map<string, BucketObject>();

@@ -1,3 +1,4 @@
+import { buffer } from 'node:stream/consumers';
 import { metadataOf, readModel } from '@reefkeeper/edgetpu';
 import { parseBucketAddress, ReefError, type Buckets } from '@reefkeeper/platform';
 import { exportAt } from './bucket-layout.ts';
@@ -16,11 +17,11 @@ export async function trainAtVertex(context: StepContext, vertex: VertexTraining
   const address = run.exported.endsWith('/') ? run.exported : `${run.exported}/`;
   const { bucket, path } = parseBucketAddress(address);
   const found = exportAt(address, path, await buckets.list(bucket, path, 1_000));
-  const bytes = await bytesOf(await buckets.read(bucket, found.model.name, found.model.generation));
+  const bytes = await buffer(await buckets.read(bucket, found.model.name, found.model.generation));
   const stored = await context.keep(bytes, { mediaType: 'application/vnd.tensorflow.lite', role: 'training' });
   const model = readModel(bytes);
   const metadata = metadataOf(model, bytes);
-  const text = async (object: typeof found.labels) => (object ? (await bytesOf(await buckets.read(bucket, object.name, object.generation))).toString('utf8').replace(/^\uFEFF/, '') : null);
+  const text = async (object: typeof found.labels) => (object ? (await buffer(await buckets.read(bucket, object.name, object.generation))).toString('utf8').replace(/^\uFEFF/, '') : null);
   const labels = (await text(found.labels))?.split('\n').map((line) => line.trim()).filter(Boolean) ?? metadata?.labels ?? null;
   const { preprocessing, warnings } = exportPreprocessing(bordersOf(model).inputs[0], await text(found.metadata), metadata);
   for (const warning of warnings) context.log(warning, 'err');
@@ -35,10 +36,4 @@ export async function trainAtVertex(context: StepContext, vertex: VertexTraining
 function tableOf({ origin }: StepContext['request']['source']): string {
   if (origin?.address.toLowerCase().endsWith('.csv')) return origin.address;
   throw new ReefError('train.table_needed', 'invalid', 'Vertex AI reads its images by a table in a bucket: give the address of one (gs://bucket/import.csv, rows gs://bucket/image.jpg,label) as images.');
-}
-
-async function bytesOf(stream: AsyncIterable<unknown>): Promise<Buffer> {
-  const chunks: Buffer[] = [];
-  for await (const chunk of stream) chunks.push(chunk as Buffer);
-  return Buffer.concat(chunks);
 }

@@ -17,6 +17,8 @@ const packages = loadPackageDefinition(fromJSON(json as never, { longs: String, 
 };
 const { createRoot, any } = answers();
 
+process.env['METADATA_SERVER_DETECTION'] = 'none';
+
 type Call = { request: Record<string, never> & Record<string, unknown> };
 type Answer = (error: { code: number; details: string } | null, value?: unknown) => void;
 

@@ -84,28 +84,32 @@ function confusionText(labels: string[], confusion: number[][]): string[] {
   return parts;
 }
 
-/** A table of local files travels with them; one of gs:// addresses alone. */
 async function uploadImages(api: Client, output: Output, path: string): Promise<unknown> {
   if (extname(path).toLowerCase() !== '.csv') return uploadPath(api, output, path, 'images');
+  const scratch = await mkdtemp(join(tmpdir(), 'reef-train-'));
+  try {
+    return await uploadPath(api, output, await packTable(path, scratch), 'images');
+  } finally {
+    await rm(scratch, { recursive: true, force: true });
+  }
+}
+
+/** A table of local files travels with them, as an archive in `scratch`; one of gs:// addresses alone. @returns what to send */
+export async function packTable(path: string, scratch: string): Promise<string> {
   const text = await readFile(path, 'utf8').catch((cause: unknown) => { throw new ReefError('file.missing', 'not_found', `There is no file ${path}.`, { cause }); });
   const cells = text.split('\n').flatMap((line) => line.split(',').map((cell) => cell.trim().replace(/^"|"$/g, '')));
   const remote = cells.some((cell) => cell.startsWith('gs://'));
   const folder = dirname(resolve(path));
   const named = [...new Set(cells.filter((cell) => /\.(?:jpe?g|png|bmp|gif|webp|tiff?)$/i.test(cell) && !cell.startsWith('gs://')))];
   if (remote && named.length > 0) throw new ReefError('option.invalid', 'invalid', `${path} names files of this machine and objects of buckets. Put all of them in one place.`);
-  if (remote) return uploadPath(api, output, path, 'images');
+  if (remote) return path;
   const outside = named.find((one) => isAbsolute(one) || one.split('/').includes('..'));
   if (outside) throw new ReefError('option.invalid', 'invalid', `${path} names ${outside}; name files relative to the table and below its folder.`);
   // What is not there the training tells by name.
   const present = (await Promise.all(named.map(async (one) => ((await stat(join(folder, one)).catch(() => undefined))?.isFile() ? one : '')))).filter(Boolean);
-  const scratch = await mkdtemp(join(tmpdir(), 'reef-train-'));
-  try {
-    const file = join(scratch, `${basename(path, extname(path))}.tar.gz`);
-    await createTar({ gzip: { level: 1 }, file, cwd: folder, portable: true, noMtime: true, follow: true }, [basename(path), ...present.sort()]);
-    return await uploadPath(api, output, file, 'images');
-  } finally {
-    await rm(scratch, { recursive: true, force: true });
-  }
+  const file = join(scratch, `${basename(path, extname(path))}.tar.gz`);
+  await createTar({ gzip: { level: 1 }, file, cwd: folder, portable: true, noMtime: true, follow: true }, [basename(path), ...present.sort()]);
+  return file;
 }
 
 function numberOf(flag: string, text: string | undefined): number {
