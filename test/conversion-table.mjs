@@ -40,6 +40,6 @@ function keyOf({ kind, writtenBy }) {
 }
 
 function cell(row) {
-  if (!row) return '-';
+  if (!row) return 'not measured';
   return row.refused ? `refused, \`${row.refused}\`` : `${(100 * row.agreement).toFixed(1)} %, cosine ${row.cosine.toFixed(4)}, error ${row.maxError.toFixed(3)}`;
 }

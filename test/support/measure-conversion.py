@@ -51,7 +51,7 @@ tf.saved_model.save(Hub(), f"{out}/hub-{generation}", signatures={})
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 frozen = convert_variables_to_constants_v2(function)
 open(f"{out}/frozen-{generation}.pb", "wb").write(frozen.graph.as_graph_def().SerializeToString())
-open(f"{out}/float-{generation}.tflite", "wb").write(tf.lite.TFLiteConverter.from_concrete_functions([function], image).convert())
+open(f"{out}/float-{generation}.tflite", "wb").write(tf.lite.TFLiteConverter.from_concrete_functions([frozen], tf.Module()).convert())
 rng = np.random.default_rng(0)
 np.savez(f"{out}/image.npz", x=(rng.uniform(-1, 1, (200, 24, 24, 3)) * .4 + rng.normal(0, .5, (200, 1, 1, 3))).clip(-1, 1).astype(np.float32))
 np.savez(f"{out}/series.npz", x=rng.normal(0, 1, (200, 10, 6)).astype(np.float32))
