@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import List, Sequence
 
 from .events import ConvertError, progress, refuse
-from .samples import Samples
+from .samples import Samples, sameness
 from .sources import Source, _short, tensorflow
 
 
@@ -14,6 +14,9 @@ def convert(source: Source, shapes: List[List[int]], calibration: Samples, outpu
     warnings: List[str] = list(source.notes)
     if calibration.count < 20:
         warnings.append(f"The calibration set has only {calibration.count} samples; activation ranges may be too narrow. 100 or more are good.")
+    same = sameness(calibration)
+    if same:
+        warnings.append(same)
     data = _from_tflite(source, shapes, calibration, allow_float_ops) if source.tflite is not None else _from_function(source, shapes, calibration, io_type, allow_float_ops)
     progress("check", 96, "checking that everything is int8")
     warnings += check(data, io_type, allow_float_ops)

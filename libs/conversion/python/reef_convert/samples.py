@@ -88,6 +88,29 @@ def _from_images(files: List[Path], labels: dict, preprocessing: dict, shapes, l
     return Samples(len(usable), [labels.get(file.resolve()) for file in usable], [str(file.relative_to(root)) for file in usable], read)
 
 
+def sameness(samples: Samples, most: int = 100) -> Optional[str]:
+    """What is wrong with a set whose samples hardly differ, or whose images are of one colour each; None for an ordinary one."""
+    import numpy as np
+
+    means, plain, count, low, high = [], 0, 0, np.inf, -np.inf
+    for (first, *_), _index in zip(samples, range(most)):
+        if first.ndim != 4:
+            return None
+        spread = float((first.max((0, 1, 2)) - first.min((0, 1, 2))).max())
+        means.append(first.mean((0, 1, 2)))
+        low, high = min(low, float(first.min())), max(high, float(first.max()))
+        plain += spread <= 0.04 * max(abs(low), abs(high), 1e-9)
+        count += 1
+    if count < 2:
+        return None
+    between = float(np.ptp(np.stack(means), axis=0).max())
+    if plain == count and between <= 0.04 * max(abs(low), abs(high), 1e-9):
+        return f"All {count} calibration samples are of one and the same colour: activation ranges measured on them say nothing. Give about 100 images like those the model will see."
+    if 2 * plain >= count:
+        return f"{plain} of {count} calibration samples are of one colour each: activation ranges are likely too narrow. Give images like those the model will see."
+    return None
+
+
 def load_image(file: Path, preprocessing: dict):
     """[1, height, width, channels] float32."""
     import numpy as np

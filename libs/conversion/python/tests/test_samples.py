@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from reef_convert.events import ConvertError
-from reef_convert.samples import load_image, open_samples
+from reef_convert.samples import load_image, open_samples, sameness
 
 SHAPES = [[1, 16, 16, 3]]
 
@@ -28,6 +28,24 @@ def test_pictures_with_their_labels(pictures, preprocessing, tmp_path):
 
 def test_a_limit_takes_from_the_whole_set(pictures, preprocessing, tmp_path):
     assert opened(pictures, preprocessing, tmp_path, limit=3).names == ["00.png", "10.png", "20.png"]
+
+
+@pytest.mark.parametrize(
+    "colours, noise, said",
+    [
+        ([(200, 30, 30)] * 4, 0, "one and the same colour"),
+        ([(0, 0, 0)] * 4, 0, "one and the same colour"),
+        ([(200, 30, 30), (30, 200, 30), (30, 30, 200)], 0, "3 of 3 calibration samples are of one colour each"),
+        ([(200, 30, 30), (30, 200, 30), (30, 30, 200)], 40, None),
+    ],
+)
+def test_a_set_of_plain_colours_is_called_that(preprocessing, tmp_path, colours, noise, said):
+    (tmp_path / "set").mkdir()
+    for index, colour in enumerate(colours):
+        grain = np.random.default_rng(index).integers(-noise, noise + 1, (20, 20, 3))
+        Image.fromarray(np.clip(np.array(colour) + grain, 0, 255).astype(np.uint8)).save(tmp_path / "set" / f"{index}.png")
+    told = sameness(opened(tmp_path / "set", preprocessing, tmp_path))
+    assert told is None if said is None else said in told
 
 
 def test_stretch_and_centre_crop(preprocessing, tmp_path):
