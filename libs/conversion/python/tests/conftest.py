@@ -17,6 +17,13 @@ SIZE = 16
 NAMES = ["red", "green", "blue"]
 
 
+@pytest.fixture(autouse=True)
+def _seeded():
+    """Initial weights are the same at every run; an unlucky draw is no finding."""
+    if "tensorflow" in sys.modules:
+        sys.modules["tensorflow"].keras.utils.set_random_seed(7)
+
+
 @pytest.fixture
 def preprocessing() -> dict:
     return {"kind": "image", "width": SIZE, "height": SIZE, "channels": 3, "resize": "stretch", "mean": [127.5], "std": [127.5]}
