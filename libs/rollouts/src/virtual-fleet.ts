@@ -51,8 +51,8 @@ const baselineFrames = 5_400;
 const framesPerS = 3;
 const labelledShare = 0.1;
 
-const newBundle = 'new';
-const oldBundle = 'old';
+export const newBundle = 'new';
+export const oldBundle = 'old';
 
 /** A device in memory that takes in wanted states and reports on them as an agent does, in virtual time. */
 export interface VirtualDevice {
@@ -114,15 +114,15 @@ export class VirtualFleet {
   }
 
   /** The device is wanted to run the version (or the one before again); returns the reports it will send, some late, some twice. */
-  tell(device: VirtualDevice, to: 'new' | 'old', now: number, observeS: number): Report[] {
+  tell(device: VirtualDevice, to: typeof newBundle | typeof oldBundle, now: number, observeS: number): Report[] {
     device.revision += 1;
     device.wanted = to;
     if (device.reachableAt === Infinity) return [];
     const heard = Math.max(now, device.reachableAt) + this.wait(device);
-    const done = heard + (to === 'old' ? 500 : device.installMs + (device.failsInstall ? 0 : observeS * 1_000));
+    const done = heard + (to === oldBundle ? 500 : device.installMs + (device.failsInstall ? 0 : observeS * 1_000));
     const { revision } = device;
     const execution = (state: Execution['state'], step: Execution['step'], failure: Execution['failure'] = null): Execution => ({ revision, bundle: to, state, step, percent: null, failure });
-    const fails = to === 'new' && device.failsInstall;
+    const fails = to === newBundle && device.failsInstall;
     const last: Report = { at: done + this.wait(device), device, revision, running: fails ? device.running : to, execution: fails ? execution('FAILED', 'golden', { code: 'golden.mismatch', message: 'Two golden cases came out differently.' }) : execution('SUCCEEDED', 'commit') };
     const reports = [{ at: heard, device, revision, running: device.running, execution: execution('IN_PROGRESS', 'download') }, last];
     if (device.flapping) reports.push({ ...last, at: last.at + 60_000 * this.next() });
@@ -170,5 +170,3 @@ export class VirtualFleet {
     return device.flapping ? 120_000 * this.next() : 50 + 450 * this.next();
   }
 }
-
-export { newBundle, oldBundle };

@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Command } from 'commander';
 import { ReefError } from '@reefkeeper/platform/errors';
 import { action, keptCredentials } from '../context.ts';
+import { numberOf } from '../options.ts';
 import { ago, facts, table, tone } from '../output.ts';
 
 interface Workload { running: string | null; variant: string | null; backend: string | null; execution: { state: string; step: string | null; failure: { code: string; message: string } | null } | null }
@@ -78,10 +79,4 @@ function labelsOf(pairs: string[]): Record<string, string> {
     if (at < 1) throw new ReefError('option.invalid', 'invalid', `"${pair}" is not a label; write key=value.`);
     return [pair.slice(0, at), pair.slice(at + 1)];
   }));
-}
-
-function numberOf(flag: string, text: string): number {
-  const value = Number(text);
-  if (!Number.isFinite(value)) throw new ReefError('option.invalid', 'invalid', `${flag} takes a number, not "${text}".`);
-  return value;
 }

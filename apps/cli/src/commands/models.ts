@@ -9,6 +9,7 @@ import { create as createTar } from 'tar';
 import { ReefError } from '@reefkeeper/platform/errors';
 import type { Client } from '../client.ts';
 import { action } from '../context.ts';
+import { numbersOf } from '../options.ts';
 import { ago, bytes, facts, percent, table, tone, type Output } from '../output.ts';
 import { followJob, type JobView } from './jobs.ts';
 
@@ -284,10 +285,4 @@ async function digestOf(file: string): Promise<string> {
 
 async function readText(file: string): Promise<string> {
   return readFile(file, 'utf8').catch((cause: unknown) => { throw new ReefError('file.missing', 'not_found', `There is no file ${file}.`, { cause }); });
-}
-
-function numbersOf(flag: string, text: string): number[] {
-  const numbers = text.split(',').map(Number);
-  if (numbers.some((one) => !Number.isFinite(one))) throw new ReefError('option.invalid', 'invalid', `${flag} takes numbers separated by commas, not "${text}".`);
-  return numbers;
 }

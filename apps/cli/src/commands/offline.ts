@@ -1,6 +1,7 @@
 import type { Command } from 'commander';
 import { ReefError } from '@reefkeeper/platform/errors';
 import { action } from '../context.ts';
+import { numberWithin } from '../options.ts';
 import type { Demand } from '../offline/check.ts';
 
 interface CheckFlags { minRuntime?: string; allowFloatIo?: boolean; require: string; explain?: boolean; compiler?: string; compileTimeout: string; savePart?: string; rules?: boolean }
@@ -28,7 +29,7 @@ export function registerOffline(program: Command): void {
       if (path === undefined) throw new ReefError('option.invalid', 'invalid', 'Name a .tflite file, or ask for --rules.');
       if (!demands.includes(flags.require as Demand)) throw new ReefError('option.invalid', 'invalid', `--require takes ${demands.join(', ')}, not "${flags.require}".`);
       const file = await openModelFile(path);
-      const report = checkModel(file, { minRuntime: runtimeOf(flags.minRuntime), allowFloatIo: flags.allowFloatIo ?? false, require: flags.require as Demand });
+      const report = checkModel(file, { minRuntime: numberWithin('--min-runtime', flags.minRuntime, [10, 14], { whole: true }), allowFloatIo: flags.allowFloatIo ?? false, require: flags.require as Demand });
       if (!flags.explain) {
         output.show(report, () => checkText(report));
         return report.passed ? 0 : 1;
@@ -58,10 +59,4 @@ export function registerOffline(program: Command): void {
       const reports = inspectFiles(await open(paths), await open(flags.source ?? []));
       output.show(reports, () => inspectText(reports));
     }));
-}
-
-function runtimeOf(text: string | undefined): number {
-  const runtime = Number(text);
-  if (!Number.isInteger(runtime) || runtime < 10 || runtime > 14) throw new ReefError('option.invalid', 'invalid', `--min-runtime takes a whole number from 10 to 14, not "${text}".`);
-  return runtime;
 }

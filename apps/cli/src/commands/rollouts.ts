@@ -3,6 +3,7 @@ import colours from 'picocolors';
 import { ReefError } from '@reefkeeper/platform/errors';
 import type { Client } from '../client.ts';
 import { action } from '../context.ts';
+import { numberOf } from '../options.ts';
 import type { SimulateOptions } from '../offline/simulate.ts';
 import { ago, counted, facts, percent, table, tone, type Output } from '../output.ts';
 
@@ -123,12 +124,7 @@ function exitOf(rollout: RolloutView): number {
 }
 
 function bodyOf(version: string, options: CreateOptions): Record<string, unknown> {
-  const number = (flag: string, text: string | undefined) => {
-    if (text === undefined) return undefined;
-    const value = Number(text);
-    if (!Number.isFinite(value)) throw new ReefError('option.invalid', 'invalid', `${flag} takes a number, not "${text}".`);
-    return value;
-  };
+  const number = (flag: string, text: string | undefined) => (text === undefined ? undefined : numberOf(flag, text));
   const only = (parts: Record<string, unknown>) => Object.fromEntries(Object.entries(parts).filter(([, value]) => value !== undefined));
   const limit = (name: string, flag: string, text: string | undefined) => (text === undefined ? undefined : { [name]: number(flag, text) });
   return only({

@@ -6,6 +6,7 @@ import { create as createTar } from 'tar';
 import { ReefError } from '@reefkeeper/platform/errors';
 import type { Client } from '../client.ts';
 import { action } from '../context.ts';
+import { numberOf } from '../options.ts';
 import { facts, percent, table, type Output } from '../output.ts';
 import { buildOptions, followBuild, requestBody, uploadPath, type PushOptions } from './models.ts';
 
@@ -110,10 +111,4 @@ export async function packTable(path: string, scratch: string): Promise<string> 
   const file = join(scratch, `${basename(path, extname(path))}.tar.gz`);
   await createTar({ gzip: { level: 1 }, file, cwd: folder, portable: true, noMtime: true, follow: true }, [basename(path), ...present.sort()]);
   return file;
-}
-
-function numberOf(flag: string, text: string | undefined): number {
-  const value = Number(text);
-  if (!Number.isFinite(value)) throw new ReefError('option.invalid', 'invalid', `${flag} takes a number, not "${text}".`);
-  return value;
 }

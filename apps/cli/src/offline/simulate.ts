@@ -2,6 +2,7 @@ import { ReefError } from '@reefkeeper/platform/errors';
 import { createRollout, sameAsBefore, simulate, usualFaults, type Simulated } from '@reefkeeper/rollouts/simulate';
 import { counted, facts, percent, table, tone, type Output } from '../output.ts';
 import { verdictTable } from '../commands/rollouts.ts';
+import { numberWithin } from '../options.ts';
 
 export interface SimulateOptions {
   devices: string; sites: string; seed: string; runs: string;
@@ -11,12 +12,7 @@ export interface SimulateOptions {
 
 /** Runs the engine on virtual devices and prints how it went. Returns the exit code: 1 when a run did not succeed. */
 export function simulation(output: Output, settings: Record<string, unknown>, options: SimulateOptions): number {
-  const number = (flag: string, text: string | undefined, otherwise: number, [low, high]: [number, number]): number => {
-    if (text === undefined) return otherwise;
-    const value = Number(text);
-    if (!Number.isFinite(value) || value < low || value > high) throw new ReefError('option.invalid', 'invalid', `${flag} takes a number from ${low} to ${high}, not "${text}".`);
-    return value;
-  };
+  const number = (flag: string, text: string | undefined, otherwise: number, bounds: [number, number]) => (text === undefined ? otherwise : numberWithin(flag, text, bounds));
   const share = (flag: string, text: string | undefined, otherwise: number) => number(flag, text, otherwise, [0, 100]);
   const seed = number('--seed', options.seed, 1, [0, 2 ** 31]);
   const runs = Math.floor(number('--runs', options.runs, 1, [1, 10_000]));

@@ -3,6 +3,7 @@ import { ReefError } from '@reefkeeper/platform/errors';
 import { prepareDemo } from '../demo/assets.ts';
 import { playDemo } from '../demo/story.ts';
 import type { Output } from '../output.ts';
+import { numberWithin } from '../options.ts';
 import { Stack, type StackOptions } from './stack.ts';
 import { StatusView } from './view.ts';
 
@@ -71,17 +72,13 @@ async function runStack(output: Output, dir: string, flags: UpFlags, work: (stac
 }
 
 function settingsOf(flags: UpFlags): Pick<StackOptions, 'agents' | 'agentName' | 'port' | 'gatewayPort' | 'mqttPort' | 'fps' | 'telemetryWindowS'> {
-  const number = (flag: string, text: string, low: number, high: number, whole = true) => {
-    const value = Number(text);
-    if (text.trim() === '' || !Number.isFinite(value) || value < low || value > high || (whole && !Number.isInteger(value))) throw new ReefError('option.invalid', 'invalid', `${flag} takes a ${whole ? 'whole ' : ''}number from ${low} to ${high}, not "${text}".`);
-    return value;
-  };
+  const whole = (flag: string, text: string, low: number, high: number) => numberWithin(flag, text, [low, high], { whole: true });
   if (!/^[A-Za-z0-9_-]{1,60}$/.test(flags.agentName)) throw new ReefError('option.invalid', 'invalid', `--agent-name takes 1 to 60 of A-Z a-z 0-9 _ -, not "${flags.agentName}".`);
   const settings = {
     agentName: flags.agentName,
-    agents: flags.agents === false ? 0 : number('--agents', flags.agents, 0, 50),
-    port: number('--port', flags.port, 1, 65_535), gatewayPort: number('--gateway-port', flags.gatewayPort, 1, 65_535), mqttPort: number('--mqtt-port', flags.mqttPort, 1, 65_535),
-    fps: number('--fps', flags.fps, 0.1, 1_000, false), telemetryWindowS: number('--telemetry-window', flags.telemetryWindow, 1, 3_600),
+    agents: flags.agents === false ? 0 : whole('--agents', flags.agents, 0, 50),
+    port: whole('--port', flags.port, 1, 65_535), gatewayPort: whole('--gateway-port', flags.gatewayPort, 1, 65_535), mqttPort: whole('--mqtt-port', flags.mqttPort, 1, 65_535),
+    fps: numberWithin('--fps', flags.fps, [0.1, 1_000]), telemetryWindowS: whole('--telemetry-window', flags.telemetryWindow, 1, 3_600),
   };
   if (new Set([settings.port, settings.gatewayPort, settings.mqttPort]).size < 3) throw new ReefError('option.invalid', 'invalid', '--port, --gateway-port and --mqtt-port must differ.');
   return settings;

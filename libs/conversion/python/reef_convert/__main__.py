@@ -5,12 +5,10 @@ Events go to standard output, one JSON object a line; the last is `result` or `e
 
 import argparse
 import ctypes
-import json
 import os
 import resource
 import signal
 import sys
-import tempfile
 from pathlib import Path
 
 from . import __version__, events
@@ -63,22 +61,7 @@ def main() -> int:
     args = parser.parse_args()
     events.open_channel()
     contain()
-    try:
-        request = json.loads(args.request.read_text(encoding="utf-8"))
-        with tempfile.TemporaryDirectory(prefix="reef-") as scratch:
-            result = COMMANDS[args.command](request, Path(scratch))
-        events.emit("result", **result)
-        return 0
-    except events.ConvertError as error:
-        events.emit("error", code=error.code, kind=error.kind, message=str(error), detail=error.detail)
-        return 1
-    except MemoryError:
-        events.emit("error", code="convert.out_of_memory", kind="invalid", message="The worker ran out of memory; give it more, or a smaller model.", detail={})
-        return 1
-    except OSError as error:
-        full = error.errno == 28
-        events.emit("error", code="disk.full" if full else "convert.io", kind="unavailable", message="The worker's disk is full; free some space and retry." if full else str(error), detail={})
-        return 1
+    return events.answer(args.request, COMMANDS[args.command], "give it more, or a smaller model.")
 
 
 def inspect_source(request: dict, scratch: Path) -> dict:

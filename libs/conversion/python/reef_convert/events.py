@@ -3,7 +3,9 @@
 import json
 import os
 import sys
-from typing import Any, NoReturn, Optional
+import tempfile
+from pathlib import Path
+from typing import Any, Callable, NoReturn, Optional
 
 _channel = None
 
@@ -41,3 +43,23 @@ class ConvertError(Exception):
 
 def refuse(code: str, message: str, **detail: Any) -> NoReturn:
     raise ConvertError(code, message, **detail)
+
+
+def answer(request: Path, work: Callable[[dict, Path], dict], out_of_memory: str) -> int:
+    """Runs `work` on the request and a scratch folder, and tells how it ended. `out_of_memory`: what to do about that. Returns the exit status."""
+    try:
+        wanted = json.loads(request.read_text(encoding="utf-8"))
+        with tempfile.TemporaryDirectory(prefix="reef-") as scratch:
+            result = work(wanted, Path(scratch))
+        emit("result", **result)
+        return 0
+    except ConvertError as error:
+        emit("error", code=error.code, kind=error.kind, message=str(error), detail=error.detail)
+        return 1
+    except MemoryError:
+        emit("error", code="convert.out_of_memory", kind="invalid", message=f"The worker ran out of memory; {out_of_memory}", detail={})
+        return 1
+    except OSError as error:
+        full = error.errno == 28
+        emit("error", code="disk.full" if full else "convert.io", kind="unavailable", message="The worker's disk is full; free some space and retry." if full else str(error), detail={})
+        return 1

