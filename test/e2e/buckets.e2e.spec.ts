@@ -1,4 +1,5 @@
-import { spawn, type ChildProcess } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
+import { randomUUID } from 'node:crypto';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -6,7 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { pathToFileURL } from 'node:url';
 import { PubSub } from '@google-cloud/pubsub';
 import { Storage } from '@google-cloud/storage';
-import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
 import { BucketImports, BucketWatch, conversionSchema, isSettled, Jobs, watchBucket } from '@reefkeeper/conversion';
 import { TfliteBuilder } from '@reefkeeper/edgetpu/fixture';
 import { ChangeFeed, openBuckets, openLogger, openObjects, openQueues, sha256, systemClock, type ObjectStore, type QueueHost } from '@reefkeeper/platform';
@@ -14,10 +15,9 @@ import { Registry, registrySchema } from '@reefkeeper/registry';
 import { testDatabase, type TestDatabase } from '../support/database.ts';
 import { RunningStack } from '../support/stack.ts';
 import { findGoogle, RunningGoogle } from '../support/google.ts';
+import { ended, startWorker } from '../support/worker.ts';
 
 // The built worker, Google's Pub/Sub emulator and a server that speaks Cloud Storage; everything between them is as in production.
-const root = join(import.meta.dirname, '../..');
-const node = join(root, 'node_modules/.bin/node');
 const parts = await findGoogle();
 const log = openLogger('test', 'silent');
 const quietMs = 700;
@@ -46,14 +46,13 @@ describe.skipIf(typeof parts === 'string')(`exports in buckets${typeof parts ===
   let imports: BucketImports;
   let watch: BucketWatch;
   const workers: ChildProcess[] = [];
-  const subscription = 'reef-exports';
+  let subscription: string;
 
   beforeAll(async () => {
     google = await RunningGoogle.start(parts as Exclude<typeof parts, string>);
     storage = new Storage({ apiEndpoint: google.gcsEndpoint, projectId: google.project });
     await storage.createBucket('exports');
     pubsub = new PubSub({ projectId: google.project });
-    await pubsub.topic(google.topic).createSubscription(subscription, { ackDeadlineSeconds: 10 });
     database = await testDatabase([registrySchema, conversionSchema]);
     dir = await mkdtemp(join(tmpdir(), 'reef-buckets-'));
     objects = await openObjects(pathToFileURL(join(dir, 'objects')).href);
@@ -65,6 +64,11 @@ describe.skipIf(typeof parts === 'string')(`exports in buckets${typeof parts ===
     const buckets = openBuckets({ endpoint: google.gcsEndpoint });
     imports = new BucketImports(database.db, systemClock, objects, buckets, registry, jobs);
     watch = new BucketWatch(database.db, systemClock, log, buckets, imports);
+  });
+  // One for each test: what is on its way to a worker that an earlier one has killed comes to nobody else before its deadline.
+  beforeEach(async () => {
+    subscription = `reef-exports-${randomUUID()}`;
+    await pubsub.topic(google.topic).createSubscription(subscription, { ackDeadlineSeconds: 10 });
   });
   afterEach(async () => { await Promise.all(workers.splice(0).map(async (worker) => ended(worker, 'SIGTERM'))); });
   afterAll(async () => {
@@ -81,22 +85,10 @@ describe.skipIf(typeof parts === 'string')(`exports in buckets${typeof parts ===
   const stateOf = async (folder: string) => (await watch.list()).find((one) => one.folder === folder);
   const settled = async (id: string) => eventually(async () => { const job = await jobs.find(id); if (!isSettled(job.state)) throw new Error(job.state); return job; }, 120_000);
 
-  async function startWorker(): Promise<ChildProcess> {
-    const worker = spawn(node, [join(root, 'apps/worker/dist/main.js')], {
-      stdio: ['ignore', 'pipe', 'inherit'],
-      env: {
-        PATH: process.env.PATH ?? '', LOG_LEVEL: 'error', DATABASE_URL: database.url, ARTIFACTS_URL: pathToFileURL(join(dir, 'objects')).href, KEYS_DIR: join(dir, 'keys'), WORK_DIR: join(dir, 'work'),
-        GCS_ENDPOINT: google.gcsEndpoint, PUBSUB_EMULATOR_HOST: google.pubsubHost, METADATA_SERVER_DETECTION: 'none',
-        REEF_BUCKET_WATCH: `projects/${google.project}/subscriptions/${subscription}`, REEF_BUCKET_QUIET_S: `${quietMs / 1_000}`, REEF_BUCKET_MODELS: 'gs://exports/named/=greenhouse',
-      },
-    });
-    workers.push(worker);
-    await new Promise<void>((resolve, reject) => {
-      worker.stdout!.on('data', (text: Buffer) => { if (text.includes('"ready":true')) resolve(); });
-      worker.on('exit', (code) => reject(new Error(`the worker ended with ${code}`)));
-    });
-    return worker;
-  }
+  const newWorker = async () => startWorker(database.url, dir, {
+    GCS_ENDPOINT: google.gcsEndpoint, PUBSUB_EMULATOR_HOST: google.pubsubHost, METADATA_SERVER_DETECTION: 'none',
+    REEF_BUCKET_WATCH: `projects/${google.project}/subscriptions/${subscription}`, REEF_BUCKET_QUIET_S: `${quietMs / 1_000}`, REEF_BUCKET_MODELS: 'gs://exports/named/=greenhouse',
+  }, workers);
 
   describe('asked for', () => {
     it('becomes a ready version with labels, pre-processing and where it came from', async () => {
@@ -104,7 +96,7 @@ describe.skipIf(typeof parts === 'string')(`exports in buckets${typeof parts ===
       await write('asked/edgetpu_model.tflite', model);
       await write('asked/dict.txt', dict);
       await write('asked/tflite_metadata.json', json);
-      await startWorker();
+      await newWorker();
       const { version, job } = await imports.import('flowers', { address: 'gs://exports/asked/' }, 'someone');
       expect(await settled(job.id)).toMatchObject({ state: 'SUCCEEDED', error: null, createdBy: 'someone' });
       const ready = await registry.versionById(version.id);
@@ -157,7 +149,7 @@ describe.skipIf(typeof parts === 'string')(`exports in buckets${typeof parts ===
 
   describe('watched', () => {
     it('waits until it is whole, becomes one version however often it is told, and a new one when it is written again', async () => {
-      await startWorker();
+      await newWorker();
       const folder = 'model-export/icn/edgetpu_tflite-garden-2026-11-25T10:00:00.000Z/';
       await write(`${folder}edgetpu_model.tflite`, classifier(3));
       await write(`${folder}tflite_metadata.json`, json);
@@ -181,7 +173,7 @@ describe.skipIf(typeof parts === 'string')(`exports in buckets${typeof parts ===
     });
 
     it('is taken once by many workers, under the name that was given for the bucket', async () => {
-      await Promise.all([startWorker(), startWorker()]);
+      await Promise.all([newWorker(), newWorker()]);
       for (const name of ['dict.txt', 'tflite_metadata.json', 'model.tflite']) await write(`named/${name}`, name === 'dict.txt' ? dict : name === 'model.tflite' ? classifier(5) : json);
       await eventually(async () => { expect((await stateOf('named/'))?.state).toBe('IMPORTED'); }, 60_000);
       await Promise.all(Array.from({ length: 4 }, async () => { await watch.sighted('exports', 'named/model.tflite', { quietMs: 0 }); }));
@@ -201,19 +193,19 @@ describe.skipIf(typeof parts === 'string')(`exports in buckets${typeof parts ===
     });
 
     it('outlives the death of the worker that heard of it', async () => {
-      const first = await startWorker();
+      const first = await newWorker();
       await write('survivor/model.tflite', classifier(7));
       await write('survivor/tflite_metadata.json', json);
       await eventually(async () => { expect(await stateOf('survivor/')).toBeDefined(); }, 30_000);
       await ended(first, 'SIGKILL');
       await write('survivor/dict.txt', dict);
-      await startWorker();
+      await newWorker();
       await eventually(async () => { expect(await versionsOf('survivor')).toHaveLength(1); }, 90_000);
     });
 
     it('what has nothing to do with exports is acknowledged and forgotten', async () => {
       const before = (await watch.list()).length;
-      await startWorker();
+      await newWorker();
       await write('notes/readme.txt', 'x');
       await pubsub.topic(google.topic).publishMessage({ data: Buffer.from('{}'), attributes: { eventType: 'OBJECT_DELETE', bucketId: 'exports', objectId: 'gone/model.tflite' } });
       await pubsub.topic(google.topic).publishMessage({ data: Buffer.from('nonsense') });
@@ -223,7 +215,7 @@ describe.skipIf(typeof parts === 'string')(`exports in buckets${typeof parts ===
     });
 
     it('a damaged model is refused by name, and tried again when it is written again', async () => {
-      await startWorker();
+      await newWorker();
       for (const [name, content] of [['dict.txt', dict], ['tflite_metadata.json', json], ['model.tflite', classifier(8).subarray(0, 400)]] as const) await write(`damaged/${name}`, content);
       await eventually(async () => { expect(await stateOf('damaged/')).toMatchObject({ state: 'REFUSED', reason: { code: 'model.unreadable' } }); }, 60_000);
       await write('damaged/model.tflite', classifier(8));
@@ -243,10 +235,3 @@ describe.skipIf(typeof parts === 'string')(`exports in buckets${typeof parts ===
     await stop();
   });
 });
-
-async function ended(worker: ChildProcess, signal: NodeJS.Signals): Promise<void> {
-  if (worker.exitCode !== null || worker.signalCode !== null) return;
-  const exit = new Promise((resolve) => { worker.once('exit', resolve); });
-  worker.kill(signal);
-  await exit;
-}

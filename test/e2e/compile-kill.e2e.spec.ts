@@ -1,44 +1,24 @@
-import { spawn, type ChildProcess } from 'node:child_process';
-import { once } from 'node:events';
+import type { ChildProcess } from 'node:child_process';
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { pathToFileURL } from 'node:url';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { openPipelineWorld, smallNet, type PipelineWorld } from '../../libs/conversion/src/pipeline-world.fixture.ts';
 import { compiledModel } from '../support/compiled.ts';
 import { isAlive, standInCompiler } from '../support/stand-in-compiler.ts';
+import { ended, startWorker } from '../support/worker.ts';
 
 // The built worker as a process: only so can it be killed while the compiler runs.
-const root = join(import.meta.dirname, '../..');
-
 let world: PipelineWorld;
 const workers: ChildProcess[] = [];
 
 beforeAll(async () => { world = await openPipelineWorld(); });
 afterAll(async () => {
-  for (const worker of workers.filter(({ exitCode, signalCode }) => exitCode === null && signalCode === null)) {
-    worker.kill('SIGTERM');
-    await once(worker, 'exit');
-  }
+  await Promise.all(workers.map(async (one) => ended(one, 'SIGTERM')));
   await world.close();
 });
 
-async function startWorker(compiler: string): Promise<ChildProcess> {
-  const worker = spawn(join(root, 'node_modules/.bin/node'), [join(root, 'apps/worker/dist/main.js')], {
-    stdio: ['ignore', 'pipe', 'inherit'],
-    env: {
-      PATH: process.env.PATH ?? '', LOG_LEVEL: 'error', DATABASE_URL: world.database.url, ARTIFACTS_URL: pathToFileURL(join(world.dir, 'objects')).href, KEYS_DIR: join(world.dir, 'keys'), WORK_DIR: join(world.dir, 'work'),
-      PYTHON_ENV_DIR: join(world.dir, 'python'), REEF_EDGETPU_COMPILER: compiler,
-    },
-  });
-  workers.push(worker);
-  await new Promise<void>((resolve, reject) => {
-    worker.stdout!.on('data', (text: Buffer) => { if (text.includes('"ready":true')) resolve(); });
-    worker.on('exit', (code) => reject(new Error(`the worker ended with ${code}`)));
-  });
-  return worker;
-}
+const newWorker = async (compiler: string) => startWorker(world.database.url, world.dir, { PYTHON_ENV_DIR: join(world.dir, 'python'), REEF_EDGETPU_COMPILER: compiler }, workers);
 
 async function until(what: () => boolean, limitMs: number): Promise<void> {
   for (const end = Date.now() + limitMs; !what(); await sleep(25)) if (Date.now() > end) throw new Error(`never came: ${what}`);
@@ -46,7 +26,7 @@ async function until(what: () => boolean, limitMs: number): Promise<void> {
 
 it('case 3: a worker killed while the compiler hangs leaves no orphan, and the next one ends the job', async () => {
   const stand = await standInCompiler(world.dir, 'edgetpu_compiler', [{ does: 'hang' }, { does: 'succeed', outputs: compiledModel() }]);
-  const first = await startWorker(stand.path);
+  const first = await newWorker(stand.path);
   const id = await world.push('killed', smallNet(5));
   await until(() => stand.hanging().length === 2, 60_000);
   expect(stand.hanging().map(isAlive)).toEqual([true, true]);
@@ -54,7 +34,7 @@ it('case 3: a worker killed while the compiler hangs leaves no orphan, and the n
   await until(() => !stand.hanging().some(isAlive), 5_000);
   expect((await world.jobs.find(id)).state).toBe('RUNNING');
 
-  await startWorker(stand.path);
+  await newWorker(stand.path);
   expect(await world.settled(id)).toMatchObject({ state: 'SUCCEEDED', error: null });
   expect(await world.jobs.attempts(id)).toMatchObject([{ result: null, durationMs: null }, { result: 'ok' }]);
   expect((await world.registry.versionByRef('killed')).variants.map(({ name }) => name)).toEqual(['cpu-int8', 'edgetpu-14']);

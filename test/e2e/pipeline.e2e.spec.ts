@@ -1,4 +1,4 @@
-import { spawn, type ChildProcess } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
 import { createReadStream, readdirSync, readFileSync } from 'node:fs';
 import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -13,11 +13,11 @@ import { Interpreter } from '@reefkeeper/inference';
 import { ChangeFeed, openLogger, openObjects, openQueues, readWhole, systemClock, type ObjectStore, type QueueHost } from '@reefkeeper/platform';
 import { Registry, registrySchema } from '@reefkeeper/registry';
 import { testDatabase, type TestDatabase } from '../support/database.ts';
+import { ended, startWorker } from '../support/worker.ts';
 
 // The built worker as a process, with TensorFlow: what a killed, stopped or cancelled worker leaves behind can be seen only so.
 const root = join(import.meta.dirname, '../..');
 const envDir = join(root, '.reef/python');
-const node = join(root, 'node_modules/.bin/node');
 
 let database: TestDatabase;
 let dir: string;
@@ -49,25 +49,7 @@ afterAll(async () => {
   await rm(dir, { recursive: true });
 });
 
-async function startWorker(): Promise<ChildProcess> {
-  const worker = spawn(node, [join(root, 'apps/worker/dist/main.js')], {
-    stdio: ['ignore', 'pipe', 'inherit'],
-    env: { PATH: process.env.PATH ?? '', LOG_LEVEL: 'warn', DATABASE_URL: database.url, ARTIFACTS_URL: pathToFileURL(join(dir, 'objects')).href, KEYS_DIR: join(dir, 'keys'), WORK_DIR: join(dir, 'work'), PYTHON_ENV_DIR: envDir },
-  });
-  workers.push(worker);
-  await new Promise<void>((resolve, reject) => {
-    worker.stdout!.on('data', (text: Buffer) => { if (text.includes('"ready":true')) resolve(); });
-    worker.on('exit', (code) => reject(new Error(`the worker ended with ${code}`)));
-  });
-  return worker;
-}
-
-async function ended(worker: ChildProcess, signal: NodeJS.Signals): Promise<void> {
-  if (worker.exitCode !== null || worker.signalCode !== null) return;
-  const exit = new Promise((resolve) => { worker.once('exit', resolve); });
-  worker.kill(signal);
-  await exit;
-}
+const newWorker = async () => startWorker(database.url, dir, { PYTHON_ENV_DIR: envDir, LOG_LEVEL: 'warn' }, workers);
 
 async function upload(name: string) {
   return { digest: (await objects.put(createReadStream(join(dir, 'made', name)))).digest, filename: name };
@@ -107,7 +89,7 @@ async function noConverters(withinMs: number): Promise<void> {
 
 describe('a SavedModel', () => {
   it('becomes a signed, verified int8 version; the second time nothing is converted again', async () => {
-    await startWorker();
+    await newWorker();
     const { job, version } = await create('colours', { evaluation: await upload('pictures.tar.gz') });
     const done = await until(job.id, settled);
     expect(done).toMatchObject({ state: 'SUCCEEDED', error: null });
@@ -133,7 +115,7 @@ describe('a SavedModel', () => {
     ['with labels that do not fit', { labels: ['red', 'green'] }, 'labels.mismatch', 'import'],
     ['with another signature', { signature: 'nope' }, 'source.', 'import'],
   ])('%s is refused', async (_what, more, code, step) => {
-    await startWorker();
+    await newWorker();
     const { job } = await create('refused', more);
     const done = await until(job.id, settled);
     expect(done).toMatchObject({ state: 'FAILED', error: { code: expect.stringContaining(code) as string, step } });
@@ -142,7 +124,7 @@ describe('a SavedModel', () => {
 
 describe('a running conversion', () => {
   it('is gone once its cancel has settled', async () => {
-    await startWorker();
+    await newWorker();
     const { job } = await create('cancelled', { preprocessing: { mean: 100, std: 100 } });
     await until(job.id, converting);
     expect(converters()).toHaveLength(1);
@@ -153,12 +135,12 @@ describe('a running conversion', () => {
   }, 600_000);
 
   it.each<NodeJS.Signals>(['SIGKILL', 'SIGTERM'])('comes to the same end when its worker gets %s', async (signal) => {
-    const worker = await startWorker();
+    const worker = await newWorker();
     const { job, version } = await create('survivor', { preprocessing: { mean: signal === 'SIGKILL' ? 120 : 121, std: 127 } });
     await until(job.id, converting);
     await ended(worker, signal);
     await noConverters(10_000);
-    await startWorker();
+    await newWorker();
     const done = await until(job.id, settled);
     expect(done).toMatchObject({ state: 'SUCCEEDED', error: null });
     expect(done.steps[1]!.losses).toBe(signal === 'SIGKILL' ? 1 : 0);

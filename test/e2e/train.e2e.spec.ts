@@ -1,4 +1,4 @@
-import { spawn, type ChildProcess } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
 import { createReadStream, readdirSync, readFileSync } from 'node:fs';
 import { cp, mkdir, mkdtemp, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -14,6 +14,7 @@ import { Registry, registrySchema } from '@reefkeeper/registry';
 import { testDatabase, type TestDatabase } from '../support/database.ts';
 import { findGoogle, RunningGoogle } from '../support/google.ts';
 import { RunningStack } from '../support/stack.ts';
+import { ended, startWorker } from '../support/worker.ts';
 
 // The built worker with TensorFlow. First small pictures on a small base, then photographs on EfficientNet-Lite0, as people do.
 const root = join(import.meta.dirname, '../..');
@@ -31,7 +32,7 @@ describe('training', () => {
   let registry: Registry;
   let jobs: Jobs;
   let trainings: Trainings;
-  let worker: ChildProcess;
+  const workers: ChildProcess[] = [];
   let google: RunningGoogle | undefined;
 
   beforeAll(async () => {
@@ -47,13 +48,10 @@ describe('training', () => {
     jobs = new Jobs(database.db, systemClock, queues, feed, registry);
     if (typeof parts !== 'string') google = await RunningGoogle.start(parts);
     trainings = new Trainings(objects, openBuckets({ endpoint: google?.gcsEndpoint }), registry, jobs);
-    worker = spawn(join(root, 'node_modules/.bin/node'), [join(root, 'apps/worker/dist/main.js')], {
-      stdio: ['ignore', 'pipe', 'inherit'],
-      env: { PATH: process.env.PATH ?? '', LOG_LEVEL: 'error', DATABASE_URL: database.url, ARTIFACTS_URL: pathToFileURL(join(dir, 'objects')).href, KEYS_DIR: join(dir, 'keys'), WORK_DIR: join(dir, 'work'), PYTHON_ENV_DIR: envDir, ...(google ? { GCS_ENDPOINT: google.gcsEndpoint, METADATA_SERVER_DETECTION: 'none' } : {}) },
-    });
+    await startWorker(database.url, dir, { PYTHON_ENV_DIR: envDir, ...(google ? { GCS_ENDPOINT: google.gcsEndpoint, METADATA_SERVER_DETECTION: 'none' } : {}) }, workers);
   }, 900_000);
   afterAll(async () => {
-    worker?.kill('SIGTERM');
+    await Promise.all(workers.map(async (worker) => ended(worker, 'SIGTERM')));
     await queues?.close(true);
     await feed?.stop();
     await database?.drop();
