@@ -127,6 +127,43 @@ export type Presence = z.infer<typeof presence.schema>;
 /** Base64 of the sketch encoding in `sketch.ts`; values in microseconds. */
 const sketch = z.string().max(16_384);
 
+const atMostKeys = (most: number) => [(record: Record<string, unknown>) => Object.keys(record).length <= most, `at most ${most} names`] as const;
+
+/** As a site's own program calls it: `reject_rate`. */
+export const metricName = z.string().regex(/^[a-z][a-z0-9_]{0,63}$/, 'a metric name is a lower-case letter, then letters, digits and _');
+
+/** Moments of the numbers that were pushed in the window: windows add up, and mean and spread follow. */
+export const metricMoments = z.object({ count: z.number().int().positive(), sum: z.number(), sumSquares: z.number().nonnegative() });
+export type MetricMoments = z.infer<typeof metricMoments>;
+
+/** A candidate that ran beside the active model on the same frames, its answers used for nothing. */
+export const shadowWindow = z.object({
+  /** The candidate. The window's own `bundle` is the active one. */
+  bundle: digest,
+  /** Frames that both saw. */
+  frames: z.number().int().nonnegative(),
+  /** Of those: the candidate's top answer was the active model's. */
+  agreed: z.number().int().nonnegative(),
+  /** Of those: the candidate gave no answer. */
+  errors: z.number().int().nonnegative(),
+  /** Whole time per frame of the candidate, and of the active model on the same frames. */
+  latency: sketch,
+  active: sketch,
+});
+export type ShadowWindow = z.infer<typeof shadowWindow>;
+
+/** Bins of the population stability index: ten, cut at the deciles of the reference. Chance alone raises it by about (bins - 1) * (1/reference + 1/current). */
+export const driftBins = 10;
+
+export const driftWindow = z.object({
+  /** Population stability index of the top-1 scores of this window against the reference kept since the commit. */
+  psi: z.number().nonnegative().max(1_000),
+  /** Scores in the reference and in this window. */
+  reference: z.number().int().positive(),
+  current: z.number().int().positive(),
+});
+export type DriftWindow = z.infer<typeof driftWindow>;
+
 /** One closed window of one workload on one bundle. (bootId, seq) names it for ever; a repeat changes nothing. */
 export const telemetry = message({
   name: 'telemetry', from: 'agent', qos: 1, retain: false, path: 'telemetry',
@@ -135,7 +172,7 @@ export const telemetry = message({
     seq: z.number().int().nonnegative(),
     workload: workloadName,
     bundle: digest,
-    variant: z.string(),
+    variant: z.string().max(40),
     backend,
     /** Device clock, data only. */
     startedAt: z.iso.datetime(),
@@ -143,9 +180,9 @@ export const telemetry = message({
     /** Tried in the window, the failed ones included. */
     inferences: z.number().int().nonnegative(),
     /** Failed inferences by code. */
-    errors: z.record(z.string().max(80), z.number().int().positive()).default({}),
+    errors: z.record(z.string().max(80), z.number().int().positive()).refine(...atMostKeys(64)).default({}),
     /** Latency per stage (`preprocess`, `invoke`, `total`). */
-    latency: z.record(z.string().max(32), sketch),
+    latency: z.record(z.string().max(32), sketch).refine(...atMostKeys(8)),
     /** Frames whose label is known, and how many of those were answered right (top 1). */
     labelled: z.number().int().nonnegative().default(0),
     correct: z.number().int().nonnegative().default(0),
@@ -153,6 +190,10 @@ export const telemetry = message({
     scores: sketch.optional(),
     /** Degrees Celsius; null = not known, never 0. */
     temperatureC: z.number().nullable().default(null),
+    shadow: shadowWindow.optional(),
+    /** Numbers that the site's own program gave the device's local API. */
+    metrics: z.record(metricName, metricMoments).refine(...atMostKeys(32)).optional(),
+    drift: driftWindow.optional(),
   }),
 });
 export type Telemetry = z.infer<typeof telemetry.schema>;

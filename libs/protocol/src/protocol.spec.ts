@@ -39,6 +39,32 @@ describe('decoding', () => {
   });
 });
 
+describe('what a window may carry besides', () => {
+  const window = JSON.parse(readFileSync(join(folder, 'telemetry.json'), 'utf8')) as Record<string, unknown>;
+  const moments = { count: 1, sum: 1, sumSquares: 1 };
+  const names = (n: number): Record<string, unknown> => Object.fromEntries(Array.from({ length: n }, (_, i) => [`m${i}`, moments]));
+
+  it('an agent that knows nothing of it is read as before', () => {
+    const decoded = telemetry.decode(Buffer.from(JSON.stringify(window)));
+    expect(decoded.ok && ['shadow', 'metrics', 'drift'].filter((field) => field in decoded.body)).toEqual([]);
+  });
+
+  it.each<[string, Record<string, unknown>, string]>([
+    ['too many metrics', { metrics: names(33) }, 'at most 32'],
+    ['a metric without a proper name', { metrics: { 'reject rate': moments } }, 'reject rate'],
+    ['a metric of no number', { metrics: { m: { count: 0, sum: 0, sumSquares: 0 } } }, 'count'],
+    ['a negative index', { drift: { psi: -0.1, reference: 10, current: 10 } }, 'psi'],
+    ['a shadow without the candidate', { shadow: { frames: 1, agreed: 1, errors: 0, latency: '', active: '' } }, 'bundle'],
+    ['too many stages', { latency: Object.fromEntries(Array.from({ length: 9 }, (_, i) => [`s${i}`, ''])) }, 'at most 8'],
+  ])('%s is refused', (_what, more, why) => {
+    expect(telemetry.decode(Buffer.from(JSON.stringify({ ...window, ...more })))).toEqual({ ok: false, reason: expect.stringContaining(why) as string });
+  });
+
+  it('as many metrics as are allowed pass', () => {
+    expect(telemetry.decode(Buffer.from(JSON.stringify({ ...window, metrics: names(32) }))).ok).toBe(true);
+  });
+});
+
 describe('topics', () => {
   it('lead back to device and message', () => {
     expect(telemetry.topicFor('dev-1')).toBe('reef/v1/dev-1/telemetry');

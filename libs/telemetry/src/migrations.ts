@@ -36,3 +36,16 @@ export class TelemetryWindows1764000004001 implements MigrationInterface {
     await runner.query('DROP TABLE telemetry_windows');
   }
 }
+
+/** What newer agents send besides; null where an agent sends none. */
+export class TelemetryExtras1764000004002 implements MigrationInterface {
+  name = 'TelemetryExtras1764000004002';
+
+  async up(runner: QueryRunner): Promise<void> {
+    await runner.query('ALTER TABLE telemetry_windows ADD COLUMN shadow jsonb, ADD COLUMN metrics jsonb, ADD COLUMN drift jsonb');
+  }
+
+  async down(runner: QueryRunner): Promise<void> {
+    await runner.query('ALTER TABLE telemetry_windows DROP COLUMN shadow, DROP COLUMN metrics, DROP COLUMN drift');
+  }
+}

@@ -1,3 +1,4 @@
+import type { DriftWindow, MetricMoments, ShadowWindow } from '@reefkeeper/protocol';
 import { Column, Entity, PrimaryColumn } from 'typeorm';
 
 /** One closed window of one workload on one bundle, as the device sent it. (device, bootId, seq) names it for ever. */
@@ -23,4 +24,9 @@ export class TelemetryWindow {
   @Column({ name: 'correct', type: 'integer' }) correct!: number;
   @Column({ name: 'scores', type: 'text', nullable: true }) scores!: string | null;
   @Column({ name: 'temperature_c', type: 'real', nullable: true }) temperatureC!: number | null;
+  /** A candidate beside the active model, sketches as sent. */
+  @Column({ name: 'shadow', type: 'jsonb', nullable: true }) shadow!: ShadowWindow | null;
+  /** Numbers of the site's own program, by name. */
+  @Column({ name: 'metrics', type: 'jsonb', nullable: true }) metrics!: Record<string, MetricMoments> | null;
+  @Column({ name: 'drift', type: 'jsonb', nullable: true }) drift!: DriftWindow | null;
 }

@@ -24,6 +24,9 @@ export class WindowType implements WindowView {
   @Field(() => Int) correct!: number;
   @Field(() => Float, { nullable: true }) accuracy!: number | null;
   @Field(() => Float, { nullable: true }) temperatureC!: number | null;
+  @Field(() => JsonScalar, { nullable: true, description: 'a candidate beside the active model: bundle, frames, agreed, errors, latency and active as in latency' }) shadow!: WindowView['shadow'];
+  @Field(() => JsonScalar, { nullable: true, description: "numbers of the site's own program, by name: count, sum, sumSquares" }) metrics!: WindowView['metrics'];
+  @Field(() => JsonScalar, { nullable: true, description: 'population stability index of the top-1 scores: psi, reference, current' }) drift!: WindowView['drift'];
 }
 
 @Resolver(() => WindowType)

@@ -44,6 +44,19 @@ describe('ingest', () => {
     expect(health.latency.quantile(0.5)! / 3_000).toBeCloseTo(1, 1);
   });
 
+  it('keeps what newer agents send besides, and windows without it as they were', async () => {
+    const extras = {
+      shadow: { bundle: fresh, frames: 10, agreed: 8, errors: 1, latency: Sketch.of([20_000]).toBase64(), active: Sketch.of([10_000]).toBase64() },
+      metrics: { reject_rate: { count: 2, sum: 0.5, sumSquares: 0.13 } }, drift: { psi: 0.1, reference: 500, current: 60 },
+    };
+    await telemetry.ingest([{ device: 'a', window: window(1) }, { device: 'a', window: window(2, extras) }]);
+    const [newest, plain] = (await telemetry.latest('a')).map(windowViewOf);
+    expect(newest).toMatchObject({ metrics: extras.metrics, drift: extras.drift, shadow: { bundle: fresh, frames: 10, agreed: 8, errors: 1, latency: { count: 1, p50Ms: expect.closeTo(20, 0) as number }, active: { p50Ms: expect.closeTo(10, 0) as number } } });
+    expect(plain).toMatchObject({ shadow: null, metrics: null, drift: null });
+    expect(await telemetry.ingest([{ device: 'a', window: window(3, { shadow: { ...extras.shadow, agreed: 10 } }) }, { device: 'a', window: window(4, { shadow: { ...extras.shadow, active: 'gA==' } }) }]))
+      .toMatchObject({ stored: 0, refused: [{ seq: 3, reason: expect.stringContaining('shadow frames') as string }, { seq: 4, reason: expect.stringContaining('varint') as string }] });
+  });
+
   it('one device\'s restart begins a new count; two devices may share ids of windows', async () => {
     expect(await telemetry.ingest([{ device: 'a', window: window(1) }, { device: 'a', window: window(1, { bootId: 'boot-2' }) }, { device: 'b', window: window(1) }])).toMatchObject({ stored: 3 });
   });
