@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -16,13 +16,20 @@ export const fakeDevices = {
   hang: { type: 'usb', path: '/fake/hang' },
 } as const;
 
+export interface FakeDevice { type: 'usb' | 'pci'; path: string; mood?: 'good' | 'dead' | 'old' | 'lost' | 'hang' | 'crash' | 'wrong' }
+
 /** Builds the stand-in against the headers of TFLite 2.9 that npm ships. */
-export function buildFakeEdgeTpu(): { library: string; remove(): void } {
+export function buildFakeEdgeTpu(): { library: string; plug(...devices: FakeDevice[]): void; remove(): void } {
   const dir = mkdtempSync(join(tmpdir(), 'reef-fake-edgetpu-'));
   const library = join(dir, 'libedgetpu.so.1');
   const headers = join(dirname(createRequire(import.meta.url).resolve('tfjs-tflite-node/package.json')), 'cc_deps/include');
-  execFileSync('gcc', ['-shared', '-fPIC', '-O1', '-I', headers, '-o', library, join(import.meta.dirname, 'fake-edgetpu.c')]);
-  return { library, remove: () => rmSync(dir, { recursive: true, force: true }) };
+  execFileSync('gcc', ['-shared', '-fPIC', '-O1', '-I', headers, '-o', library, join(import.meta.dirname, 'fake-edgetpu.c'), '-ldl']);
+  // Renamed into place: a child that reads it now sees all of it.
+  const plug = (...devices: FakeDevice[]) => {
+    writeFileSync(join(dir, 'devices.new'), devices.map(({ type, path, mood = 'good' }) => `${type} ${path} ${mood}\n`).join(''));
+    renameSync(join(dir, 'devices.new'), join(dir, 'devices'));
+  };
+  return { library, plug, remove: () => rmSync(dir, { recursive: true, force: true }) };
 }
 
 /** What the stand-in answers for these inputs, `bytes` bytes long. */

@@ -1,0 +1,43 @@
+import { TfliteBuilder } from '@reefkeeper/edgetpu/fixture';
+import { encodeGolden } from '@reefkeeper/bundle';
+import { fakeAnswer } from '../../libs/inference/src/fake-edgetpu.fixture.ts';
+import { compiledModel, type CompiledShape } from './compiled.ts';
+import type { Fleet } from './fleet.ts';
+
+/**
+ * A signed bundle whose `edgetpu-14` variant runs on the stand-in for libedgetpu, with a self-test of exactly what that answers. With
+ * `cpu` there is a model of the same tensors for the CPU beside it; the two say different things, so the self-test is then lenient.
+ */
+export function publishForTpu(fleet: Fleet, version: number, options: CompiledShape & { cpu?: boolean } = {}): { bundle: string } {
+  const { cpu = false, ...shape } = options;
+  const input = Buffer.from(Array.from({ length: 192 }, (_, at) => (at * 7) & 0xff));
+  const outputs = [fakeAnswer([input], 10)];
+  const golden = encodeGolden({ cases: [{ input: [input], expect: { top1: null, outputs, dtypes: ['uint8'], tolerance: { maxStepDiff: cpu ? 255 : 0 } } }] });
+  const tensor = { dtype: 'uint8' as const, zeroPoint: 0 };
+  return fleet.publish(version, {
+    alter: (manifest) => ({
+      ...manifest, labels: null,
+      inputs: [{ ...tensor, name: 'picture', shape: [1, 8, 8, 3], scale: 1 / 255, preprocessing: { kind: 'image', width: 8, height: 8, channels: 3, resize: 'stretch', mean: [0], std: [255] } }],
+      outputs: [{ ...tensor, name: 'scores', shape: [1, 10], scale: 1 / 256 }],
+      variants: [
+        { name: 'edgetpu-14', kind: 'edgetpu', minRuntime: 14, file: fleet.put(compiledModel({ compiler: `v${version}`, ...shape })) },
+        ...(cpu ? [{ name: 'cpu-int8', kind: 'cpu-int8' as const, minRuntime: null, file: fleet.put(cpuTwin(version)) }] : []),
+      ],
+      golden: { ...fleet.put(golden), cases: 1 },
+    }),
+  });
+}
+
+/** Takes and gives what `compiledModel` does. */
+function cpuTwin(version: number): Buffer {
+  const net = new TfliteBuilder();
+  net.description = `twin ${version}`;
+  const picture = net.input([1, 8, 8, 3], { name: 'picture', type: 'UINT8', scale: 1 / 255, zeroPoint: 0 });
+  const pooled = net.layer('AVERAGE_POOL_2D', picture, [1, 1, 1, 3], { version: 2, filterHeight: 8, filterWidth: 8, strideH: 1, strideW: 1, padding: 'VALID', fusedActivation: 'NONE', spec: { type: 'UINT8', scale: 1 / 255, zeroPoint: 0 } });
+  const flat = net.layer('RESHAPE', pooled, [1, 3], { version: 1, with: [net.ints([1, 3])], spec: { type: 'UINT8', scale: 1 / 255, zeroPoint: 0 } });
+  const weights = net.tensor({ shape: [10, 3], type: 'UINT8', scale: 1 / 16, zeroPoint: 128, data: new Uint8Array(30).map((_, at) => 100 + at * 2) });
+  const bias = net.tensor({ shape: [10], type: 'INT32', scale: [1 / 255 / 16], data: true });
+  const logits = net.layer('FULLY_CONNECTED', flat, [1, 10], { version: 1, with: [weights, bias], fusedActivation: 'NONE', weightsFormat: 0, keepNumDims: false, spec: { type: 'UINT8', scale: 0.1, zeroPoint: 128 } });
+  net.output(net.layer('SOFTMAX', logits, [1, 10], { version: 1, beta: 1, spec: { name: 'scores', type: 'UINT8', scale: 1 / 256, zeroPoint: 0 } }));
+  return Buffer.from(net.build());
+}
