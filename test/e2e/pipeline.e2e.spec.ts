@@ -125,7 +125,7 @@ describe('a SavedModel', () => {
 describe('a running conversion', () => {
   it('is gone once its cancel has settled', async () => {
     await newWorker();
-    const { job } = await create('cancelled', { preprocessing: { mean: 100, std: 100 } });
+    const { job } = await create('cancelled', { calibration: await upload('many.npz') });
     await until(job.id, converting);
     expect(converters()).toHaveLength(1);
     await jobs.cancel(job.id);
@@ -136,7 +136,7 @@ describe('a running conversion', () => {
 
   it.each<NodeJS.Signals>(['SIGKILL', 'SIGTERM'])('comes to the same end when its worker gets %s', async (signal) => {
     const worker = await newWorker();
-    const { job, version } = await create('survivor', { preprocessing: { mean: signal === 'SIGKILL' ? 120 : 121, std: 127 } });
+    const { job, version } = await create('survivor', { calibration: await upload('many.npz'), preprocessing: { mean: signal === 'SIGKILL' ? 120 : 121, std: 127 } });
     await until(job.id, converting);
     await ended(worker, signal);
     await noConverters(10_000);

@@ -1,3 +1,5 @@
+import { parse } from 'csv-parse/sync';
+import { stringify } from 'csv-stringify/sync';
 import { ReefError } from '@reefkeeper/platform/errors';
 
 export interface BucketRow {
@@ -18,33 +20,15 @@ export function bucketRows(table: string): BucketRow[] {
   return [...found.values()];
 }
 
-/** RFC 4180, without a header in mind. @throws ReefError `train.table_unreadable` for a quote that never ends */
+/** RFC 4180 as spreadsheets and AutoML write it, empty rows left out, without a header in mind. @throws ReefError `train.table_unreadable` */
 export function csvRows(text: string): string[][] {
-  const rows: string[][] = [];
-  let row: string[] = [];
-  let cell = '';
-  let quoted = false;
-  const endRow = () => {
-    row.push(cell.trim());
-    if (row.some(Boolean)) rows.push(row);
-    [row, cell] = [[], ''];
-  };
-  for (let at = text.startsWith('\uFEFF') ? 1 : 0; at < text.length; at += 1) {
-    const char = text[at]!;
-    if (quoted) {
-      if (char !== '"') cell += char;
-      else if (text[at + 1] === '"') cell += text[(at += 1)]!;
-      else quoted = false;
-    } else if (char === '"' && cell.trim() === '') [quoted, cell] = [true, ''];
-    else if (char === ',') { row.push(cell.trim()); cell = ''; }
-    else if (char === '\n') endRow();
-    else if (char !== '\r') cell += char;
+  try {
+    return parse(text, { bom: true, trim: true, record_delimiter: ['\r\n', '\n'], relax_column_count: true, relax_quotes: true, skip_empty_lines: true, skip_records_with_empty_values: true });
+  } catch (cause) {
+    throw new ReefError('train.table_unreadable', 'invalid', `The table of images cannot be read: ${(cause as Error).message}. Save it as CSV again.`, { cause });
   }
-  if (quoted) throw new ReefError('train.table_unreadable', 'invalid', 'The table of images breaks off inside quotation marks. Save it as CSV again.');
-  endRow();
-  return rows;
 }
 
-export function csvLine(cells: readonly string[]): string {
-  return cells.map((cell) => (/[",\n\r]|^\s|\s$/.test(cell) ? `"${cell.replaceAll('"', '""')}"` : cell)).join(',');
+export function csvOf(rows: readonly (readonly string[])[]): string {
+  return stringify(rows as string[][]);
 }

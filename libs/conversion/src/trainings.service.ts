@@ -5,7 +5,7 @@ import { parseBucketAddress, ReefError, type BucketObject, type Buckets, type Ob
 import { Registry, type Version } from '@reefkeeper/registry';
 import { buildRequest, trainingOptions, uploadedFile, type SourceOrigin, type UploadedFile } from './job.ts';
 import { Jobs, type JobWithSteps } from './jobs.service.ts';
-import { bucketRows, csvLine, csvRows } from './training-images.ts';
+import { bucketRows, csvOf, csvRows } from './training-images.ts';
 
 /** A new last layer on a known network. `input`, `outputs` and `signature` are the base model's. */
 export const trainingRequest = buildRequest.omit({ source: true, calibration: true, evaluation: true, labels: true, task: true, training: true }).extend({
@@ -49,7 +49,7 @@ export class Trainings {
       return { digest: stored.digest, filename: path.split('/').at(-1)!, origin: { address, objects: [{ name: path, generation: object.generation, ...stored }] } };
     }
     const rows = path.toLowerCase().endsWith('.csv') ? await this.pinned(bucket, path) : await this.folders(address, bucket, path.endsWith('/') || path === '' ? path : `${path}/`);
-    const stored = await this.objects.put(Buffer.from(`${rows.map(csvLine).join('\n')}\n`));
+    const stored = await this.objects.put(Buffer.from(csvOf(rows)));
     await this.registry.recordArtifact(stored, { mediaType: 'text/csv', role: 'upload' });
     return { digest: stored.digest, filename: 'images.csv', origin: { address, objects: [] } };
   }

@@ -10,7 +10,7 @@ beforeAll(async () => {
   dir = await mkdtemp(join(tmpdir(), 'reef-table-'));
   await mkdir(join(dir, 'photos'));
   await mkdir(join(dir, 'scratch'));
-  for (const name of ['photos/a.jpg', 'photos/b c.PNG', 'other.jpg']) await writeFile(join(dir, name), name);
+  for (const name of ['photos/a.jpg', 'photos/b c.PNG', 'photos/d, "e".jpg', 'other.jpg']) await writeFile(join(dir, name), name);
 });
 afterAll(async () => { await rm(dir, { recursive: true }); });
 
@@ -23,7 +23,7 @@ async function packed(table: string): Promise<string[]> {
 
 describe('a table of images', () => {
   it('takes along what it names and is there, and nothing else', async () => {
-    expect(await packed('TRAIN,photos/a.jpg,cat\r\nTEST,"photos/b c.PNG",dog\nTRAIN,photos/gone.jpg,dog\n')).toEqual(['import.csv', 'photos/a.jpg', 'photos/b c.PNG']);
+    expect(await packed('TRAIN,photos/a.jpg,cat\r\nTEST,"photos/b c.PNG",dog\nTRAIN,photos/gone.jpg,dog\n"photos/d, ""e"".jpg", cat')).toEqual(['import.csv', 'photos/a.jpg', 'photos/b c.PNG', 'photos/d, "e".jpg']);
   });
 
   it('of objects in a bucket goes alone', async () => {

@@ -2,6 +2,7 @@ import { mkdtemp, readFile, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { basename, dirname, extname, isAbsolute, join, resolve } from 'node:path';
 import type { Command } from 'commander';
+import { parse } from 'csv-parse/sync';
 import { create as createTar } from 'tar';
 import { ReefError } from '@reefkeeper/platform/errors';
 import type { Client } from '../client.ts';
@@ -98,7 +99,7 @@ async function uploadImages(api: Client, output: Output, path: string): Promise<
 /** A table of local files travels with them, as an archive in `scratch`; one of gs:// addresses alone. @returns what to send */
 export async function packTable(path: string, scratch: string): Promise<string> {
   const text = await readFile(path, 'utf8').catch((cause: unknown) => { throw new ReefError('file.missing', 'not_found', `There is no file ${path}.`, { cause }); });
-  const cells = text.split('\n').flatMap((line) => line.split(',').map((cell) => cell.trim().replace(/^"|"$/g, '')));
+  const cells = cellsOf(path, text);
   const remote = cells.some((cell) => cell.startsWith('gs://'));
   const folder = dirname(resolve(path));
   const named = [...new Set(cells.filter((cell) => /\.(?:jpe?g|png|bmp|gif|webp|tiff?)$/i.test(cell) && !cell.startsWith('gs://')))];
@@ -111,4 +112,12 @@ export async function packTable(path: string, scratch: string): Promise<string> 
   const file = join(scratch, `${basename(path, extname(path))}.tar.gz`);
   await createTar({ gzip: { level: 1 }, file, cwd: folder, portable: true, noMtime: true, follow: true }, [basename(path), ...present.sort()]);
   return file;
+}
+
+function cellsOf(path: string, text: string): string[] {
+  try {
+    return parse(text, { bom: true, trim: true, record_delimiter: ['\r\n', '\n'], relax_column_count: true, relax_quotes: true, skip_empty_lines: true }).flat();
+  } catch (cause) {
+    throw new ReefError('train.table_unreadable', 'invalid', `${path} cannot be read: ${(cause as Error).message}. Save it as CSV again.`, { cause });
+  }
 }
