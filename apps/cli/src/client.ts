@@ -46,8 +46,12 @@ export class Client {
     return this.request<T>('PATCH', path, body);
   }
 
-  async delete(path: string): Promise<void> {
-    await this.request('DELETE', path);
+  async put<T>(path: string, body: unknown): Promise<T> {
+    return this.request<T>('PUT', path, body);
+  }
+
+  async delete<T = void>(path: string): Promise<T> {
+    return this.request<T>('DELETE', path);
   }
 
   /** Whether the store has these bytes already. */

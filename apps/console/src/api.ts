@@ -14,6 +14,7 @@ export interface Device {
     observedRevision: number | null; health: string; conditions: string[];
     workloads: Record<string, { running: string | null; variant: string | null; backend: string | null; previous: string | null; execution: Execution | null }>;
   } | null;
+  pins: { workload: string; reason: string; pinnedBy: string; pinnedAt: string }[];
 }
 
 export interface Execution { revision: number; bundle: string; state: string; step: string | null; percent: number | null; failure: { code: string; message: string } | null }
@@ -70,7 +71,7 @@ export interface Verdict {
   interval: [number, number] | null; sample: { devices: number; inferences: number }; message: string;
 }
 
-export interface Wave { index: number; state: string; size: number; counts: Record<string, number>; verdicts: Verdict[]; startedAt: string | null; endedAt: string | null }
+export interface Wave { index: number; state: string; size: number; of: { by: string; value: string } | null; counts: Record<string, number>; verdicts: Verdict[]; startedAt: string | null; endedAt: string | null }
 
 export interface Rollout {
   id: string; name: string; version: string; bundle: string; workload: string; selector: string; state: string; stateReason: { code: string; message: string } | null; wave: number;

@@ -1,4 +1,4 @@
-import { useMemo } from 'react';
+import { Fragment, useMemo } from 'react';
 import type { Device, SeriesPoint } from './api.ts';
 import { useLive } from './live.ts';
 import { Ago, bytes, Digest, Labels, Loaded, State } from './parts.tsx';
@@ -16,6 +16,7 @@ export function DevicePage({ id }: { id: string }) {
               <dt>Presence</dt><dd><State of={device.online ? 'online' : 'offline'} /> <Ago at={device.lastSeenAt} /></dd>
               <dt>Health</dt><dd>{device.reported ? <><State of={device.reported.health} /> {device.reported.conditions.join(', ')}</> : 'no report yet'}</dd>
               <dt>Labels</dt><dd><Labels of={device.labels} /></dd>
+              {device.pins.map((pin) => <Fragment key={pin.workload}><dt>Pinned</dt><dd>{pin.workload || 'every workload'}: {pin.reason} <span className="faint">{pin.pinnedBy} <Ago at={pin.pinnedAt} /></span></dd></Fragment>)}
               <dt>Revision</dt><dd>{device.desired?.revision ?? '-'} wanted, {device.reported?.observedRevision ?? '-'} taken in</dd>
               {device.capabilities && (
                 <>

@@ -66,7 +66,7 @@ const segments: [string, string][] = [['SUCCEEDED', 'good'], ['IN_PROGRESS', 'bu
 function WaveCard({ wave, current }: { wave: Wave; current: boolean }) {
   return (
     <section className={`card wave ${current ? 'current' : ''}`}>
-      <h3>Wave {wave.index + 1} <State of={wave.state} /></h3>
+      <h3>Wave {wave.index + 1}{wave.of && `, ${wave.of.by} ${wave.of.value || '(none)'}`} <State of={wave.state} /></h3>
       <div className="stack" title={Object.entries(wave.counts).map(([state, count]) => `${count} ${state.toLowerCase()}`).join(', ')}>
         {segments.map(([state, tone]) => (wave.counts[state] ?? 0) > 0 && <div key={state} className={tone} style={{ flexGrow: wave.counts[state] }}>{wave.counts[state]}</div>)}
       </div>

@@ -17,6 +17,17 @@ export class Device {
   @Column({ name: 'retired_reason', type: 'text', nullable: true }) retiredReason!: string | null;
 }
 
+/** A device that keeps what it runs: no rollout gives it anything new. */
+@Entity('device_pins')
+export class DevicePin {
+  @PrimaryColumn({ name: 'device_id', type: 'text' }) deviceId!: string;
+  /** Empty = every workload. */
+  @PrimaryColumn({ name: 'workload', type: 'text' }) workload!: string;
+  @Column({ name: 'reason', type: 'text' }) reason!: string;
+  @Column({ name: 'pinned_by', type: 'text' }) pinnedBy!: string;
+  @Column({ name: 'pinned_at', type: 'timestamptz' }) pinnedAt!: Date;
+}
+
 /** One row per device: the revision of its wanted state, and the last one that went out. The pair is the outbox. */
 @Entity('desired')
 export class DesiredState {
@@ -111,4 +122,4 @@ export class DeviceCommand {
   @Column({ name: 'answered_at', type: 'timestamptz', nullable: true }) answeredAt!: Date | null;
 }
 
-export const deviceEntities = [Device, DesiredState, DesiredWorkload, ReportedState, EnrolmentToken, Certificate, ApiToken, AuditEntry, DeviceCommand];
+export const deviceEntities = [Device, DevicePin, DesiredState, DesiredWorkload, ReportedState, EnrolmentToken, Certificate, ApiToken, AuditEntry, DeviceCommand];

@@ -23,6 +23,14 @@ class DesiredType {
   @Field(() => JsonScalar) workloads!: unknown;
 }
 
+@ObjectType('DevicePin', { description: 'Rollouts give the device nothing new' })
+class PinType {
+  @Field(() => String, { description: 'empty = every workload' }) workload!: string;
+  @Field(() => String) reason!: string;
+  @Field(() => String) pinnedBy!: string;
+  @Field(() => Date) pinnedAt!: Date;
+}
+
 @ObjectType('Device')
 export class DeviceType {
   @Field(() => ID) id!: string;
@@ -34,6 +42,7 @@ export class DeviceType {
   @Field(() => JsonScalar, { nullable: true }) capabilities!: unknown;
   @Field(() => DesiredType) desired!: DesiredType;
   @Field(() => ReportedType, { nullable: true }) reported!: ReportedType | null;
+  @Field(() => [PinType]) pins!: PinType[];
 }
 
 @ObjectType('DevicePage')

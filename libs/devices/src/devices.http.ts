@@ -1,7 +1,7 @@
-import { Body, Controller, Delete, Get, HttpCode, Inject, Param, Patch, Post, Query } from '@nestjs/common';
+import { Body, Controller, Delete, Get, HttpCode, Inject, Param, Patch, Post, Put, Query } from '@nestjs/common';
 import { ApiTags } from '@nestjs/swagger';
 import { Actor, Roles, roles } from '@reefkeeper/platform/http';
-import { commandKind, deviceId } from '@reefkeeper/protocol';
+import { commandKind, deviceId, workloadName } from '@reefkeeper/protocol';
 import { DataSource } from 'typeorm';
 import { z } from 'zod';
 import { ApiTokens } from './api-tokens.service.ts';
@@ -16,6 +16,8 @@ const limit = z.coerce.number().int().min(1).max(1_000).default(100);
 const listQuery = z.object({ selector: z.string().max(2_000).optional(), online: z.enum(['true', 'false']).transform((text) => text === 'true').optional(), limit, cursor: z.string().max(64).optional() });
 const labelBody = z.object({ labels, config: z.object({ telemetryWindowS: z.number().min(1).max(3_600).optional(), maxFps: z.number().positive().max(1_000).nullable().optional() }).optional() }).partial().meta({ id: 'ChangeDevice' });
 const retireQuery = z.object({ reason: z.string().max(500).default('retired by an operator') });
+const pinBody = z.object({ workload: workloadName.optional().describe('every workload where absent'), reason: z.string().trim().min(1).max(500) }).meta({ id: 'PinDevice' });
+const unpinQuery = z.object({ workload: workloadName.optional() });
 const commandBody = z.object({ kind: commandKind, args: z.record(z.string(), z.unknown()).default({}), ttlS: z.number().int().min(1).max(86_400).default(300) }).meta({ id: 'SendCommand' });
 const tokenBody = z.object({ deviceId: deviceId.optional(), labels: labels.optional(), uses: z.number().int().min(1).max(10_000).optional(), ttlS: z.number().int().min(60).max(30 * 86_400).optional() }).meta({ id: 'CreateEnrolmentToken' });
 const apiTokenBody = z.object({ name: z.string().min(1).max(100), role: z.enum(roles) }).meta({ id: 'CreateApiToken' });
@@ -49,6 +51,18 @@ export class DevicesController {
   @Roles('operator')
   async retire(@Param('id', { schema: deviceId }) id: string, @Query({ schema: retireQuery }) query: z.output<typeof retireQuery>, @Actor() actor: string): Promise<void> {
     await this.devices.retire(id, query.reason, actor);
+  }
+
+  @Put(':id/pin')
+  @Roles('operator')
+  pin(@Param('id', { schema: deviceId }) id: string, @Body({ schema: pinBody }) body: z.output<typeof pinBody>, @Actor() actor: string): Promise<DeviceView> {
+    return this.devices.pin(id, body, actor);
+  }
+
+  @Delete(':id/pin')
+  @Roles('operator')
+  unpin(@Param('id', { schema: deviceId }) id: string, @Query({ schema: unpinQuery }) query: z.output<typeof unpinQuery>, @Actor() actor: string): Promise<DeviceView> {
+    return this.devices.unpin(id, query.workload, actor);
   }
 
   @Post(':id/commands')

@@ -3,12 +3,13 @@ import { hint, ReefError, type Clock } from '@reefkeeper/platform';
 import type { Presence } from '@reefkeeper/protocol';
 import { DataSource } from 'typeorm';
 import { record } from './audit.ts';
-import { Device, type DesiredState, DesiredWorkload, ReportedState } from './device.entity.ts';
+import { Device, DevicePin, type DesiredState, DesiredWorkload, ReportedState } from './device.entity.ts';
 import { parseSelector, selectorSql } from './selector.ts';
 
 export interface DeviceView extends Device {
   desired: { revision: number; publishedRevision: number; config: DesiredState['config']; workloads: Record<string, DesiredWorkload> };
   reported: ReportedState | null;
+  pins: DevicePin[];
 }
 
 const labelKey = /^[A-Za-z0-9]([A-Za-z0-9_./-]{0,61}[A-Za-z0-9])?$/;
@@ -50,6 +51,38 @@ export class Devices {
       const changed = await tx.query<[unknown[], number]>('UPDATE devices SET labels = $2 WHERE id = $1 AND retired_at IS NULL RETURNING id', [id, labels]);
       if (changed[1] === 0) throw unknownDevice(id);
       await record(tx, { at: this.clock.now(), actor, action: 'device.label', subject: id, detail: { labels } });
+      await hint(tx, { kind: 'device', id });
+    });
+    return this.get(id);
+  }
+
+  /**
+   * The device keeps what it runs: rollouts leave it out until it is unpinned. One that it was told before goes on, and so does the way back.
+   * @param workload every one where absent
+   * @throws ReefError `device.unknown`
+   */
+  async pin(id: string, { workload = '', reason }: { workload?: string | undefined; reason: string }, actor: string): Promise<DeviceView> {
+    const at = this.clock.now();
+    await this.db.transaction(async (tx) => {
+      const pinned = await tx.query<unknown[]>(`
+        INSERT INTO device_pins (device_id, workload, reason, pinned_by, pinned_at) SELECT id, $2, $3, $4, $5 FROM devices WHERE id = $1 AND retired_at IS NULL
+        ON CONFLICT (device_id, workload) DO UPDATE SET reason = EXCLUDED.reason, pinned_by = EXCLUDED.pinned_by, pinned_at = EXCLUDED.pinned_at RETURNING device_id`, [id, workload, reason, actor, at]);
+      if (pinned.length === 0) throw unknownDevice(id);
+      await record(tx, { at, actor, action: 'device.pin', subject: id, detail: { workload: workload || null, reason } });
+      await hint(tx, { kind: 'device', id });
+    });
+    return this.get(id);
+  }
+
+  /** @throws ReefError `device.unknown`, `device.not_pinned` */
+  async unpin(id: string, workload: string | undefined, actor: string): Promise<DeviceView> {
+    await this.db.transaction(async (tx) => {
+      const [, changed] = await tx.query<[unknown[], number]>('DELETE FROM device_pins WHERE device_id = $1 AND workload = $2 RETURNING device_id', [id, workload ?? '']);
+      if (changed === 0) {
+        const { pins } = await this.get(id);
+        throw new ReefError('device.not_pinned', 'not_found', `${id} is not pinned${workload ? ` for ${workload}` : ' for every workload'}${pins.length > 0 ? `, but for ${pins.map((pin) => pin.workload || 'every workload').join(', ')}` : ''}.`, { detail: { id, workload: workload ?? null } });
+      }
+      await record(tx, { at: this.clock.now(), actor, action: 'device.unpin', subject: id, detail: { workload: workload ?? null } });
       await hint(tx, { kind: 'device', id });
     });
     return this.get(id);
@@ -111,14 +144,16 @@ export class Devices {
   private async views(ids: string[]): Promise<DeviceView[]> {
     if (ids.length === 0) return [];
     const manager = this.db.manager;
-    const [devices, states, wanted, reports] = await Promise.all([
+    const [devices, states, wanted, reports, pins] = await Promise.all([
       manager.createQueryBuilder(Device, 'd').where('d.id = ANY(:ids)', { ids }).orderBy('d.id').getMany(),
       this.db.query<{ device_id: string; revision: string; published_revision: string; config: DesiredState['config'] }[]>('SELECT * FROM desired WHERE device_id = ANY($1)', [ids]),
       manager.createQueryBuilder(DesiredWorkload, 'w').where('w.device_id = ANY(:ids)', { ids }).getMany(),
       manager.createQueryBuilder(ReportedState, 'r').where('r.device_id = ANY(:ids)', { ids }).getMany(),
+      manager.createQueryBuilder(DevicePin, 'p').where('p.device_id = ANY(:ids)', { ids }).orderBy('p.workload').getMany(),
     ]);
     const stateOf = new Map(states.map((row) => [row.device_id, row]));
     const reportOf = new Map(reports.map((row) => [row.deviceId, row]));
+    const pinsOf = Map.groupBy(pins, ({ deviceId }) => deviceId);
     return devices.map((device) => {
       const state = stateOf.get(device.id);
       return {
@@ -128,6 +163,7 @@ export class Devices {
           workloads: Object.fromEntries(wanted.filter(({ deviceId }) => deviceId === device.id).map((row) => [row.workload, row])),
         },
         reported: reportOf.get(device.id) ?? null,
+        pins: pinsOf.get(device.id) ?? [],
       };
     });
   }

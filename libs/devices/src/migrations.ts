@@ -113,3 +113,23 @@ export class Devices1764000001001 implements MigrationInterface {
     await runner.query('DROP FUNCTION refuse_audit_change');
   }
 }
+
+export class DevicePins1764000001010 implements MigrationInterface {
+  name = 'DevicePins1764000001010';
+
+  async up(runner: QueryRunner): Promise<void> {
+    await runner.query(`
+      CREATE TABLE device_pins (
+        device_id text NOT NULL REFERENCES devices ON DELETE CASCADE,
+        workload text NOT NULL DEFAULT '',
+        reason text NOT NULL,
+        pinned_by text NOT NULL,
+        pinned_at timestamptz NOT NULL,
+        PRIMARY KEY (device_id, workload)
+      )`);
+  }
+
+  async down(runner: QueryRunner): Promise<void> {
+    await runner.query('DROP TABLE device_pins');
+  }
+}

@@ -7,7 +7,7 @@ import { In } from 'typeorm';
 import type { Fleet, FleetDevice, Order, Placed } from './fleet.ts';
 import type { Seen } from './follow.ts';
 
-interface Row { id: string; labels: Record<string, string>; online: boolean; health: 'HEALTHY' | 'DEGRADED' | null; capabilities: Capabilities | null; retired: boolean; observedRevision: number | null; reported: ReportedWorkload | null; wanted: string | null; wantedVersion: string | null; wantedVariant: string | null }
+interface Row { id: string; labels: Record<string, string>; online: boolean; health: 'HEALTHY' | 'DEGRADED' | null; capabilities: Capabilities | null; retired: boolean; observedRevision: number | null; reported: ReportedWorkload | null; wanted: string | null; wantedVersion: string | null; wantedVariant: string | null; pin: FleetDevice['pin'] }
 
 /** The fleet as the devices slice keeps it. Reads are one statement for any number of devices. */
 @Injectable()
@@ -18,7 +18,7 @@ export class DeviceFleet implements Fleet {
     // On the caller's connection: asking for a second one while holding a lock, many callers at once would wait for each other for ever.
     const { sql, params } = selectorSql(parseSelector(selector), 'labels', 1);
     const ids = await tx.query<{ id: string }[]>(`SELECT id FROM devices WHERE retired_at IS NULL AND ${sql} ORDER BY id`, params);
-    return (await this.rows(tx, ids.map(({ id }) => id), workload)).map(({ id, labels, online, health, capabilities, reported, wanted }) => ({ id, labels, online, health: health ?? 'UNKNOWN', capabilities, running: reported?.running ?? null, variant: reported?.variant ?? null, wanted }));
+    return (await this.rows(tx, ids.map(({ id }) => id), workload)).map(({ id, labels, online, health, capabilities, reported, wanted, pin }) => ({ id, labels, online, health: health ?? 'UNKNOWN', capabilities, running: reported?.running ?? null, variant: reported?.variant ?? null, wanted, pin }));
   }
 
   async seen(tx: Tx, ids: readonly string[], workload: string): Promise<Map<string, Seen>> {
@@ -63,7 +63,8 @@ export class DeviceFleet implements Fleet {
     if (ids.length === 0) return [];
     return tx.query<Row[]>(`
       SELECT d.id, d.labels, d.online, r.health, d.capabilities, d.retired_at IS NOT NULL AS retired, r.observed_revision::float8 AS "observedRevision", r.workloads -> $2 AS reported,
-        w.bundle AS wanted, w.version_id AS "wantedVersion", w.variant AS "wantedVariant"
+        w.bundle AS wanted, w.version_id AS "wantedVersion", w.variant AS "wantedVariant",
+        (SELECT jsonb_build_object('reason', p.reason, 'by', p.pinned_by) FROM device_pins p WHERE p.device_id = d.id AND p.workload IN ('', $2) ORDER BY p.workload DESC LIMIT 1) AS pin
       FROM devices d LEFT JOIN reported r ON r.device_id = d.id LEFT JOIN desired_workloads w ON w.device_id = d.id AND w.workload = $2
       WHERE d.id = ANY($1)`, [ids, workload]);
   }

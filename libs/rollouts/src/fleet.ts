@@ -15,6 +15,8 @@ export interface FleetDevice {
   /** Of what runs. */
   variant: string | null;
   wanted: string | null;
+  /** Why it keeps what it runs, and who said so. */
+  pin: { reason: string; by: string } | null;
 }
 
 export interface Order { workload: string; policy: Policy; rollback: boolean; devices: ReadonlyMap<string, Placed> }

@@ -1,11 +1,11 @@
 import { Column, Entity, PrimaryColumn } from 'typeorm';
 import type { RollbackState } from './follow.ts';
-import type { BlastRadius, Excluded } from './plan.ts';
+import type { Plan, PlannedWave } from './plan.ts';
 import type { Reason, RolloutExecutionState, RolloutState, Sample, Settings, Wave, WaveState } from './rollout.ts';
 import type { Verdict } from './verdict.ts';
 
 /** The plan as kept with the rollout: the devices themselves are the executions. */
-export interface KeptPlan { eligible: number; uncovered: number; excluded: Excluded[]; blastRadius: BlastRadius; waves: { index: number; size: number; canary: boolean }[] }
+export type KeptPlan = Omit<Plan, 'waves'> & { waves: Omit<PlannedWave, 'devices'>[] };
 
 @Entity('rollouts')
 export class RolloutRow {

@@ -1,4 +1,4 @@
-import { policy, terminalStates, workloadName, type ExecutionState } from '@reefkeeper/protocol';
+import { deviceId, policy, terminalStates, workloadName, type ExecutionState } from '@reefkeeper/protocol';
 import { z } from 'zod';
 
 /** The words of a rollout: states, the moves between them, settings with their defaults. Nothing here knows a database or a clock. */
@@ -89,13 +89,27 @@ export const gates = z.object({
 }).meta({ id: 'RolloutGates' });
 export type Gates = z.output<typeof gates>;
 
-/** How devices are chosen: `percent` is cumulative over the eligible devices, `count` and `selector` are this wave's own. */
+/** What devices can be told apart by: hardware, RuntimeVersion of libedgetpu, the label `site`. */
+export const strata = ['hostClass', 'runtime', 'site'] as const;
+export type Stratum = (typeof strata)[number];
+
+/**
+ * How devices are chosen: `percent` is cumulative over the eligible devices, `count` and `selector` are this wave's own; with `perStratum`, count and percent
+ * hold for each kind (one of each first). `by` stands for a wave per kind, the smallest first.
+ */
 export const waveSpec = z.object({
   percent: z.number().positive().max(100).optional(),
   count: z.number().int().positive().optional(),
   selector: z.string().max(1_000).optional(),
-}).refine((wave) => [wave.percent, wave.count, wave.selector].filter((part) => part !== undefined).length === 1, 'a wave has exactly one of percent, count, selector').meta({ id: 'RolloutWaveSpec' });
+  by: z.enum(strata).optional(),
+  perStratum: z.enum(strata).optional(),
+}).refine((wave) => [wave.percent, wave.count, wave.selector, wave.by].filter((part) => part !== undefined).length === 1, 'a wave has exactly one of percent, count, selector, by')
+  .refine((wave) => wave.perStratum === undefined || wave.percent !== undefined || wave.count !== undefined, { path: ['perStratum'], message: 'perStratum goes with count or percent' }).meta({ id: 'RolloutWaveSpec' });
 export type WaveSpec = z.output<typeof waveSpec>;
+
+/** Devices that a rollout leaves alone, whatever its selector says. */
+export const exclude = z.object({ devices: z.array(deviceId).max(10_000).default([]), selector: z.string().min(1).max(1_000).nullable().default(null) }).meta({ id: 'RolloutExclude' });
+export type Exclude = z.output<typeof exclude>;
 
 export const abortMode = z.enum(['stop-new', 'recall']);
 export type AbortMode = z.output<typeof abortMode>;
@@ -104,6 +118,7 @@ export const createRollout = z.object({
   version: z.string().max(100).describe('model@number; the newest ready version when only a model is named'),
   workload: workloadName,
   selector: z.string().max(1_000).default('').describe('Kubernetes label selector; empty = every device'),
+  exclude: exclude.prefault({}),
   name: z.string().min(1).max(120).optional(),
   waves: z.array(waveSpec).min(1).max(100).optional(),
   gates: gates.prefault({}),

@@ -4,6 +4,7 @@ import type { ChangeFeed } from '@reefkeeper/platform';
 import { JsonScalar, Roles } from '@reefkeeper/platform/http';
 import { DataSource } from 'typeorm';
 import type { KeptPlan } from './rollout.entity.ts';
+import type { PlannedWave } from './plan.ts';
 import type { Reason, RolloutState, Settings, WaveState } from './rollout.ts';
 import type { Counts, Verdict } from './verdict.ts';
 import { listEvents, listExecutions, listRollouts, viewOf, type RolloutView, type WaveView } from './views.ts';
@@ -37,6 +38,7 @@ class WaveType implements WaveView {
   @Field(() => String) state!: WaveState;
   @Field(() => Int) size!: number;
   @Field(() => Boolean) canary!: boolean;
+  @Field(() => JsonScalar, { nullable: true, description: 'the one kind of device it is made of: { by, value }' }) of!: PlannedWave['of'];
   @Field(() => JsonScalar) counts!: Counts;
   @Field(() => [VerdictType]) verdicts!: Verdict[];
   @Field(() => Date, { nullable: true }) startedAt!: Date | null;

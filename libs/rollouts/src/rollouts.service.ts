@@ -3,13 +3,14 @@ import { Inject, Injectable } from '@nestjs/common';
 import { parseSelector, matches } from '@reefkeeper/devices';
 import { hint, ReefError, type Clock, type Logger, type Tx } from '@reefkeeper/platform';
 import type { LatencyFeatures } from '@reefkeeper/edgetpu';
-import { Registry, refOf, variantFor, Version } from '@reefkeeper/registry';
+import { Registry, refOf, Version } from '@reefkeeper/registry';
 import { Telemetry } from '@reefkeeper/telemetry';
 import { DataSource, In } from 'typeorm';
 import { moveWave, RolloutEngine } from './engine.ts';
 import { forecastOf, type Forecast } from './forecast.ts';
-import type { Fleet, FleetDevice } from './fleet.ts';
-import { planWaves, type Candidate, type Plan } from './plan.ts';
+import type { Fleet } from './fleet.ts';
+import { candidateOf } from './candidates.ts';
+import { planWaves, type Plan } from './plan.ts';
 import { RolloutRow, WaveRow } from './rollout.entity.ts';
 import { devicesIn, holdingStates, mayMove, reason, settingsFor, type AbortMode, type CreateRollout, type Reason, type RolloutState, type Settings } from './rollout.ts';
 import { viewOf, type RolloutView } from './views.ts';
@@ -64,7 +65,7 @@ export class Rollouts {
       const row = tx.create(RolloutRow, {
         id: randomUUID(), name: body.name ?? `${refOf(version)} for ${body.workload}`, versionRef: refOf(version), versionId: version.id, bundle: version.bundleDigest!, workload: body.workload, selector: body.selector,
         state: 'DRAFT', stateReason: reason('created', 'Created, not started.'), wave: 0, settings, supersede: body.supersede, waitUntil: null, startAt: body.startAt ? new Date(body.startAt) : null,
-        plan: { eligible: plan.eligible, uncovered: plan.uncovered, excluded: plan.excluded, blastRadius: plan.blastRadius, waves: plan.waves.map(({ index, size, canary }) => ({ index, size, canary })) },
+        plan: { ...plan, waves: plan.waves.map(({ devices: _devices, ...wave }) => wave) },
         createdAt: now, createdBy: actor, startedAt: null, endedAt: null,
       });
       await tx.insert(RolloutRow, row as object);
@@ -236,7 +237,8 @@ export class Rollouts {
   private async plan(tx: Tx, body: CreateRollout, version: Version): Promise<{ plan: Plan; settings: Settings }> {
     const parsed = new Map((body.waves ?? []).flatMap(({ selector }) => (selector === undefined ? [] : [[selector, parseSelector(selector)]])));
     const devices = await this.fleet.select(tx, body.selector, body.workload);
-    const result = planWaves(devices.map((device) => candidateOf(device, version, body)), body.waves, version.bundleDigest!, (eligible) => settingsFor(body, eligible), (selector, labels) => matches(parsed.get(selector)!, labels));
+    const candidate = candidateOf(version, body);
+    const result = planWaves(devices.map(candidate), body.waves, version.bundleDigest!, (eligible) => settingsFor(body, eligible), (selector, labels) => matches(parsed.get(selector)!, labels));
     if (!result.ok) throw new ReefError(result.fault.code, 'conflict', result.fault.message, { detail: { excluded: result.excluded } });
     return result;
   }
@@ -245,19 +247,6 @@ export class Rollouts {
 /** What the latency model needs to know of a compiled variant; kept with it when it was inspected. */
 function featuresOf(version: Version | undefined, variant: string): LatencyFeatures | null {
   return (version?.variants.find(({ name }) => name === variant)?.details?.features as LatencyFeatures | null | undefined) ?? null;
-}
-
-function candidateOf(device: FleetDevice, version: Version, body: CreateRollout): Candidate {
-  const { capabilities } = device;
-  const choice = capabilities && variantFor(version, capabilities, body.policy);
-  return {
-    id: device.id, labels: device.labels, online: device.online, health: device.health,
-    stratum: `${capabilities?.hostClass ?? ''}/${capabilities?.edgetpuRuntime ?? ''}`,
-    current: device.running === version.bundleDigest && device.wanted === version.bundleDigest,
-    fit: choice?.ok ? { ok: true, variant: choice.variant.name }
-      : !capabilities ? { ok: false, code: 'UNKNOWN', message: 'The device has not reported what it can run; it has to connect once.' }
-        : { ok: false, code: capabilities.edgetpuRuntime === null ? 'UNKNOWN' : 'INCOMPATIBLE', message: choice!.message },
-  };
 }
 
 function illegal(row: RolloutRow, done: string, hint: string): ReefError {

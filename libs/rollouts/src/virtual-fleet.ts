@@ -110,7 +110,7 @@ export class VirtualFleet {
   }
 
   candidates(): Candidate[] {
-    return this.devices.map(({ id, site, hostClass, online }) => ({ id, labels: { site, host: hostClass }, online, health: online ? 'HEALTHY' : 'UNKNOWN', stratum: hostClass, fit: { ok: true, variant: 'edgetpu-14' }, current: false }));
+    return this.devices.map(({ id, site, hostClass, online }) => ({ id, labels: { site, host: hostClass }, online, health: online ? 'HEALTHY' : 'UNKNOWN', strata: { hostClass, runtime: '14', site }, spared: null, fit: { ok: true, variant: 'edgetpu-14' }, current: false }));
   }
 
   /** The device is wanted to run the version (or the one before again); returns the reports it will send, some late, some twice. */

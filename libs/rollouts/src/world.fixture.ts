@@ -20,6 +20,7 @@ export interface World {
   database: TestDatabase;
   clock: ManualClock;
   telemetry: Telemetry;
+  devices: Devices;
   engine: RolloutEngine;
   rollouts: Rollouts;
   fleet: FakeFleet;
@@ -55,7 +56,7 @@ export async function openWorld(): Promise<World> {
   }, workload);
 
   const world: World = {
-    database, clock, telemetry, engine, rollouts, fleet,
+    database, clock, telemetry, devices, engine, rollouts, fleet,
     async version(number, variants = ['cpu-int8'], details) {
       const bundle = number.toString(16).padStart(64, '0');
       const id = randomUUID();

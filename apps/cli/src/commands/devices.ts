@@ -11,6 +11,7 @@ export interface DeviceView {
   capabilities: { hostClass: string; edgetpus: { path: string }[]; edgetpuRuntime: number | null; agentVersion: string; tfliteVersion: string | null } | null;
   desired: { revision: number; workloads: Record<string, { bundle: string; variant: string }> };
   reported: { health: string; conditions: string[]; observedRevision: number | null; workloads: Record<string, Workload> } | null;
+  pins: { workload: string; reason: string; pinnedBy: string; pinnedAt: string }[];
 }
 
 const pingS = 15;
@@ -34,6 +35,7 @@ export function registerDevices(program: Command): void {
         ['labels', Object.entries(one.labels).map(([key, value]) => `${key}=${value}`).join(', ')], ['host', one.capabilities?.hostClass],
         ['Edge TPU', one.capabilities ? `${one.capabilities.edgetpus.length || 'none'}${one.capabilities.edgetpuRuntime === null ? '' : `, runtime ${one.capabilities.edgetpuRuntime}`}` : null],
         ['agent', one.capabilities?.agentVersion], ['revision', `${one.desired.revision} wanted, ${one.reported?.observedRevision ?? '-'} taken in`],
+        ...one.pins.map((pin): [string, string] => ['pinned', `${pin.workload || 'every workload'}: ${pin.reason} (${pin.pinnedBy}, ${ago(pin.pinnedAt)})`]),
       ]),
       table(['workload', 'wanted', 'runs', 'variant', 'last execution'], Object.keys({ ...one.desired.workloads, ...one.reported?.workloads }).map((name) => {
         const work = one.reported?.workloads[name];
@@ -45,6 +47,17 @@ export function registerDevices(program: Command): void {
     const one = await (await client()).patch<DeviceView>(`/devices/${encodeURIComponent(id)}`, { labels: labelsOf(pairs) });
     output.show(one, () => `${one.id}: ${Object.entries(one.labels).map(([key, value]) => `${key}=${value}`).join(', ')}`);
   }));
+  device.command('pin <id>').description('rollouts leave the device alone; what it was told before goes on, and so does the way back')
+    .option('-w, --workload <name>', 'only this one; every workload where absent').requiredOption('--reason <text>', 'shown to whoever plans a rollout')
+    .action(action(async ({ output, client }, id: string, options: { workload?: string; reason: string }) => {
+      const one = await (await client()).put<DeviceView>(`/devices/${encodeURIComponent(id)}/pin`, { workload: options.workload, reason: options.reason });
+      output.show(one, () => `${one.id} keeps what it runs: ${options.workload ?? 'every workload'}`);
+    }));
+  device.command('unpin <id>').description('rollouts may have it again').option('-w, --workload <name>', 'the pin of this workload')
+    .action(action(async ({ output, client }, id: string, options: { workload?: string }) => {
+      const one = await (await client()).delete<DeviceView>(`/devices/${encodeURIComponent(id)}/pin${options.workload ? `?workload=${encodeURIComponent(options.workload)}` : ''}`);
+      output.show(one, () => (one.pins.length === 0 ? `${one.id} is no longer pinned` : `${one.id} stays pinned for ${one.pins.map((pin) => pin.workload || 'every workload').join(', ')}`));
+    }));
   device.command('retire <id>').description('take a device out of service; its certificate stops working').option('--reason <text>').action(action(async ({ output, client }, id: string, options: { reason?: string }) => {
     await (await client()).delete(`/devices/${encodeURIComponent(id)}${options.reason ? `?reason=${encodeURIComponent(options.reason)}` : ''}`);
     output.show({ id, retired: true }, () => `${id} is out of service`);

@@ -8,18 +8,19 @@ import type { SimulateOptions } from '../offline/simulate.ts';
 import { ago, counted, facts, percent, table, tone, type Output } from '../output.ts';
 
 export interface Verdict { gate: string; verdict: string; value: number | null; baseline: number | null; limit: number | null; unit: string; basis: string; method: string; interval: [number, number] | null; sample: { devices: number; inferences: number }; message: string }
+type WaveKind = { by: string; value: string } | null;
 export interface RolloutView {
   id: string; name: string; version: string; bundle: string; workload: string; selector: string; state: string; stateReason: { code: string; message: string }; wave: number; createdAt: string; createdBy: string;
-  waves: { index: number; state: string; size: number; canary: boolean; counts: Record<string, number>; verdicts: Verdict[] }[];
+  waves: { index: number; state: string; size: number; canary: boolean; of: WaveKind; counts: Record<string, number>; verdicts: Verdict[] }[];
   rollback: Record<string, number> | null; plan: PlanView;
 }
-interface PlanView { eligible: number; excluded: { device: string; reason: string }[]; blastRadius: { statement: string }; waves?: { index: number; devices: unknown; size?: number }[]; forecast?: { variant: string; hostClass: string; devices: number; calibrated: number; predictedMs: [number, number] | null; nowMs: number | null; notes: string[] }[] }
+interface PlanView { eligible: number; excluded: { device: string; code: string; reason: string }[]; blastRadius: { statement: string }; waves?: { index: number; devices?: unknown; size: number; canary: boolean; of: WaveKind }[]; notes?: string[]; forecast?: { variant: string; hostClass: string; devices: number; calibrated: number; predictedMs: [number, number] | null; nowMs: number | null; notes: string[] }[] }
 export interface RolloutEvent { id: number; at: string; kind: string; wave: number | null; code: string; message: string; actor: string }
 
 const ended = new Set(['SUCCEEDED', 'ROLLED_BACK', 'ABORTED']);
 
 interface CreateOptions {
-  workload: string; selector?: string; name?: string; wave?: string[]; soak?: string; deadline?: string; minSamples?: string; observe?: string; timeout?: string; supersede?: boolean; start?: boolean; watch?: boolean;
+  workload: string; selector?: string; exclude?: string[]; excludeSelector?: string; name?: string; wave?: string[]; soak?: string; deadline?: string; minSamples?: string; observe?: string; timeout?: string; supersede?: boolean; start?: boolean; watch?: boolean;
   maxLatencyIncrease?: string; maxAccuracyDrop?: string; maxErrorIncrease?: string; maxInstallFailures?: string; cpuFallback?: boolean;
 }
 
@@ -27,7 +28,8 @@ export function registerRollouts(program: Command): void {
   const rollout = program.command('rollout').description('bring a version onto the fleet, in waves');
   const described = (name: string, text: string) => rollout.command(name).description(text)
     .requiredOption('-w, --workload <name>', 'inference slot on the devices', 'classifier').option('-l, --selector <labels>', 'which devices; all where absent').option('--name <text>')
-    .option('--wave <size...>', 'percent (20%, cumulative), count (2) or selector (canary=true), in order; a canary, half, all where absent')
+    .option('--exclude <device...>', 'leave these alone').option('--exclude-selector <labels>', 'and those that match')
+    .option('--wave <size...>', 'in order: percent (20%, cumulative), count (2), selector (canary=true), of each kind ("1 per hostClass", "10% per site"), or a wave per kind ("by site"; hostClass, runtime, site); a canary, half, all where absent')
     .option('--soak <seconds>', 'how long a wave serves before it can pass').option('--deadline <seconds>', 'after which an undecided wave is inconclusive').option('--min-samples <n>', 'inferences per device before it is judged')
     .option('--observe <seconds>', 'how long a device watches itself before it commits').option('--timeout <seconds>', 'for one device\'s activation')
     .option('--max-latency-increase <percent>', 'p95 against the same device before').option('--max-accuracy-drop <points>', 'on labelled frames').option('--max-error-increase <points>').option('--max-install-failures <percent>')
@@ -129,7 +131,8 @@ function bodyOf(version: string, options: CreateOptions): Record<string, unknown
   const limit = (name: string, flag: string, text: string | undefined) => (text === undefined ? undefined : { [name]: number(flag, text) });
   return only({
     version, workload: options.workload, selector: options.selector, name: options.name,
-    waves: options.wave?.map((text) => (/^[\d.]+%$/.test(text) ? { percent: Number(text.slice(0, -1)) } : /^\d+$/.test(text) ? { count: Number(text) } : { selector: text })),
+    exclude: options.exclude || options.excludeSelector ? only({ devices: options.exclude, selector: options.excludeSelector }) : undefined,
+    waves: options.wave?.map(waveOf),
     soakS: number('--soak', options.soak), deadlineS: number('--deadline', options.deadline), minSamples: number('--min-samples', options.minSamples),
     policy: only({ observeS: number('--observe', options.observe), timeoutS: number('--timeout', options.timeout), cpuFallback: options.cpuFallback === false ? false : undefined }),
     gates: only({
@@ -140,10 +143,21 @@ function bodyOf(version: string, options: CreateOptions): Record<string, unknown
   });
 }
 
+/** `20%`, `2`, `1 per hostClass`, `by site`, or a selector. */
+export function waveOf(text: string): Record<string, unknown> {
+  const by = /^\s*by\s+(\S+)\s*$/.exec(text);
+  if (by) return { by: by[1] };
+  const size = /^\s*([\d.]+)(%?)(?:\s+per\s+(\S+))?\s*$/.exec(text);
+  if (!size) return { selector: text };
+  return { [size[2] ? 'percent' : 'count']: Number(size[1]), ...(size[3] ? { perStratum: size[3] } : {}) };
+}
+
+const kindOf = (of: WaveKind | undefined): string => (of ? `, ${of.by} ${of.value || '(none)'}` : '');
+
 export function rolloutText(one: RolloutView): string {
   return [
     facts([['rollout', one.id], ['name', one.name], ['version', one.version], ['workload', one.workload], ['devices', one.selector || 'all'], ['state', tone(one.state)], ['why', one.stateReason.message], ['by', `${one.createdBy}, ${ago(one.createdAt)}`]]),
-    table(['wave', 'state', 'size', 'done', 'failed', 'open'], one.waves.map((wave) => [`${wave.index + 1}${wave.canary ? ' (canary)' : ''}`, tone(wave.state), wave.size, wave.counts.SUCCEEDED ?? 0, (wave.counts.FAILED ?? 0) + (wave.counts.TIMED_OUT ?? 0) + (wave.counts.REJECTED ?? 0), (wave.counts.QUEUED ?? 0) + (wave.counts.IN_PROGRESS ?? 0)])),
+    table(['wave', 'state', 'size', 'done', 'failed', 'open'], one.waves.map((wave) => [`${wave.index + 1}${wave.canary ? ' (canary)' : ''}${kindOf(wave.of)}`, tone(wave.state), wave.size, wave.counts.SUCCEEDED ?? 0, (wave.counts.FAILED ?? 0) + (wave.counts.TIMED_OUT ?? 0) + (wave.counts.REJECTED ?? 0), (wave.counts.QUEUED ?? 0) + (wave.counts.IN_PROGRESS ?? 0)])),
     ...one.waves.filter((wave) => wave.verdicts.length > 0).map((wave) => `wave ${wave.index + 1}\n${verdictTable(wave.verdicts)}`),
   ].join('\n\n');
 }
@@ -161,7 +175,11 @@ function planText(plan: PlanView): string {
   const { forecast = [] } = plan;
   return [
     `${counted(plan.eligible, 'device')}${plan.waves ? ` in ${counted(plan.waves.length, 'wave')}` : ''}, ${plan.excluded.length} left out`, plan.blastRadius.statement,
-    ...plan.excluded.slice(0, 20).map((one) => `  not ${one.device}: ${typeof one.reason === 'string' ? one.reason : JSON.stringify(one.reason)}`),
+    ...(plan.waves ?? []).slice(0, 20).map((wave) => `  wave ${wave.index + 1}: ${counted(wave.size, 'device')}${kindOf(wave.of)}${wave.canary ? ', canary' : ''}`),
+    ...((plan.waves?.length ?? 0) > 20 ? [`  and ${counted(plan.waves!.length - 20, 'wave')} more`] : []),
+    ...plan.excluded.slice(0, 20).map((one) => `  not ${one.device} (${one.code}): ${one.reason}`),
+    ...(plan.excluded.length > 20 ? [`  and ${counted(plan.excluded.length - 20, 'device')} more left out`] : []),
+    ...(plan.notes ?? []),
     ...(forecast.length === 0 ? [] : ['', table(['variant', 'on', 'devices', 'predicted invocation', 'now'], forecast.map((one) => [
       one.variant, one.hostClass, one.devices,
       one.predictedMs ? `${one.predictedMs[0]} to ${one.predictedMs[1]} ms${one.calibrated > 0 ? ` (${one.calibrated} from own runs)` : ''}` : 'not predicted on the CPU',

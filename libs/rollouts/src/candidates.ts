@@ -1,0 +1,28 @@
+import { matches, parseSelector } from '@reefkeeper/devices';
+import { variantFor, type Version } from '@reefkeeper/registry';
+import type { FleetDevice } from './fleet.ts';
+import type { Candidate } from './plan.ts';
+import type { CreateRollout } from './rollout.ts';
+
+/**
+ * What a rollout makes of a device: whether it may have the version, and which variant of it.
+ * @throws ReefError `selector.invalid`
+ */
+export function candidateOf(version: Version, { exclude, policy }: Pick<CreateRollout, 'exclude' | 'policy'>): (device: FleetDevice) => Candidate {
+  const excluded = new Set(exclude.devices);
+  const selector = exclude.selector === null ? null : parseSelector(exclude.selector);
+  return (device) => {
+    const { capabilities, pin } = device;
+    const choice = capabilities && variantFor(version, capabilities, policy);
+    const left = excluded.has(device.id) || (selector !== null && matches(selector, device.labels));
+    return {
+      id: device.id, labels: device.labels, online: device.online, health: device.health,
+      strata: { hostClass: capabilities?.hostClass ?? '', runtime: String(capabilities?.edgetpuRuntime ?? ''), site: device.labels.site ?? '' },
+      spared: left ? { code: 'EXCLUDED', message: 'The rollout leaves it out.' } : pin ? { code: 'PINNED', message: `Pinned by ${pin.by}: ${pin.reason}` } : null,
+      current: device.running === version.bundleDigest && device.wanted === version.bundleDigest,
+      fit: choice?.ok ? { ok: true, variant: choice.variant.name }
+        : !capabilities ? { ok: false, code: 'UNKNOWN', message: 'The device has not reported what it can run; it has to connect once.' }
+          : { ok: false, code: capabilities.edgetpuRuntime === null ? 'UNKNOWN' : 'INCOMPATIBLE', message: choice!.message },
+    };
+  };
+}
