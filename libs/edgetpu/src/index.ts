@@ -23,3 +23,8 @@ export { describePart, findFailingPart, type BisectOptions, type DescribedOperat
 export { opTable, type OpTableRow } from './op-table.ts';
 export { metadataOf, type TfliteMetadata } from './tflite-metadata.ts';
 export { zipEntries } from './zip.ts';
+export {
+  appendHead, extractorOf, headMethods, headModel, realEmbedding, scoresOf, withoutHead, type Extractor, type Head, type HeadMethod,
+} from './head.ts';
+export { judge, learn, learnDefaults, type Judgement, type LearnOptions, type LearnReport, type LearnResult, type LearnSample } from './learn.ts';
+export { regressionDefaults, type RegressionOptions } from './softmax-regression.ts';
