@@ -10,7 +10,7 @@ import { Aedes, type Client } from 'aedes';
 import mqtt, { type MqttClient } from 'mqtt';
 import sharp from 'sharp';
 import { sha256 } from '@reefkeeper/platform';
-import { bundleDigest, encodeGolden, loadOrCreateSigningKey, signBundle, type Envelope, type Manifest, type SigningKey } from '@reefkeeper/bundle';
+import { bundleDigest, encodeGolden, makeDelta, loadOrCreateSigningKey, signBundle, type Envelope, type Manifest, type SigningKey } from '@reefkeeper/bundle';
 import { Interpreter, quantisePixels } from '@reefkeeper/inference';
 import { command, commandResult, desired, parseTopic, presence, reported, telemetry, type Command, type CommandResult, type Desired, type Presence, type Reported, type Telemetry } from '@reefkeeper/protocol';
 import type { z } from 'zod';
@@ -185,11 +185,30 @@ export class Fleet {
       const { csr } = JSON.parse(await textOf(request)) as { csr: string };
       return json(200, { certificate: (await this.authority.signDevice(csr, socket.getPeerCertificate().subject.CN as string)).certificate });
     }
+    const delta = /^\/v1\/blobs\/([0-9a-f]{64})\/delta\?from=([0-9a-f]{64})$/.exec(path);
+    if (delta) return this.answerDelta(request, response, delta[2]!, delta[1]!);
     const [, kind, digest] = /^\/v1\/(bundles|blobs)\/([0-9a-f]{64})$/.exec(path) ?? [];
     const content = kind === 'bundles' && this.envelopes.has(digest!) ? Buffer.from(JSON.stringify(this.envelopes.get(digest!))) : this.blobs.get(digest ?? '');
     const fault = this.faults.get(digest ?? '');
     if (fault && !(await fault(request, response, content ?? Buffer.alloc(0)))) return;
     if (!content) return json(404, { code: 'object.missing', detail: 'No such object.' });
+    this.send(request, response, content);
+  }
+
+  /** As the gateway does; a fault for it is under `delta DIGEST`, of the new file. */
+  private async answerDelta(request: IncomingMessage, response: ServerResponse, from: string, to: string): Promise<void> {
+    const [old, next] = [this.blobs.get(from), this.blobs.get(to)];
+    const made = old && next && (await makeDelta(old, next));
+    const fault = this.faults.get(`delta ${to}`);
+    if (fault && !(await fault(request, response, made ?? Buffer.alloc(0)))) return;
+    if (!made) return void response.writeHead(404, { 'content-type': 'application/json' }).end(JSON.stringify({ code: 'delta.none', detail: 'No delta.' }));
+    const etag = `"${sha256(made)}"`;
+    if (request.headers['if-range'] !== undefined && request.headers['if-range'] !== etag) delete request.headers.range;
+    response.setHeader('etag', etag);
+    this.send(request, response, made);
+  }
+
+  private send(request: IncomingMessage, response: ServerResponse, content: Buffer): void {
     const start = Number(/^bytes=(\d+)-$/.exec(request.headers.range ?? '')?.[1] ?? 0);
     const body = content.subarray(start);
     this.bytesServed += body.length;

@@ -2,8 +2,9 @@ import { randomBytes, X509Certificate } from 'node:crypto';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { zstdDecompressSync } from 'node:zlib';
 import { Authority, revokedSerials } from '@reefkeeper/devices';
-import type { ObjectStore } from '@reefkeeper/platform';
+import { sha256, type ObjectStore } from '@reefkeeper/platform';
 import { Registry } from '@reefkeeper/registry';
 import { DataSource } from 'typeorm';
 import { Agent, request, type Dispatcher } from 'undici';
@@ -124,6 +125,33 @@ describe('downloads', () => {
     expect(await get(blob(), { range: 'bytes=300000-' })).toMatchObject({ status: 416, headers: { 'content-range': 'bytes */300000' } });
     expect(await get(blob(), { range: 'bytes=5-9', 'if-range': '"something else"' })).toMatchObject({ status: 200 });
     expect(await get(blob(), { range: 'bytes=5-9', 'if-range': `"${stored.digest}"` })).toMatchObject({ status: 206 });
+  });
+
+  it('a delta from what the device has, to resume by its own tag; none where it is not worth it', async () => {
+    const registry = world.app.get(Registry, { strict: false });
+    const retrained = Buffer.concat([model.subarray(0, 100_000), randomBytes(2_000), model.subarray(100_000)]);
+    const golden = (content: Buffer) => registry.keep(content, { mediaType: 'application/octet-stream', role: 'golden' });
+    const to = (await golden(retrained)).digest;
+    const path = `/v1/blobs/${to}/delta?from=${stored.digest}`;
+    const answers = await Promise.all([get(path), get(path), get(path)]);
+    for (const { status, body } of answers) {
+      expect(status).toBe(200);
+      expect(body.length).toBeLessThan(4_000);
+      expect(zstdDecompressSync(body, { dictionary: model }).equals(retrained)).toBe(true);
+    }
+    const { etag } = answers[0]!.headers;
+    expect(etag).toBe(`"${sha256(answers[0]!.body)}"`);
+    const rest = await get(path, { range: 'bytes=1000-', 'if-range': etag as string });
+    expect(rest.status).toBe(206);
+    expect(rest.body.equals(answers[0]!.body.subarray(1_000))).toBe(true);
+    const other = (await golden(randomBytes(300_000))).digest;
+    for (const [refused, status, code] of [
+      [`/v1/blobs/${other}/delta?from=${stored.digest}`, 404, 'delta.none'], [`/v1/blobs/${to}/delta?from=${secret}`, 404, 'artifact.missing'], [`/v1/blobs/${secret}/delta?from=${to}`, 404, 'artifact.missing'],
+      [`/v1/blobs/${to}/delta`, 400, 'request.invalid'], [`/v1/blobs/${to}/delta?from=x`, 400, 'request.invalid'],
+    ] as const) {
+      const answer = await get(refused);
+      expect([answer.status, JSON.parse(answer.body.toString()).code]).toEqual([status, code]);
+    }
   });
 
   it('many at once get the same bytes', async () => {

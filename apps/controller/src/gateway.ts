@@ -1,11 +1,12 @@
 import type { AddressInfo } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { TLSSocket } from 'node:tls';
 import { Inject, Injectable, type BeforeApplicationShutdown, type OnApplicationBootstrap } from '@nestjs/common';
 import { Authority, Devices, Enrolment } from '@reefkeeper/devices';
 import { ReefError, type Logger, type ObjectStore } from '@reefkeeper/platform';
 import { fromHttp, problemOf } from '@reefkeeper/platform/http';
 import { deviceId } from '@reefkeeper/protocol';
-import { Registry } from '@reefkeeper/registry';
+import { Deltas, Registry } from '@reefkeeper/registry';
 import fastify, { type FastifyInstance, type FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import type { Config } from './config.ts';
@@ -15,6 +16,8 @@ export interface GatewayIdentity { certificate: string; key: string; signingKeys
 
 const enrolBody = z.object({ token: z.string().max(200), csr: z.string().max(8_192), deviceId: deviceId.optional() });
 const renewBody = z.object({ csr: z.string().max(8_192) });
+/** How long a device waits for a delta in the making; its own patience with silence is 30 s. */
+const makingMs = 20_000;
 const digest = /^[0-9a-f]{64}$/;
 
 /**
@@ -37,6 +40,7 @@ export class Gateway implements OnApplicationBootstrap, BeforeApplicationShutdow
     @Inject(Enrolment) private readonly enrolment: Enrolment,
     @Inject(Devices) private readonly devices: Devices,
     @Inject(Registry) private readonly registry: Registry,
+    @Inject(Deltas) private readonly deltas: Deltas,
   ) {
     this.downloads = new Downloads(objects);
   }
@@ -78,10 +82,17 @@ export class Gateway implements OnApplicationBootstrap, BeforeApplicationShutdow
     });
     server.get<{ Params: { digest: string } }>('/v1/blobs/:digest', async (request, reply) => {
       await this.deviceOf(request);
-      const wanted = checked(request.params.digest);
-      if (!this.open.has(wanted) && !(await this.registry.openToDevices(wanted))) throw new ReefError('artifact.missing', 'not_found', 'There is no such blob for devices.', { detail: { digest: wanted } });
-      this.open.add(wanted);
-      return this.downloads.serve(wanted, 'application/octet-stream', request, reply);
+      return this.downloads.serve(await this.forDevices(request.params.digest), 'application/octet-stream', request, reply);
+    });
+    server.get<{ Params: { digest: string }; Querystring: { from?: unknown } }>('/v1/blobs/:digest/delta', async (request, reply) => {
+      await this.deviceOf(request);
+      const to = await this.forDevices(request.params.digest);
+      const from = await this.forDevices(String(request.query.from));
+      const made = await Promise.race([this.deltas.between(from, to), sleep(makingMs, 'busy' as const, { ref: false })]);
+      if (made === 'busy') throw new ReefError('delta.not_ready', 'unavailable', 'This delta is being made. Ask again.');
+      if (!made) throw new ReefError('delta.none', 'not_found', 'There is no delta between these two that is worth sending. Fetch the whole file.', { detail: { from, to } });
+      // Its entity tag is its own digest: a client resumes this delta or none.
+      return this.downloads.serve(made.digest, 'application/zstd', request, reply);
     });
     await server.listen({ host: this.config.GATEWAY_HOST, port: this.config.GATEWAY_PORT });
     this.server = server;
@@ -93,6 +104,14 @@ export class Gateway implements OnApplicationBootstrap, BeforeApplicationShutdow
 
   private answer(device: string, certificate: string): Record<string, unknown> {
     return { deviceId: device, certificate, ca: this.authority.certificatePem, mqttUrl: this.config.PUBLIC_MQTT_URL, gatewayUrl: this.config.PUBLIC_GATEWAY_URL, signingKeys: this.identity.signingKeys };
+  }
+
+  /** @throws ReefError `request.invalid`, `artifact.missing` */
+  private async forDevices(text: string): Promise<string> {
+    const wanted = checked(text);
+    if (!this.open.has(wanted) && !(await this.registry.openToDevices(wanted))) throw new ReefError('artifact.missing', 'not_found', 'There is no such blob for devices.', { detail: { digest: wanted } });
+    this.open.add(wanted);
+    return wanted;
   }
 
   /** Whose certificate this connection has shown. @throws ReefError `device.unauthenticated`, `device.retired` */

@@ -12,7 +12,7 @@ function golden(expected: Buffer, top1: number | null, dtype: 'int8' | 'float32'
 
 describe('golden pack', () => {
   it('comes back as packed, whatever the bytes', () => {
-    const bytes = fc.uint8Array({ maxLength: 64 }).map((array) => Buffer.from(array));
+    const bytes = fc.oneof(fc.uint8Array({ maxLength: 64 }), fc.uint8Array({ minLength: 1_000, maxLength: 1_200 })).map((array) => Buffer.from(array));
     const one = fc.record({ input: fc.array(bytes, { minLength: 1, maxLength: 3 }), output: bytes, top1: fc.option(fc.nat(10)) });
     fc.assert(fc.property(fc.array(one, { minLength: 1, maxLength: 5 }), (cases) => {
       const pack = { cases: cases.map(({ input, output, top1 }) => ({ ...golden(output, top1), input })) };
@@ -25,6 +25,7 @@ describe('golden pack', () => {
     ['not JSON', gzipSync('hello')],
     ['empty', gzipSync('{"schema":1,"cases":[]}')],
     ['a bomb', gzipSync(Buffer.alloc(80 * 1024 * 1024))],
+    ['a bomb in two members', Buffer.concat([gzipSync(Buffer.alloc(40 * 1024 * 1024)), gzipSync(Buffer.alloc(40 * 1024 * 1024))])],
   ])('refuses what is %s', (_what, bytes) => {
     expect(() => decodeGolden(bytes)).toThrow(expect.objectContaining({ code: 'golden.malformed' }));
   });

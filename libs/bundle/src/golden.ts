@@ -54,7 +54,23 @@ export function encodeGolden(pack: GoldenPack): Buffer {
     })),
   });
   if (!body.success) throw malformed(z.prettifyError(body.error), body.error);
-  return gzipSync(JSON.stringify(body.data), { level: 9 });
+  return Buffer.concat(pieces(JSON.stringify(body.data), body.data.cases.flatMap(({ input }) => input)).map((piece) => gzipSync(piece, { level: 9 })));
+}
+
+/**
+ * The text, cut before and after each large input. Each piece becomes a gzip member of its own (RFC 1952, section 2.2: readers join them), so
+ * that the same input gives the same bytes whatever the answers before it: of a retrained model's pack a delta then carries the answers only.
+ */
+function pieces(text: string, inputs: readonly string[]): string[] {
+  const found: string[] = [];
+  let from = 0;
+  for (const input of inputs) {
+    if (input.length < 1_024) continue;
+    const at = text.indexOf(input, from);
+    found.push(text.slice(from, at), input);
+    from = at + input.length;
+  }
+  return [...found, text.slice(from)];
 }
 
 /** @throws ReefError `golden.malformed` */

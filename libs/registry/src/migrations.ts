@@ -96,3 +96,26 @@ export class ArtifactsTouched1764000002012 implements MigrationInterface {
     await runner.query('ALTER TABLE artifacts DROP COLUMN touched_at');
   }
 }
+
+export class Deltas1764000002020 implements MigrationInterface {
+  name = 'Deltas1764000002020';
+
+  async up(runner: QueryRunner): Promise<void> {
+    await runner.query(`
+      CREATE TABLE deltas (
+        from_digest text NOT NULL,
+        to_digest text NOT NULL,
+        digest text,
+        bytes bigint,
+        made_at timestamptz NOT NULL,
+        used_at timestamptz NOT NULL,
+        PRIMARY KEY (from_digest, to_digest),
+        CHECK ((digest IS NULL) = (bytes IS NULL))
+      )`);
+    await runner.query('CREATE INDEX deltas_object ON deltas (digest) WHERE digest IS NOT NULL');
+  }
+
+  async down(runner: QueryRunner): Promise<void> {
+    await runner.query('DROP TABLE deltas');
+  }
+}

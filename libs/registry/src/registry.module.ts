@@ -1,8 +1,9 @@
 import { Module, type DynamicModule } from '@nestjs/common';
+import { Deltas } from './deltas.ts';
 import { Registry } from './registry.service.ts';
 import { Retention, type Roots } from './retention.ts';
 
-@Module({ providers: [Registry], exports: [Registry] })
+@Module({ providers: [Registry, Deltas], exports: [Registry, Deltas] })
 export class RegistryModule {}
 
 /** Removing what nothing refers to: only for processes that know everything that may refer to an object. */

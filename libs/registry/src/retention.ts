@@ -59,6 +59,8 @@ export class Retention {
       return summary(roles, before, true, false);
     }
     await this.adopt();
+    // Made again when somebody asks. Those used since are in `reachable`; an object that two rows name goes with the last.
+    await this.db.query('DELETE FROM deltas WHERE used_at < $1', [before]);
     const gone = new Map<string, Collected['roles'][number]>();
     for (let done = 0; done < mostObjects; done += batch) {
       const removed = await this.removeSome(before);
@@ -107,6 +109,7 @@ export class Retention {
         UNION SELECT f.digest FROM variants f JOIN kept_versions v ON v.id = f.version_id
         UNION SELECT found #>> '{}' FROM kept_versions v, ${digestsIn('v.lineage')}
         UNION SELECT found #>> '{}' FROM kept_versions v, ${digestsIn('v.pipelines')}
+        UNION SELECT digest FROM deltas WHERE digest IS NOT NULL AND used_at >= $1
         ${this.roots.objects.map((sql) => `UNION ${sql}`).join(' ')}
       )`;
   }
