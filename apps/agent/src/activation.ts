@@ -2,15 +2,16 @@ import { bundleDigest, verifyBundle, type Manifest } from '@reefkeeper/bundle';
 import { asReefError, ReefError } from '@reefkeeper/platform/errors';
 import type { Logger } from '@reefkeeper/platform/logger';
 import type { ExecutionStep, WantedWorkload } from '@reefkeeper/protocol';
+import { bringBlob } from './bring.ts';
 import type { CrashPoint } from './crash-point.ts';
-import { downloadBlob, downloadJson, type DownloadOptions } from './download.ts';
+import { downloadJson, type DownloadOptions } from './download.ts';
 import type { Gateway } from './gateway.ts';
 import type { Identity } from './identity.ts';
 import { variantKey, type Executors } from './plan.ts';
 import type { Runner } from './runner.ts';
 import type { Serving } from './serving.ts';
 import type { StateFile } from './state.ts';
-import { filesFor, type Store } from './store.ts';
+import { basesOf, filesFor, type BlobName, type Store } from './store.ts';
 import { activated, begun, closed, committed, did, entered, failed, refetched, removed, returned, sameSlot, type Slot } from './workload.ts';
 
 export interface ActivationOptions {
@@ -73,6 +74,13 @@ export function activationExecutors(options: ActivationOptions): Executors {
     return options.start(slot);
   }
 
+  /** Of what runs here and ran before: what a new version most likely resembles. */
+  async function olderManifests(workload: string): Promise<Manifest[]> {
+    const { running, good, previous } = state.workload(workload);
+    const bundles = new Set([running, good, previous].flatMap((slot) => (slot ? [slot.bundle] : [])));
+    return (await Promise.all([...bundles].map((bundle) => store.manifest(bundle)))).filter((manifest) => manifest !== undefined);
+  }
+
   return {
     async begin({ workload, revision, wanted }) {
       log.info({ workload, revision, bundle: wanted.bundle, rollback: wanted.rollback }, 'activation begins');
@@ -88,14 +96,17 @@ export function activationExecutors(options: ActivationOptions): Executors {
         await verifiedOrSaid(workload, bundle, envelope);
         await store.putEnvelope(bundle, envelope);
       }
-      const files = neededFiles(verified(bundle, envelope), wanted);
-      const total = Math.max(1, files.reduce((sum, { bytes }) => sum + bytes, 0));
-      let arrived = 0;
-      for (const file of files) {
-        await downloadBlob(options.gateway(), store, file, { ...tuned, onBytes: (bytes) => {
-          arrived += bytes;
-          options.onPercent(workload, Math.min(100, Math.floor((100 * arrived) / total)));
-        } });
+      const manifest = verified(bundle, envelope);
+      const older = await olderManifests(workload);
+      const files = neededFiles(manifest, wanted);
+      const total = Math.max(1, sum(files));
+      for (const [at, file] of files.entries()) {
+        const before = sum(files.slice(0, at));
+        await bringBlob(options.gateway(), store, file, {
+          ...tuned, bases: basesOf(file, manifest, older),
+          onShare: (share) => options.onPercent(workload, Math.min(100, Math.floor((100 * (before + share * file.bytes)) / total))),
+          onNoDelta: (reason) => log.warn({ workload, file: file.digest, reason }, 'no use in the delta; fetching the whole file'),
+        });
       }
     }),
 
@@ -226,6 +237,10 @@ function neededFiles(manifest: Manifest, wanted: WantedWorkload): ReturnType<typ
     throw new ReefError('bundle.variant_missing', 'invalid', `The bundle has no variant ${wanted.variant}; it has ${manifest.variants.map(({ name }) => name).join(', ')}.`);
   }
   return filesFor(manifest, wanted.variant, wanted.policy.cpuFallback);
+}
+
+function sum(files: readonly BlobName[]): number {
+  return files.reduce((total, { bytes }) => total + bytes, 0);
 }
 
 function isGood(check: () => unknown): boolean {

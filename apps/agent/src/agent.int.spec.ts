@@ -53,18 +53,22 @@ describe('agent', () => {
 
     await fleet.want(device, 1, { classifier: { bundle: one.bundle, ...soon } }, window);
     expect(await executionOf(1)).toMatchObject({ running: one.bundle, variant: 'cpu-int8', backend: 'cpu', previous: null, execution: { state: 'SUCCEEDED', failure: null } });
+    const first = fleet.requests.length;
     await fleet.want(device, 2, { classifier: { bundle: two.bundle, ...soon } }, window);
     expect(await executionOf(2)).toMatchObject({ running: two.bundle, previous: one.bundle });
+    // The model came as a delta; the whole golden pack is the same.
+    expect(fleet.requests.slice(first)).toEqual([`GET /v1/bundles/${two.bundle}`, expect.stringMatching(/^GET \/v1\/blobs\/[0-9a-f]{64}\/delta\?from=/)]);
 
     const served = await eventually(() => fleet.windows.find(({ bundle, inferences }) => bundle === two.bundle && inferences > 4));
     expect(served).toMatchObject({ workload: 'classifier', backend: 'cpu', errors: {}, correct: served.labelled });
     expect(served.labelled).toBe(served.inferences);
     expect(Sketch.fromBase64(served.latency.invoke!).count).toBe(served.inferences);
 
-    const requests = fleet.requests.length;
+    const [requests, bytes] = [fleet.requests.length, fleet.bytesServed];
     await fleet.want(device, 3, { classifier: { bundle: one.bundle, rollback: true } }, window);
     expect(await executionOf(3)).toMatchObject({ running: one.bundle, execution: { state: 'SUCCEEDED' } });
     expect(fleet.requests).toHaveLength(requests);
+    expect(fleet.bytesServed).toBe(bytes);
     const steps = new Set(fleet.reports.map(({ workloads }) => workloads.classifier?.execution).filter((execution) => execution?.revision === 3).map((execution) => execution?.step));
     expect(steps).not.toContain('observe');
 

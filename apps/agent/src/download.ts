@@ -3,7 +3,7 @@ import type { IncomingMessage } from 'node:http';
 import { asReefError, ReefError } from '@reefkeeper/platform/errors';
 import { Backoff, sleep } from './backoff.ts';
 import { refusal, textOf, type Gateway } from './gateway.ts';
-import type { BlobName, Store } from './store.ts';
+import { fullDisk, isFullDisk, type BlobName, type Store } from './store.ts';
 
 export interface DownloadOptions {
   /** Tries without a single new byte before giving up. */
@@ -13,6 +13,8 @@ export interface DownloadOptions {
   signal?: AbortSignal;
   /** Bytes that have just arrived from the network. */
   onBytes?: (bytes: number) => void;
+  /** How much of the file at hand is here, 0 to 1. */
+  onShare?: (share: number) => void;
 }
 
 /** A blob that the gateway does not have may be on its way into another replica: a few tries, then it is missing. */
@@ -45,7 +47,7 @@ export async function downloadJson(gateway: Gateway, path: string, options: Down
   return found;
 }
 
-async function retrying(options: DownloadOptions, path: string, attempt: () => Promise<void>, progress: () => Promise<number>): Promise<void> {
+export async function retrying(options: DownloadOptions, path: string, attempt: () => Promise<void>, progress: () => Promise<number>): Promise<void> {
   const backoff = new Backoff({ firstMs: options.firstDelayMs ?? 1_000, maxMs: options.maxDelayMs ?? 30_000 });
   const tries = options.tries ?? 8;
   let missing = 0;
@@ -82,33 +84,42 @@ async function fetchRest(gateway: Gateway, store: Store, blob: BlobName, from: n
     if (response.statusCode === 416) await rm(store.partPath(blob.digest), { force: true });
     throw response.statusCode === 416 ? new ReefError('artifact.damaged', 'unavailable', 'The part on disk does not fit the file; it was thrown away.') : refusal(response.statusCode ?? 0, body, `/v1/blobs/${blob.digest}`);
   }
+  await receive(response, store.partPath(blob.digest), { start, bytes: blob.bytes, what: blob.digest }, options);
+}
+
+/**
+ * The body of an answer into `path` from `start` on, until `bytes` are there. What has arrived before a cut stays.
+ * @throws ReefError `artifact.interrupted`, `artifact.checksum_mismatch` (longer than it may be; the part is then gone), `disk.full`
+ */
+export async function receive(response: IncomingMessage, path: string, { start, bytes, what }: { start: number; bytes: number; what: string }, options: DownloadOptions): Promise<void> {
   let position = start;
   // Written chunk by chunk rather than through a stream pipeline: that one drops what is in its buffers when the line is cut,
   // and on a metered link those bytes are paid for.
-  const part = await open(store.partPath(blob.digest), start > 0 ? 'r+' : 'w');
+  const part = await open(path, start > 0 ? 'r+' : 'w');
   try {
     for await (const chunk of response as AsyncIterable<Buffer>) {
       // More than the manifest says is not this blob; stop before it fills the disk.
-      if (position + chunk.length > blob.bytes) throw new ReefError('artifact.checksum_mismatch', 'invalid', `The file is longer than the ${blob.bytes} bytes of the manifest; it was thrown away.`);
+      if (position + chunk.length > bytes) throw new ReefError('artifact.checksum_mismatch', 'invalid', `The file is longer than the ${bytes} bytes of the manifest; it was thrown away.`);
       await part.write(chunk, 0, chunk.length, position);
       position += chunk.length;
       options.onBytes?.(chunk.length);
+      options.onShare?.(position / bytes);
     }
   } catch (cause) {
     if (cause instanceof ReefError) {
-      await rm(store.partPath(blob.digest), { force: true });
+      await rm(path, { force: true });
       throw cause;
     }
-    if ((cause as NodeJS.ErrnoException).code === 'ENOSPC') throw new ReefError('disk.full', 'unavailable', 'The disk filled up during the download. Free space on the device.', { cause });
-    throw new ReefError('artifact.interrupted', 'unavailable', `The download of ${blob.digest} stopped after ${position} of ${blob.bytes} bytes: ${(cause as Error).message}`, { cause });
+    if (isFullDisk(cause)) throw fullDisk(cause);
+    throw new ReefError('artifact.interrupted', 'unavailable', `The download of ${what} stopped after ${position} of ${bytes} bytes: ${(cause as Error).message}`, { cause });
   } finally {
     await part.close();
   }
-  if (position < blob.bytes) throw new ReefError('artifact.interrupted', 'unavailable', `The download of ${blob.digest} ended after ${position} of ${blob.bytes} bytes.`);
+  if (position < bytes) throw new ReefError('artifact.interrupted', 'unavailable', `The download of ${what} ended after ${position} of ${bytes} bytes.`);
 }
 
 /** Where the body begins in the file: a server may ignore the range (200) or answer another one. */
-function startOf(response: IncomingMessage, asked: number): number | undefined {
+export function startOf(response: IncomingMessage, asked: number): number | undefined {
   if (response.statusCode === 200) return 0;
   if (response.statusCode !== 206) return undefined;
   const start = Number(/^bytes (\d+)-/.exec(response.headers['content-range'] ?? '')?.[1] ?? Number.NaN);

@@ -40,9 +40,13 @@ export class Gateway {
     }
   }
 
-  /** The bytes of `path` from `start` on. The caller looks at the status (200, 206, 416, ...) and drains the stream. */
-  bytes(path: string, start: number, signal?: AbortSignal): Promise<IncomingMessage> {
-    return this.open('GET', path, { headers: start > 0 ? { range: `bytes=${start}-` } : {}, ...(signal ? { signal } : {}) });
+  /**
+   * The bytes of `path` from `start` on, or all of them where what it names is not `tag` any more. The caller looks at the status (200, 206, 416, ...)
+   * and drains the stream.
+   */
+  bytes(path: string, start: number, signal?: AbortSignal, tag?: string): Promise<IncomingMessage> {
+    const headers = start > 0 ? { range: `bytes=${start}-`, ...(tag ? { 'if-range': tag } : {}) } : {};
+    return this.open('GET', path, { headers, ...(signal ? { signal } : {}) });
   }
 
   close(): void {

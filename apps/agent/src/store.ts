@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import { mkdir, open, readdir, readFile, rename, rm, stat, statfs } from 'node:fs/promises';
+import { mkdir, open, readdir, readFile, rename, rm, stat, statfs, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { bundleDigest, parseManifest, type Manifest } from '@reefkeeper/bundle';
@@ -46,9 +46,43 @@ export class Store {
     return false;
   }
 
-  /** Takes a whole part in. @throws ReefError `artifact.checksum_mismatch`; the part is then gone */
-  async adopt({ digest, bytes }: BlobName): Promise<void> {
-    const part = this.partPath(digest);
+  /** A file that is made from another one; nothing in it is worth keeping over a crash. */
+  madePath(digest: string): string {
+    return join(this.root, 'parts', `${digest}.made`);
+  }
+
+  /** The delta that makes the blob, as far as it is here. Its name carries its entity tag: only this one can be continued. */
+  async deltaPart(digest: string): Promise<{ path: string; tag: string; bytes: number } | undefined> {
+    const name = (await this.partsOf(digest)).find((part) => part.endsWith('.delta'));
+    if (!name) return undefined;
+    const path = join(this.root, 'parts', name);
+    return { path, tag: name.slice(digest.length + 1, -'.delta'.length), bytes: (await stat(path)).size };
+  }
+
+  deltaPath(digest: string, tag: string): string {
+    return join(this.root, 'parts', `${digest}.${tag}.delta`);
+  }
+
+  /** A delta that made something else is not paid for twice, not even after a restart. */
+  async refuseDeltas(digest: string): Promise<void> {
+    await this.dropParts(digest, /\.(delta|made)$/);
+    await writeFile(join(this.root, 'parts', `${digest}.nodelta`), '');
+  }
+
+  async refusesDeltas(digest: string): Promise<boolean> {
+    return stat(join(this.root, 'parts', `${digest}.nodelta`)).then(() => true, () => false);
+  }
+
+  async dropParts(digest: string, which: RegExp): Promise<void> {
+    for (const name of await this.partsOf(digest)) if (which.test(name)) await rm(join(this.root, 'parts', name), { force: true });
+  }
+
+  private async partsOf(digest: string): Promise<string[]> {
+    return (await readdir(join(this.root, 'parts'))).filter((name) => name.startsWith(`${digest}.`));
+  }
+
+  /** Takes a whole file in, and drops what else is there of it. @throws ReefError `artifact.checksum_mismatch`; the file is then gone */
+  async adopt({ digest, bytes }: BlobName, part = this.partPath(digest)): Promise<void> {
     const found = await digestOf(part);
     if (found !== digest) {
       await rm(part, { force: true });
@@ -58,6 +92,7 @@ export class Store {
     await file.sync();
     await file.close();
     await rename(part, this.blobPath(digest));
+    await this.dropParts(digest, /./);
   }
 
   /** @throws ReefError `disk.full` */
@@ -108,6 +143,16 @@ export class Store {
     }
   }
 
+  /** What the envelope of a bundle names that is not installed: good enough to leave its parts alone, and for nothing else, since nobody has verified it. */
+  private async announced(bundle: string): Promise<Manifest | undefined> {
+    try {
+      const { payload } = (await this.envelope(bundle)) as { payload: string };
+      return parseManifest((JSON.parse(Buffer.from(payload, 'base64').toString('utf8')) as { predicate: unknown }).predicate);
+    } catch {
+      return undefined;
+    }
+  }
+
   /** Takes the bundle out of use; its files stay until collected. */
   async uninstall(bundle: string): Promise<void> {
     await rm(join(this.root, 'bundles', bundle), { recursive: true, force: true });
@@ -133,14 +178,14 @@ export class Store {
   async collect(keep: ReadonlySet<string>): Promise<void> {
     const needed = new Set<string>();
     for (const bundle of keep) {
-      const manifest = await this.manifest(bundle);
+      const manifest = (await this.manifest(bundle)) ?? (await this.announced(bundle));
       for (const { digest } of manifest ? filesOf(manifest) : []) needed.add(digest);
     }
     // Bundles go before their files: a crash in between must not leave a bundle that looks whole.
     for (const bundle of await readdir(join(this.root, 'bundles'))) if (!keep.has(bundle)) await this.uninstall(bundle);
     for (const name of await readdir(join(this.root, 'envelopes'))) if (!keep.has(name.replace(/\.json$/, ''))) await rm(join(this.root, 'envelopes', name), { force: true });
     for (const digest of await readdir(join(this.root, 'blobs'))) if (!needed.has(digest)) await rm(this.blobPath(digest), { force: true });
-    for (const part of await readdir(join(this.root, 'parts'))) if (!needed.has(part.replace(/\.part$/, ''))) await rm(join(this.root, 'parts', part), { force: true });
+    for (const part of await readdir(join(this.root, 'parts'))) if (!needed.has(part.slice(0, 64))) await rm(join(this.root, 'parts', part), { force: true });
   }
 
   private envelopePath(bundle: string): string {
@@ -154,12 +199,27 @@ export function filesFor(manifest: Manifest, variant: string, cpuFallback: boole
   return unique([...manifest.variants.filter(({ name }) => names.has(name)).map(({ file }) => file), ...(manifest.golden ? [manifest.golden] : [])]);
 }
 
+/** What a file may be made from, likeliest first: the files that play its part in older bundles. */
+export function basesOf(file: BlobName, manifest: Manifest, older: readonly Manifest[]): BlobName[] {
+  const names = manifest.variants.filter((variant) => variant.file.digest === file.digest).map(({ name }) => name);
+  const golden = manifest.golden?.digest === file.digest;
+  return unique(older.flatMap((one) => [...one.variants.filter(({ name }) => names.includes(name)).map((variant) => variant.file), ...(golden && one.golden ? [one.golden] : [])]));
+}
+
 function filesOf(manifest: Manifest): BlobName[] {
   return unique([...manifest.variants.map(({ file }) => file), ...(manifest.golden ? [manifest.golden] : [])]);
 }
 
 function unique(files: BlobName[]): BlobName[] {
   return [...new Map(files.map(({ digest, bytes }) => [digest, { digest, bytes }])).values()];
+}
+
+export function isFullDisk(thrown: unknown): boolean {
+  return (thrown as NodeJS.ErrnoException | undefined)?.code === 'ENOSPC';
+}
+
+export function fullDisk(cause: unknown): ReefError {
+  return new ReefError('disk.full', 'unavailable', 'The disk filled up during the download. Free space on the device.', { cause });
 }
 
 async function digestOf(path: string): Promise<string> {
