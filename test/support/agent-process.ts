@@ -7,18 +7,18 @@ import { join } from 'node:path';
 import { expect } from 'vitest';
 import { colourFrames, eventually, type Fleet } from './fleet.ts';
 
-const main = join(import.meta.dirname, '../../apps/agent/src/main.ts');
+const fromSources = [process.execPath, '--conditions=@reefkeeper/source', '--experimental-transform-types', '--disable-warning=ExperimentalWarning', join(import.meta.dirname, '../../apps/agent/src/main.ts')];
 
-/** The agent as a process of its own, from the sources, as an operator would start it. */
+/** The agent as a process of its own, as an operator would start it: from the sources, or by another command. */
 export class AgentProcess {
   private child: ChildProcess | undefined;
 
-  private constructor(readonly device: string, readonly dir: string) {}
+  private constructor(readonly device: string, readonly dir: string, private readonly command: readonly string[]) {}
 
-  static async enrolled(fleet: Fleet, device: string): Promise<AgentProcess> {
+  static async enrolled(fleet: Fleet, device: string, command: readonly string[] = fromSources): Promise<AgentProcess> {
     const dir = await mkdtemp(join(tmpdir(), 'reef-agent-'));
     await colourFrames(join(dir, 'frames'));
-    const agent = new AgentProcess(device, dir);
+    const agent = new AgentProcess(device, dir, command);
     const child = agent.spawn(['enrol', '--gateway', fleet.gatewayUrl, '--token', fleet.token, '--id', device, '--dir', dir]);
     const [code] = await once(child, 'exit') as [number];
     if (code !== 0) throw new Error(`enrolment ended with ${code}`);
@@ -58,7 +58,7 @@ export class AgentProcess {
   }
 
   private spawn(args: string[], env: Record<string, string> = {}): ChildProcess {
-    return spawn(process.execPath, ['--conditions=@reefkeeper/source', '--experimental-transform-types', '--disable-warning=ExperimentalWarning', main, ...args], {
+    return spawn(this.command[0]!, [...this.command.slice(1), ...args], {
       env: { PATH: process.env.PATH, LOG_LEVEL: 'warn', REEF_DISK_RESERVE: '0', ...env }, stdio: ['ignore', 'pipe', process.env.AGENT_LOG ? 'inherit' : 'ignore'],
     });
   }

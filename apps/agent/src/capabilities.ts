@@ -3,7 +3,9 @@ import { arch, totalmem } from 'node:os';
 import type { Capabilities } from '@reefkeeper/protocol';
 import type { Probe } from './accelerator.ts';
 
-export const agentVersion = '0.1.0';
+/** Put in by the packaging (`deploy/agent/tree.ts`). */
+declare const REEF_AGENT_VERSION: string | undefined;
+export const agentVersion = typeof REEF_AGENT_VERSION === 'string' ? REEF_AGENT_VERSION : '0.1.0';
 
 export async function capabilitiesOf(probe: Probe): Promise<Capabilities> {
   return {

@@ -11,10 +11,13 @@ export type Pointer = unknown;
 export type Native = ReturnType<typeof bind>;
 
 /**
- * The TFLite C library that npm ships for this machine: 2.9, the newest whose delegate ABI stock libedgetpu understands.
+ * The TFLite C library beside this code (the packaged agent), or the one that npm ships for this machine: 2.9, the newest whose delegate ABI
+ * stock libedgetpu understands.
  * @throws ReefError `inference.unsupported_machine`
  */
 export function tfliteLibraryPath(): string {
+  const beside = join(import.meta.dirname, 'libtensorflowlite_c.so');
+  if (existsSync(beside)) return beside;
   const folder = new Map([['linux-x64', 'linux_amd64'], ['linux-arm64', 'linux_arm64'], ['darwin-arm64', 'darwin_arm64']]).get(`${process.platform}-${process.arch}`);
   const root = dirname(createRequire(import.meta.url).resolve('tfjs-tflite-node/package.json'));
   const path = folder && ['libtensorflowlite_c.so', 'libtensorflowlite_c.dylib'].map((file) => join(root, 'cc_deps', folder, file)).find((file) => existsSync(file));

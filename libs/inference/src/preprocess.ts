@@ -18,10 +18,13 @@ export interface ImagePreprocessing {
  * Decodes an image file (JPEG, PNG, WebP, GIF, TIFF) and scales it bilinearly.
  * @param file a path or the file's bytes
  * @returns height x width x channels bytes, row by row
- * @throws ReefError `image.unreadable`
+ * @throws ReefError `image.unreadable`, `image.decoder_missing`
  */
 export async function readImage(file: string | Buffer, wanted: ImagePreprocessing): Promise<Buffer> {
-  const { default: sharp } = await import('sharp');
+  const { default: sharp } = await import('sharp').catch((cause: NodeJS.ErrnoException) => {
+    if (cause.code !== 'ERR_MODULE_NOT_FOUND') throw cause;
+    throw new ReefError('image.decoder_missing', 'invalid', 'Image files cannot be read here: the decoder is not installed. On a device: apt-get install reef-images (raw frames need none).', { cause });
+  });
   try {
     const upright = sharp(file, { failOn: 'error' }).rotate().flatten({ background: '#000' });
     const colours = wanted.channels === 1 ? upright.greyscale() : upright.toColourspace('srgb');
