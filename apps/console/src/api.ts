@@ -68,7 +68,7 @@ export interface Attempt { id: number; result: string | null; final: boolean; ex
 
 export interface Verdict {
   gate: string; verdict: string; value: number | null; baseline: number | null; limit: number | null; unit: string; basis: string; method: string;
-  interval: [number, number] | null; sample: { devices: number; inferences: number }; message: string;
+  interval: [number, number] | null; sample: { devices: number; inferences: number }; message: string; stillNeeded: string | null;
 }
 
 export interface Wave { index: number; state: string; size: number; of: { by: string; value: string } | null; counts: Record<string, number>; verdicts: Verdict[]; startedAt: string | null; endedAt: string | null }

@@ -81,12 +81,14 @@ function WaveCard({ wave, current }: { wave: Wave; current: boolean }) {
   );
 }
 
+const unitWords: Record<string, string> = { percent: ' %', celsius: ' °C', number: '', psi: ' PSI' };
+
 function VerdictRow({ verdict }: { verdict: Verdict }) {
-  const show = (value: number | null) => value === null ? '-' : `${Number(value.toPrecision(4))} ${verdict.unit === 'percent' ? '%' : verdict.unit}`;
+  const show = (value: number | null) => value === null ? '-' : `${Number(value.toPrecision(4))}${unitWords[verdict.unit] ?? ` ${verdict.unit}`}`;
   return (
     <tr title={verdict.message}>
       <td>{verdict.gate.replaceAll('_', ' ')}</td><td><State of={verdict.verdict} /></td><td>{show(verdict.value)}{verdict.interval && <span className="faint"> ({show(verdict.interval[0])} to {show(verdict.interval[1])})</span>}</td>
-      <td>{show(verdict.baseline)}</td><td>{show(verdict.limit)}</td><td className="faint">{verdict.sample.devices} {verdict.sample.devices === 1 ? 'device' : 'devices'}, {verdict.sample.inferences} inferences, {verdict.method}{verdict.verdict !== 'PASSED' && <div>{verdict.message}</div>}</td>
+      <td>{show(verdict.baseline)}</td><td>{show(verdict.limit)}</td><td className="faint">{verdict.sample.devices} {verdict.sample.devices === 1 ? 'device' : 'devices'}, {verdict.sample.inferences} {verdict.unit === 'number' ? 'numbers' : 'inferences'}, {verdict.method}{verdict.verdict !== 'PASSED' && <div>{verdict.message}</div>}{verdict.stillNeeded && <div>Still needed: {verdict.stillNeeded}</div>}</td>
     </tr>
   );
 }

@@ -120,7 +120,8 @@ function complete({ skipped }: Facts): Decision {
 }
 
 function fail(rollout: Rollout, verdicts: Verdict[], failed: Verdict): Decision[] {
-  const why = reason(`${failed.gate}_failed`, failed.message, { gate: failed.gate, value: failed.value, baseline: failed.baseline, limit: failed.limit, unit: failed.unit, basis: failed.basis, method: failed.method, sample: failed.sample });
+  // Codes are a closed list; which of a site's own metrics it was is in the numbers.
+  const why = reason(`${failed.gate.startsWith('custom_') ? 'custom' : failed.gate}_failed`, failed.message, { gate: failed.gate, value: failed.value, baseline: failed.baseline, limit: failed.limit, unit: failed.unit, basis: failed.basis, method: failed.method, sample: failed.sample });
   return [{ kind: 'closeWave', as: 'FAILED', verdicts, reason: why }, { kind: rollout.settings.onFailure === 'pause' ? 'pause' : 'rollBack', reason: why }];
 }
 

@@ -163,7 +163,8 @@ export class RolloutEngine {
   private async samples(tx: Tx, row: RolloutRow): Promise<DeviceSample[]> {
     const updated = await tx.query<ExecutionRow[]>(`SELECT ${executionColumns} FROM rollout_executions WHERE rollout_id = $1 AND wave = $2 AND state = 'SUCCEEDED'`, [row.id, row.wave]);
     const health = await this.telemetry.healthOfEach(tx, row.workload, updated.map(({ deviceId, assignedAt }) => ({ device: deviceId, bundle: row.bundle, from: assignedAt! })));
-    return updated.map(({ deviceId, baseline, previousBundle }) => ({ device: deviceId, baseline, first: previousBundle === null, current: sampleOf(health.get(deviceId)) }));
+    const shadow = row.settings.gates.shadowAgreement ? await this.telemetry.shadowOfEach(tx, row.workload, updated.map(({ deviceId, assignedAt }) => ({ device: deviceId, bundle: row.bundle, from: assignedAt! }))) : undefined;
+    return updated.map(({ deviceId, baseline, previousBundle }) => ({ device: deviceId, baseline, first: previousBundle === null, current: sampleOf(health.get(deviceId), shadow?.get(deviceId)) }));
   }
 
   private async apply(tx: Tx, held: Held, decision: Decision, looked: boolean, now: Date): Promise<void> {
@@ -270,7 +271,10 @@ function domainOf({ row, waves }: Held): Rollout {
   return { id: row.id, state: row.state, wave: row.wave, settings: row.settings, waves, startAt: row.startAt };
 }
 
-export function sampleOf(health: Health | undefined): Sample {
+export function sampleOf(health: Health | undefined, shadow?: { frames: number; agreed: number }): Sample {
   const quantile = (q: number): number | null => health?.latency.quantile(q) ?? null;
-  return { inferences: health?.inferences ?? 0, errors: health?.errors ?? 0, p50Us: quantile(0.5), p95Us: quantile(0.95), labelled: health?.labelled ?? 0, correct: health?.correct ?? 0 };
+  return {
+    inferences: health?.inferences ?? 0, errors: health?.errors ?? 0, p50Us: quantile(0.5), p95Us: quantile(0.95), p99Us: quantile(0.99), labelled: health?.labelled ?? 0, correct: health?.correct ?? 0,
+    temperatureC: health?.temperatureC ?? null, drift: health?.drift ?? null, metrics: health?.metrics ?? {}, shadow: shadow ? { frames: shadow.frames, agreed: shadow.agreed } : null,
+  };
 }

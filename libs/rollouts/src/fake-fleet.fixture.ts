@@ -13,7 +13,7 @@ export interface FleetWorld {
 }
 
 /** How a model does on a device. */
-export interface Behaviour { inferences: number; errors: number; p50Us: number; labelled: number; correct: number; /** Fails at this step instead of running. */ failsWith?: { code: string; message: string } }
+export interface Behaviour { inferences: number; errors: number; p50Us: number; labelled: number; correct: number; /** Fails at this step instead of running. */ failsWith?: { code: string; message: string }; /** What newer agents send besides. */ besides?: Partial<Pick<Window, 'temperatureC' | 'metrics' | 'drift' | 'shadow'>> }
 export const steady: Behaviour = { inferences: 100, errors: 0, p50Us: 8_000, labelled: 50, correct: 45 };
 
 export const capabilities = (some: Partial<Capabilities> = {}): Capabilities => ({ agentVersion: '0.1.0', tfliteVersion: '2.9.0', edgetpuRuntime: 14, edgetpus: [{ type: 'usb', path: '/dev/bus/usb/1' }], hostClass: 'dev-board', arch: 'arm64', memoryBytes: 1e9, ...some });
@@ -119,7 +119,7 @@ export class FakeDevice {
     const latency = Sketch.of(Array.from({ length: does.inferences }, (_, i) => does.p50Us * (i % 20 === 19 ? 1.3 : 0.95 + (i % 10) / 100)));
     const window: Window = {
       bootId: this.bootId, seq: this.windowSeq++, workload: this.fleet.workload, bundle: this.running!, variant: this.variant!, backend: 'cpu', startedAt: new Date().toISOString(), durationMs: 5_000,
-      inferences: does.inferences, errors: does.errors > 0 ? { 'inference.failed': does.errors } : {}, latency: { total: latency.toBase64() }, labelled: does.labelled, correct: does.correct, temperatureC: null,
+      inferences: does.inferences, errors: does.errors > 0 ? { 'inference.failed': does.errors } : {}, latency: { total: latency.toBase64() }, labelled: does.labelled, correct: does.correct, temperatureC: null, ...does.besides,
     };
     await this.fleet.world.telemetry.ingest([{ device: this.id, window }]);
   }

@@ -6,6 +6,7 @@ export * from './decide.ts';
 export * from './engine.ts';
 export * from './fleet.ts';
 export * from './follow.ts';
+export * from './gates.ts';
 export * from './loop.ts';
 export * from './plan.ts';
 export * from './rollout.entity.ts';

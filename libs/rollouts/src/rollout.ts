@@ -1,5 +1,6 @@
-import { deviceId, policy, terminalStates, workloadName, type ExecutionState } from '@reefkeeper/protocol';
+import { deviceId, policy, terminalStates, workloadName, type ExecutionState, type MetricMoments } from '@reefkeeper/protocol';
 import { z } from 'zod';
+import { gates, type Gates } from './gates.ts';
 
 /** The words of a rollout: states, the moves between them, settings with their defaults. Nothing here knows a database or a clock. */
 
@@ -52,42 +53,6 @@ export interface Reason { code: string; message: string; numbers: Record<string,
 export const reason = (code: string, message: string, numbers: Record<string, unknown> = {}): Reason => ({ code, message, numbers });
 
 const percentOf = z.number().min(0).max(100);
-
-export const gates = z.object({
-  installFailures: z.object({
-    /** More failed installations than this share of the basis and the wave has failed, at once. */
-    maxPercent: percentOf.default(5),
-    /** `group`: of all devices of the wave. `executed`: of those that gave an answer. */
-    basis: z.enum(['group', 'executed']).default('group'),
-    /** Devices that never answer are not failures; more of them than this share of the wave leave it inconclusive. */
-    maxUnansweredPercent: percentOf.default(10),
-  }).nullable().prefault({}),
-  errorRate: z.object({
-    /** Percentage points above the same device's own baseline. */
-    maxIncreasePoints: z.number().min(0).max(100).default(1),
-    /** Failed inferences of all, where a device has no baseline. */
-    maxPercent: percentOf.default(5),
-  }).nullable().prefault({}),
-  latencyP95: z.object({
-    /** p95 above the same device's own baseline. */
-    maxIncreasePercent: z.number().positive().max(10_000).default(50),
-    /** A rise below this is not a regression, whatever its percentage: sub-millisecond models jitter by more. */
-    minIncreaseMs: z.number().min(0).default(2),
-    /** p95 where a device has no baseline; null = not judged there. */
-    maxMs: z.number().positive().nullable().default(null),
-  }).nullable().prefault({}),
-  accuracy: z.object({
-    /** Percentage points below the same device's own baseline. */
-    maxDropPoints: z.number().min(0).max(100).default(5),
-    /** Right answers of all labelled frames at least, whatever the baseline; null = no floor. */
-    minPercent: percentOf.nullable().default(null),
-    /** Labelled frames per device before it is judged. */
-    minLabelled: z.number().int().min(1).default(20),
-    /** Without any labelled frame the gate is inconclusive instead of not applicable. */
-    required: z.boolean().default(false),
-  }).nullable().prefault({}),
-}).meta({ id: 'RolloutGates' });
-export type Gates = z.output<typeof gates>;
 
 /** What devices can be told apart by: hardware, RuntimeVersion of libedgetpu, the label `site`. */
 export const strata = ['hostClass', 'runtime', 'site'] as const;
@@ -198,8 +163,23 @@ export interface Rollout {
   startAt: Date | null;
 }
 
-/** Health of one device over a stretch of time, as numbers that can be stored. */
-export interface Sample { inferences: number; errors: number; p50Us: number | null; p95Us: number | null; labelled: number; correct: number }
+/** Health of one device over a stretch of time, as numbers that can be stored. The optional parts are absent in baselines of older controllers. */
+export interface Sample {
+  inferences: number;
+  errors: number;
+  p50Us: number | null;
+  p95Us: number | null;
+  p99Us?: number | null;
+  labelled: number;
+  correct: number;
+  /** Mean over the stretch; null = not known. */
+  temperatureC?: number | null;
+  /** Mean index, cleared of what chance alone adds, and the scores behind it. */
+  drift?: { psi: number; scores: number } | null;
+  metrics?: Record<string, MetricMoments>;
+  /** The version beside the active model, before it served. */
+  shadow?: { frames: number; agreed: number } | null;
+}
 
 export interface DeviceSample {
   device: string;

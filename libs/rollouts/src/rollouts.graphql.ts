@@ -6,7 +6,7 @@ import { DataSource } from 'typeorm';
 import type { KeptPlan } from './rollout.entity.ts';
 import type { PlannedWave } from './plan.ts';
 import type { Reason, RolloutState, Settings, WaveState } from './rollout.ts';
-import type { Counts, Verdict } from './verdict.ts';
+import type { Counts, Verdict, VerdictView } from './verdict.ts';
 import { listEvents, listExecutions, listRollouts, viewOf, type RolloutView, type WaveView } from './views.ts';
 
 @ObjectType('RolloutReason')
@@ -17,7 +17,7 @@ class ReasonType implements Reason {
 }
 
 @ObjectType('RolloutVerdict')
-class VerdictType implements Verdict {
+class VerdictType implements VerdictView {
   @Field(() => String) gate!: Verdict['gate'];
   @Field(() => String) verdict!: Verdict['verdict'];
   @Field(() => Float, { nullable: true }) value!: number | null;
@@ -29,6 +29,7 @@ class VerdictType implements Verdict {
   @Field(() => [Float], { nullable: true }) interval!: Verdict['interval'];
   @Field(() => JsonScalar) sample!: Verdict['sample'];
   @Field(() => JsonScalar, { nullable: true }) needed!: Verdict['needed'];
+  @Field(() => String, { nullable: true, description: 'what an undecided gate waits for, in words' }) stillNeeded!: string | null;
   @Field(() => String) message!: string;
 }
 
@@ -40,7 +41,7 @@ class WaveType implements WaveView {
   @Field(() => Boolean) canary!: boolean;
   @Field(() => JsonScalar, { nullable: true, description: 'the one kind of device it is made of: { by, value }' }) of!: PlannedWave['of'];
   @Field(() => JsonScalar) counts!: Counts;
-  @Field(() => [VerdictType]) verdicts!: Verdict[];
+  @Field(() => [VerdictType]) verdicts!: VerdictView[];
   @Field(() => Date, { nullable: true }) startedAt!: Date | null;
   @Field(() => Date, { nullable: true }) analysingAt!: Date | null;
   @Field(() => Date, { nullable: true }) deadlineAt!: Date | null;

@@ -71,6 +71,28 @@ describe('a whole rollout with devices that react', () => {
     expect(done).toMatchObject({ state: 'ROLLED_BACK', stateReason: { code: 'latency_p95_failed', numbers: { unit: 'ms', method: 'threshold' } } });
   });
 
+  it('gates on what the devices send besides: temperature, a number of their own, and agreement in shadow', async () => {
+    await world.fleet.add(3);
+    const moments = (mean: number) => ({ reject_rate: { count: 50, sum: 50 * mean, sumSquares: 50 * (mean * mean + 0.0001) } });
+    const good = await world.installed(1);
+    world.fleet.behaviours.set(good, { besides: { temperatureC: 55, metrics: moments(0.1) } });
+    await world.run(10);
+    const gates = { temperature: {}, custom: [{ metric: 'reject_rate', better: 'lower' as const, maxIncreasePercent: 20 }], shadowAgreement: { minFrames: 50 }, latencyP99: {} };
+
+    world.fleet.behaviours.set(await world.version(2), { besides: { temperatureC: 57, metrics: moments(0.2) } });
+    const open = await world.create({ gates, deadlineS: 60 });
+    const waits = await world.run(30, open.id, ({ waves }) => waves[0]!.state === 'ANALYSING' && waves[0]!.verdicts.some(({ gate, verdict }) => gate === 'shadow_agreement' && verdict === 'PENDING'));
+    expect(waits.waves[0]!.verdicts.find(({ gate }) => gate === 'shadow_agreement')).toMatchObject({ stillNeeded: '1 more device with 50 shadow frames each' });
+    expect(await world.run(60, open.id, ended)).toMatchObject({ state: 'ROLLED_BACK', stateReason: { code: 'custom_failed', numbers: { gate: 'custom_reject_rate', value: 0.2, baseline: 0.1, limit: 0.12 } } });
+
+    const third = await world.version(3);
+    world.fleet.behaviours.set(third, { besides: { temperatureC: 57, metrics: moments(0.1), shadow: { bundle: third, frames: 30, agreed: 29, errors: 0, latency: '', active: '' } } });
+    await world.run(10);
+    const done = await world.run(120, (await world.create({ version: 'm@3', gates })).id, ended);
+    expect(done.state).toBe('SUCCEEDED');
+    expect(done.waves[1]!.verdicts.map(({ gate, verdict }) => `${gate} ${verdict}`).slice(3)).toEqual(['latency_p99 PASSED', 'accuracy PASSED', 'temperature PASSED', 'shadow_agreement PASSED', 'custom_reject_rate PASSED']);
+  });
+
   it('a version that does not start: the device has gone back by itself, and no second device is tried', async () => {
     await world.fleet.add(4);
     const good = await world.installed(1);

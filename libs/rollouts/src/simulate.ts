@@ -3,7 +3,7 @@ import { decide, lookMs, type Decision, type Facts } from './decide.ts';
 import { follow, type RollbackState } from './follow.ts';
 import { planWaves, type Plan } from './plan.ts';
 import { isSettled, mayMove, settingsFor, type CreateRollout, type DeviceSample, type Rollout, type RolloutExecutionState, type RolloutState, type Wave } from './rollout.ts';
-import { noCounts, type Verdict } from './verdict.ts';
+import { noCounts, verdictViewOf, type Verdict, type VerdictView } from './verdict.ts';
 import { newBundle, oldBundle, VirtualFleet, type Faults, type Report, type VersionBehaviour, type VirtualDevice } from './virtual-fleet.ts';
 
 export * from './virtual-fleet.ts';
@@ -27,7 +27,7 @@ export interface Simulated {
   /** Virtual time from start to end, seconds. */
   tookS: number;
   plan: Plan;
-  waves: { index: number; size: number; state: string; tookS: number | null; updated: number; failed: number; unanswered: number; verdicts: Verdict[] }[];
+  waves: { index: number; size: number; state: string; tookS: number | null; updated: number; failed: number; unanswered: number; verdicts: VerdictView[] }[];
   /** The most devices at once on the version while their wave had no verdict, and the limit that was stated before. */
   unproven: { most: number; stated: number };
   /** Devices that ran the version at any time. */
@@ -104,7 +104,7 @@ class Shell {
       state: rollout.state, reason: this.reason, tookS: (ended - epoch) / 1_000, plan: this.plan,
       waves: rollout.waves.map(({ index, size, state, startedAt, endedAt }) => ({
         index, size, state, tookS: startedAt && endedAt ? (endedAt.getTime() - startedAt.getTime()) / 1_000 : null,
-        updated: this.counts[index]!.SUCCEEDED, failed: this.counts[index]!.FAILED, unanswered: this.counts[index]!.TIMED_OUT, verdicts: this.verdicts.get(index) ?? [],
+        updated: this.counts[index]!.SUCCEEDED, failed: this.counts[index]!.FAILED, unanswered: this.counts[index]!.TIMED_OUT, verdicts: (this.verdicts.get(index) ?? []).map(verdictViewOf),
       })),
       unproven: { most: this.mostUnproven, stated: this.plan.blastRadius.unprovenDevices }, exposed: this.exposed.size,
       // A device that could not install it keeps what it had; that is not wrong but said.

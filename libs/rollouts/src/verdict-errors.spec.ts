@@ -53,6 +53,26 @@ const accuracy = (drop: number, size = waveSize): Wave => (run) => {
   });
 };
 
+/** Devices that push 60 numbers before and 60 now, each with a spread of 0.3 about a level that differs from device to device. */
+const numbers = (ratio: number, size = waveSize): Wave => (run) => {
+  const noise = normal(random(run * 15_485_863));
+  return Array.from({ length: size }, () => {
+    const level = 2 * Math.exp(0.2 * noise());
+    const sample = (mean: number) => {
+      const seen = mean + (0.3 / Math.sqrt(60)) * noise();
+      return { inferences: 1_000, errors: 0, p50Us: null, p95Us: null, labelled: 0, correct: 0, metrics: { level: { count: 60, sum: 60 * seen, sumSquares: 60 * (seen * seen + 0.09) } } };
+    };
+    return { device: 'd', first: false, baseline: sample(level), current: sample(level * ratio) };
+  });
+};
+
+/** Devices on whose 100 shadow frames the version agrees with the active model in this share. */
+const shadow = (share: number, size: number): Wave => (run) => {
+  const next = random(run * 32_452_843);
+  return Array.from({ length: size }, () => ({ device: 'd', first: false, baseline: null, current: { inferences: 1_000, errors: 0, p50Us: null, p95Us: null, labelled: 0, correct: 0, shadow: { frames: 100, agreed: Array.from({ length: 100 }, () => Number(next() < share)).reduce((a, b) => a + b, 0) } } }));
+};
+
+const customGate = settings({ custom: [{ metric: 'level', better: 'lower', maxIncreasePercent: 10 }] });
 const latencyGate = settings({ latencyP95: { maxIncreasePercent: 25, minIncreaseMs: 0 } });
 const accuracyGate = settings({ accuracy: { maxDropPoints: 3 } });
 
@@ -61,6 +81,8 @@ describe(`over ${runs} waves of ${waveSize} devices, judged at every report`, ()
   it.each<[string, Wave, GateName, Settings]>([
     ['latency', latency(1.25), 'latency_p95', latencyGate],
     ['accuracy', accuracy(0.03), 'accuracy', accuracyGate],
+    // Percentages of levels that differ: the spread of the excess grows with the level.
+    ['a number of one\'s own', numbers(1.1), 'custom_level', customGate],
   ])('%s at its very limit: wrongly failed and wrongly passed in no more than alpha of the waves', (_what, wave, gate, rules) => {
     const { failed, passed } = judged(wave, gate, rules, 20);
     expect(failed).toBeLessThanOrEqual(alpha);
@@ -98,6 +120,11 @@ describe(`over ${runs} waves of ${waveSize} devices, judged at every report`, ()
 describe('small waves go by a threshold, without the promise; over as many of them', () => {
   it.each([1, 3, 10])('a version that is just like the one before passes or waits on %d devices, and fails in no more than alpha', (size) => {
     for (const [wave, gate, rules] of [[latency(1, size), 'latency_p95', settings({ latencyP95: {} })], [accuracy(0, size), 'accuracy', settings({ accuracy: {} })]] as const) {
+      expect(judged(wave, gate, rules, size).failed, gate).toBeLessThanOrEqual(alpha);
+    }
+  });
+  it.each([1, 3, 10])('at the very limit, where chance alone decides on %d devices, numbers and agreement fail in no more than alpha', (size) => {
+    for (const [wave, gate, rules] of [[numbers(1.1, size), 'custom_level', customGate], [shadow(0.9, size), 'shadow_agreement', settings({ shadowAgreement: { minPercent: 90 } })]] as const) {
       expect(judged(wave, gate, rules, size).failed, gate).toBeLessThanOrEqual(alpha);
     }
   });

@@ -1,4 +1,6 @@
 import { describe, expect, it } from 'vitest';
+import { gates } from './gates.ts';
+import { stillNeeded } from './judging.ts';
 import { createRollout, settingsFor, type DeviceSample, type Sample, type Settings } from './rollout.ts';
 import { judgeInstall, judgeSamples, noCounts, type Counts, type GateName, type Verdict } from './verdict.ts';
 
@@ -83,6 +85,123 @@ describe('accuracy', () => {
   });
   it('labels that stop coming are no good news', () => expect(judge('accuracy', fleet(3, (i) => device(i, { labelled: 0, correct: 0 }))).verdict).toBe('PENDING'));
   it('a floor holds on a first installation', () => expect(judge('accuracy', [device(1, { correct: 60 }, null)], true, settings({ accuracy: { minPercent: 80 } }))).toMatchObject({ verdict: 'FAILED', limit: 80 }));
+});
+
+describe('other quantiles of the latency', () => {
+  const p99 = settings({ latencyP99: { maxIncreasePercent: 100 } });
+  it('p50 and p99 are judged like p95, each by its own number', () => {
+    const slow = fleet(3, (i) => device(i, { p50Us: 16_000, p95Us: 20_000, p99Us: 44_000 }, { p99Us: 20_000 }));
+    expect(judge('latency_p50', slow, true, settings({ latencyP50: {} }))).toMatchObject({ verdict: 'FAILED', value: 16, baseline: 8, limit: 10 });
+    expect(judge('latency_p99', slow, true, p99)).toMatchObject({ verdict: 'FAILED', value: 44, baseline: 20, limit: 40 });
+    expect(judge('latency_p99', fleet(3, (i) => device(i, { p99Us: 39_000 }, { p99Us: 20_000 })), true, p99).verdict).toBe('PASSED');
+  });
+  it('a p99 wants so many inferences that it is not just the largest of them', () => {
+    expect(judge('latency_p99', fleet(3, (i) => device(i, { inferences: 120, p99Us: 20_000 }, { p99Us: 20_000 })), true, p99)).toMatchObject({ verdict: 'PENDING', needed: { devices: 3, inferencesPerDevice: 200 } });
+  });
+  it('an absolute limit holds whatever the baseline, and is not excused by a median that stood still', () => {
+    expect(judge('latency_p95', fleet(2, (i) => device(i)), true, settings({ latencyP95: { maxMs: 9 } }))).toMatchObject({ verdict: 'FAILED', value: 10, limit: 9 });
+    expect(judge('latency_p95', [device(1, {}, null)], true, settings({ latencyP95: { maxMs: 9 } }))).toMatchObject({ verdict: 'FAILED', baseline: null });
+  });
+});
+
+describe('temperature', () => {
+  const on = settings({ temperature: {} });
+  const at = (now: number | null, before: number | null) => fleet(3, (i) => device(i, { temperatureC: now }, { temperatureC: before }));
+  it.each<[string, number | null, number | null, Record<string, unknown>, string]>([
+    ['as before', 60, 60, {}, 'PASSED'],
+    ['12 degrees more', 72, 60, {}, 'FAILED'],
+    ['over the absolute limit', 90, 88, {}, 'FAILED'],
+    ['within a degree of noise over it', 70.5, 60, {}, 'PENDING'],
+    ['unknown now and before: not applicable, never 0', null, null, {}, 'NOT_APPLICABLE'],
+    ['a sensor that fell silent is a missing sample', null, 60, {}, 'PENDING'],
+    ['no temperature before, no absolute limit', 95, null, { maxC: null }, 'NOT_APPLICABLE'],
+    ['no temperature before, an absolute limit', 95, null, {}, 'FAILED'],
+  ])('%s', (_, now, before, gate, expected) => expect(judge('temperature', at(now, before), true, settings({ temperature: gate })).verdict).toBe(expected));
+  it('a baseline of an older controller holds no temperature', () => {
+    const { temperatureC: _, ...old } = sample({ temperatureC: 1 });
+    expect(judge('temperature', [{ ...device(1, { temperatureC: 60 }), baseline: old }], true, on)).toMatchObject({ verdict: 'PASSED', baseline: null, limit: 85, unit: 'celsius' });
+  });
+  it('says which it judged by', () => expect(judge('temperature', at(72, 60), true, on)).toMatchObject({ value: 72, baseline: 60, limit: 70, sample: { devices: 3 } }));
+});
+
+describe('score drift', () => {
+  const drifting = (psi: number, scores = 1_000) => fleet(3, (i) => device(i, { drift: { psi, scores } }));
+  const on = settings({ scoreDrift: {} });
+  it('moved scores fail, others pass; an index below zero is shown as none', () => {
+    expect(judge('score_drift', drifting(0.4), true, on)).toMatchObject({ verdict: 'FAILED', value: 0.4, limit: 0.25, unit: 'psi' });
+    expect(judge('score_drift', drifting(-0.01), true, on)).toMatchObject({ verdict: 'PASSED', value: 0 });
+  });
+  it('who asks for it is not told that no reference is good news', () => {
+    expect(judge('score_drift', fleet(3, (i) => device(i, { drift: null })), true, on)).toMatchObject({ verdict: 'PENDING', needed: { devices: 3, scoresPerDevice: 100 } });
+  });
+});
+
+describe('shadow agreement', () => {
+  const on = settings({ shadowAgreement: { minPercent: 95 } });
+  const shadowing = (agreed: number, frames = 1_000) => fleet(3, (i) => device(i, { shadow: { frames, agreed } }));
+  it('agreement passes, disagreement fails, no frames wait', () => {
+    expect(judge('shadow_agreement', shadowing(990), true, on)).toMatchObject({ verdict: 'PASSED', value: 99, limit: 95, sample: { devices: 3, inferences: 3_000 } });
+    expect(judge('shadow_agreement', shadowing(900), true, on).verdict).toBe('FAILED');
+    expect(judge('shadow_agreement', fleet(3, (i) => device(i)), true, on)).toMatchObject({ verdict: 'PENDING', needed: { devices: 3, shadowFramesPerDevice: 100 } });
+  });
+  it('what chance can do to so few frames stays open, and says how many it would take', () => {
+    const close = judge('shadow_agreement', shadowing(94, 100), true, on);
+    expect(close.verdict).toBe('PENDING');
+    const frames = close.needed!.shadowFramesPerDevice!;
+    expect(frames).toBeGreaterThan(100);
+    expect(judge('shadow_agreement', shadowing(0.94 * frames, frames), true, on).verdict).toBe('FAILED');
+  });
+});
+
+describe('numbers of a site\'s own program', () => {
+  /** Numbers with this mean and a spread of 0.1. */
+  const numbers = (mean: number, count = 400) => ({ rejects: { count, sum: mean * count, sumSquares: (mean * mean + 0.01) * count } });
+  const sites = (now: number, before: number | null, count = 400) => fleet(3, (i) => device(i, { metrics: numbers(now, count) }, before === null ? null : { metrics: numbers(before) }));
+  const custom = (gate: Record<string, unknown>) => settings({ custom: [{ metric: 'rejects', better: 'lower', ...gate }] });
+  it.each<[string, Record<string, unknown>, number, number | null, string]>([
+    ['more rejects than before', { maxIncreasePercent: 20 }, 0.5, 0.3, 'FAILED'],
+    ['as before', { maxIncreasePercent: 20 }, 0.3, 0.3, 'PASSED'],
+    ['a rise from nothing is one, once it is beyond chance', { maxIncreasePercent: 20 }, 0.3, 0, 'FAILED'],
+    ['a first installation has nothing to compare with', { maxIncreasePercent: 20 }, 0.3, null, 'NOT_APPLICABLE'],
+    ['an absolute limit holds there, too', { max: 0.2 }, 0.3, null, 'FAILED'],
+    ['the stricter of two limits', { max: 0.31, maxIncreasePercent: 200 }, 0.4, 0.3, 'FAILED'],
+    ['less of what should be high', { better: 'higher', maxDropPercent: 10 }, 0.7, 0.9, 'FAILED'],
+    ['more of what should be high', { better: 'higher', min: 0.8 }, 0.9, null, 'PASSED'],
+    ['a level below zero: per cent of how far it is from it', { maxIncreasePercent: 10 }, -18, -20, 'PASSED'],
+    ['a level below zero that rose', { maxIncreasePercent: 10 }, -17, -20, 'FAILED'],
+  ])('%s', (_, gate, now, before, expected) => expect(judge('custom_rejects', sites(now, before), true, custom(gate)).verdict).toBe(expected));
+  it('says value, baseline and limit the right way round', () => {
+    expect(judge('custom_rejects', sites(0.7, 0.9), true, custom({ better: 'higher', maxDropPercent: 10 }))).toMatchObject({ value: 0.7, baseline: 0.9, limit: 0.81, unit: 'number', sample: { devices: 3, inferences: 1_200 } });
+  });
+  it('no numbers are no good news; a few stay open and say how many it would take', () => {
+    expect(judge('custom_rejects', fleet(3, (i) => device(i)), true, custom({ max: 1 }))).toMatchObject({ verdict: 'PENDING', needed: { devices: 3, numbersPerDevice: 10 } });
+    const close = judge('custom_rejects', sites(0.21, null, 10), true, custom({ max: 0.2 }));
+    expect(close).toMatchObject({ verdict: 'PENDING', needed: { numbersPerDevice: expect.any(Number) as number } });
+    expect(judge('custom_rejects', sites(0.21, null, close.needed!.numbersPerDevice), true, custom({ max: 0.2 })).verdict).toBe('FAILED');
+  });
+  it('many devices: the interval decides, and lies around the value whichever way is better', () => {
+    for (const [gate, level] of [[{ maxIncreasePercent: 5 }, 1.2], [{ better: 'higher', maxDropPercent: 5 }, 0.8]] as const) {
+      const many = fleet(40, (i) => device(i, { metrics: numbers(level + 0.02 * Math.sin(i * 12.9898)) }, { metrics: numbers(1) }));
+      const verdict = judge('custom_rejects', many, false, custom(gate));
+      expect(verdict).toMatchObject({ verdict: 'FAILED', method: 'sequential' });
+      expect(verdict.interval![0]).toBeLessThan(verdict.value!);
+      expect(verdict.interval![1]).toBeGreaterThan(verdict.value!);
+    }
+  });
+  it.each([[{ better: 'lower', min: 1 }], [{ better: 'higher', maxIncreasePercent: 1 }], [{ better: 'lower' }]])('a limit for the wrong direction, or none, is refused: %j', (gate) => {
+    expect(gates.safeParse({ custom: [{ metric: 'm', ...gate }] })).toMatchObject({ success: false });
+  });
+});
+
+describe('what an undecided gate still needs, in words', () => {
+  it.each([
+    [{ devices: 4, inferencesPerDevice: 50 }, '4 more devices with 50 inferences each'], [{ devices: 1 }, '1 more device'], [{ answers: 3 }, '3 more answers'],
+    [{ labelledPerDevice: 900 }, '900 labelled frames on each device'], [{ soak: true as const }, 'the end of the soak'], [null, 'out of reach: the value is too near its limit for any sample'],
+  ])('%j', (needed, text) => {
+    expect(stillNeeded({ verdict: 'PENDING', needed })).toBe(text);
+    expect(stillNeeded({ verdict: 'PASSED', needed })).toBeNull();
+  });
+  it('before the soak ends a threshold waits for that', () => expect(stillNeeded(judge('accuracy', fleet(2, (i) => device(i)), false))).toBe('the end of the soak'));
 });
 
 it('a gate that is switched off gives no verdict', () => {

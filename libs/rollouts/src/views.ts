@@ -3,7 +3,7 @@ import type { DataSource } from 'typeorm';
 import { ExecutionRow, RolloutEvent, RolloutRow, WaveRow, type KeptPlan } from './rollout.entity.ts';
 import type { PlannedWave } from './plan.ts';
 import type { Reason, RolloutExecutionState, RolloutState, Settings, WaveState } from './rollout.ts';
-import { noCounts, type Counts, type Verdict } from './verdict.ts';
+import { noCounts, verdictViewOf, type Counts, type VerdictView } from './verdict.ts';
 
 /** A rollout as the outside sees it. */
 export interface RolloutView {
@@ -28,7 +28,7 @@ export interface RolloutView {
   endedAt: Date | null;
 }
 
-export interface WaveView { index: number; state: WaveState; size: number; canary: boolean; of: PlannedWave['of']; counts: Counts; verdicts: Verdict[]; startedAt: Date | null; analysingAt: Date | null; deadlineAt: Date | null; endedAt: Date | null }
+export interface WaveView { index: number; state: WaveState; size: number; canary: boolean; of: PlannedWave['of']; counts: Counts; verdicts: VerdictView[]; startedAt: Date | null; analysingAt: Date | null; deadlineAt: Date | null; endedAt: Date | null }
 
 export interface Page<T> { items: T[]; nextCursor: string | null }
 
@@ -66,7 +66,7 @@ async function viewsOf(db: DataSource, rows: RolloutRow[]): Promise<RolloutView[
         const counts = noCounts();
         for (const group of own) if (group.wave === wave.index) counts[group.state] += Number(group.n);
         const { index, state, size, verdicts, startedAt, analysingAt, deadlineAt, endedAt } = wave;
-        return { index, state, size, canary: row.plan.waves[index]?.canary ?? false, of: row.plan.waves[index]?.of ?? null, counts, verdicts, startedAt, analysingAt, deadlineAt, endedAt };
+        return { index, state, size, canary: row.plan.waves[index]?.canary ?? false, of: row.plan.waves[index]?.of ?? null, counts, verdicts: verdicts.map(verdictViewOf), startedAt, analysingAt, deadlineAt, endedAt };
       }),
       rollback: back.length > 0 ? rollback : null,
       settings: row.settings, plan: row.plan, createdAt: row.createdAt, createdBy: row.createdBy, startAt: row.startAt, startedAt: row.startedAt, endedAt: row.endedAt,

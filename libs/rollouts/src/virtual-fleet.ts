@@ -154,7 +154,7 @@ export class VirtualFleet {
     return {
       device: device.id, first: false, baseline: this.baseline(device),
       current: {
-        inferences: frames, errors: Math.max(0, Math.round(errors + Math.sqrt(errors) * device.noise.errors)), p50Us: frames > 0 ? p95Us / 1.25 : null, p95Us: frames > 0 ? p95Us : null,
+        inferences: frames, errors: Math.max(0, Math.round(errors + Math.sqrt(errors) * device.noise.errors)), p50Us: frames > 0 ? p95Us / 1.25 : null, p95Us: frames > 0 ? p95Us : null, p99Us: frames > 0 ? p95Us * 1.15 : null, temperatureC: 55 + (heat > 1 ? 30 : 0) + device.noise.now,
         labelled, correct: Math.min(labelled, Math.max(0, Math.round(labelled * p + Math.sqrt(labelled * p * (1 - p)) * device.noise.correct))),
       },
     };
@@ -163,7 +163,7 @@ export class VirtualFleet {
   private baseline(device: VirtualDevice): Sample {
     const labelled = Math.floor(baselineFrames * labelledShare);
     const p95Us = device.p95Us * Math.exp(0.04 * device.noise.base);
-    return { inferences: baselineFrames, errors: 0, p50Us: p95Us / 1.25, p95Us, labelled, correct: Math.round(labelled * device.accuracy) };
+    return { inferences: baselineFrames, errors: 0, p50Us: p95Us / 1.25, p95Us, p99Us: p95Us * 1.15, temperatureC: 55 + device.noise.base, labelled, correct: Math.round(labelled * device.accuracy) };
   }
 
   private wait(device: VirtualDevice): number {

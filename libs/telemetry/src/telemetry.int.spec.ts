@@ -91,6 +91,31 @@ describe('health', () => {
     expect((await telemetry.healthOf(['b'], { workload: 'w' })).size).toBe(0);
   });
 
+  it('temperature, drift and numbers over the windows that have them; a stretch without any has none', async () => {
+    const moments = (count: number, sum: number) => ({ count, sum, sumSquares: sum * sum });
+    await telemetry.ingest([
+      { device: 'a', window: window(1, { temperatureC: 60, metrics: { m: moments(2, 3), n: moments(1, 1) }, drift: { psi: 0.5, reference: 900, current: 100 } }) },
+      { device: 'a', window: window(2, { metrics: { m: moments(1, 4) }, drift: { psi: 0.2, reference: 900, current: 300 } }) },
+      { device: 'a', window: window(3, { temperatureC: 64 }) }, { device: 'b', window: window(1) },
+    ]);
+    const health = await telemetry.healthOf(['a', 'b'], { workload: 'w' });
+    expect(health.get('a')).toMatchObject({ temperatureC: 62, metrics: { m: { count: 3, sum: 7, sumSquares: 25 }, n: { count: 1, sum: 1, sumSquares: 1 } }, drift: { scores: 400 } });
+    // Each window loses what chance alone gives ten bins, and weighs as much as it has scores.
+    expect(health.get('a')!.drift!.psi).toBeCloseTo((100 * (0.5 - 9 * (1 / 900 + 1 / 100)) + 300 * (0.2 - 9 * (1 / 900 + 1 / 300))) / 400, 10);
+    expect(health.get('b')).toMatchObject({ temperatureC: null, metrics: {}, drift: null });
+  });
+
+  it('a candidate in shadow, whichever model was active', async () => {
+    const shadow = (bundle: string, frames: number, agreed: number) => ({ bundle, frames, agreed, errors: frames - agreed, latency: Sketch.of(Array<number>(frames).fill(20_000)).toBase64(), active: Sketch.of(Array<number>(frames).fill(10_000)).toBase64() });
+    await telemetry.ingest([{ device: 'a', window: window(1, { shadow: shadow(fresh, 10, 9) }) }]);
+    clock.advance(10_000);
+    const from = clock.now();
+    await telemetry.ingest([{ device: 'a', window: window(2, { shadow: shadow(fresh, 20, 15) }) }, { device: 'a', window: window(3, { bundle: 'c'.repeat(64), shadow: shadow(fresh, 10, 10) }) }, { device: 'b', window: window(1, { shadow: shadow(old, 5, 5) }) }]);
+    const found = await telemetry.shadowOfEach(database.db, 'w', ['a', 'b'].map((device) => ({ device, bundle: fresh, from })));
+    expect([...found.keys()]).toEqual(['a']);
+    expect(found.get('a')).toMatchObject({ frames: 30, agreed: 25, errors: 5, latency: { count: 30 }, active: { count: 30 } });
+  });
+
   it('each device with its own question, counted back from its own last window', async () => {
     await telemetry.ingest([{ device: 'a', window: window(1) }]);
     clock.advance(600_000);

@@ -1,6 +1,6 @@
 import { Inject, Injectable } from '@nestjs/common';
 import { hint, type Clock, type Tx } from '@reefkeeper/platform';
-import { Sketch, type Telemetry as Window } from '@reefkeeper/protocol';
+import { driftBins, Sketch, type MetricMoments, type Telemetry as Window } from '@reefkeeper/protocol';
 import { DataSource } from 'typeorm';
 import { TelemetryWindow } from './telemetry.entity.ts';
 import { inMs } from './telemetry.views.ts';
@@ -15,7 +15,22 @@ export interface Ingested {
 }
 
 /** What a device did over a stretch of time. `inferences` counts the failed ones too. */
-export interface Health { inferences: number; errors: number; latency: Sketch; labelled: number; correct: number }
+export interface Health {
+  inferences: number;
+  errors: number;
+  latency: Sketch;
+  labelled: number;
+  correct: number;
+  /** Mean of the windows that know it; null when none does. */
+  temperatureC: number | null;
+  /** Mean population stability index, each window weighed by its scores and cleared of what chance alone adds (so it may be below 0); null when none was sent. */
+  drift: { psi: number; scores: number } | null;
+  /** Of the site's own program, added up over the windows. */
+  metrics: Record<string, MetricMoments>;
+}
+
+/** A candidate beside the active model over a stretch of time. */
+export interface Shadowed { frames: number; agreed: number; errors: number; latency: Sketch; active: Sketch }
 
 export interface HealthQuestion {
   device: string;
@@ -106,8 +121,10 @@ export class Telemetry {
   /** Health where every device has its own bundle and stretch; one statement for any number. Latency is of the whole, or of one stage where it is told apart. */
   async healthOfEach(on: DataSource | Tx, workload: string, questions: readonly HealthQuestion[], stage: 'total' | 'invoke' = 'total'): Promise<Map<string, Health>> {
     if (questions.length === 0) return new Map();
-    const rows = await on.query<{ device: string; inferences: string; errors: string; labelled: string; correct: string; sketches: (string | null)[] }[]>(`
-      SELECT q.device, sum(w.inferences) AS inferences, sum(w.error_count) AS errors, sum(w.labelled) AS labelled, sum(w.correct) AS correct,
+    const rows = await on.query<{ device: string; inferences: string; errors: string; labelled: string; correct: string; temperature: number | null; psi: number | null; scores: string | null; metrics: Record<string, MetricMoments>[] | null; sketches: (string | null)[] }[]>(`
+      SELECT q.device, sum(w.inferences) AS inferences, sum(w.error_count) AS errors, sum(w.labelled) AS labelled, sum(w.correct) AS correct, avg(w.temperature_c) AS temperature,
+        sum((w.drift ->> 'psi')::float8 * (w.drift ->> 'current')::float8 - ${driftBins - 1} * (1 + (w.drift ->> 'current')::float8 / (w.drift ->> 'reference')::float8)) AS psi, sum((w.drift ->> 'current')::bigint) AS scores,
+        array_agg(w.metrics) FILTER (WHERE w.metrics IS NOT NULL) AS metrics,
         array_agg(coalesce(w.latency ->> $7, w.latency ->> 'total', w.latency ->> 'invoke')) AS sketches
       FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::float8[]) AS q(device, bundle, "from", "to", last_s)
       LEFT JOIN LATERAL (
@@ -120,7 +137,21 @@ export class Telemetry {
       [questions.map((q) => q.device), questions.map((q) => q.bundle ?? null), questions.map((q) => q.from ?? null), questions.map((q) => q.to ?? null), questions.map((q) => q.lastS ?? null), workload, stage]);
     return new Map(rows.map((row) => [row.device, {
       inferences: Number(row.inferences), errors: Number(row.errors), labelled: Number(row.labelled), correct: Number(row.correct), latency: merged(row.sketches),
+      temperatureC: row.temperature, drift: row.psi === null ? null : { psi: row.psi / Number(row.scores), scores: Number(row.scores) }, metrics: addedUp(row.metrics ?? []),
     }]));
+  }
+
+  /** What each device said of a candidate beside its active model, whichever that was. A device that has not shadowed it is not in the map. */
+  async shadowOfEach(on: DataSource | Tx, workload: string, questions: readonly { device: string; bundle: string; from: Date }[]): Promise<Map<string, Shadowed>> {
+    if (questions.length === 0) return new Map();
+    const rows = await on.query<{ device: string; frames: string; agreed: string; errors: string; latency: string[]; active: string[] }[]>(`
+      SELECT q.device, sum((w.shadow ->> 'frames')::bigint) AS frames, sum((w.shadow ->> 'agreed')::bigint) AS agreed, sum((w.shadow ->> 'errors')::bigint) AS errors,
+        array_agg(w.shadow ->> 'latency') AS latency, array_agg(w.shadow ->> 'active') AS active
+      FROM unnest($1::text[], $2::text[], $3::timestamptz[]) AS q(device, bundle, "from")
+      JOIN telemetry_windows w ON w.device_id = q.device AND w.workload = $4 AND w.shadow ->> 'bundle' = q.bundle AND w.received_at >= q."from"
+      GROUP BY q.device`,
+      [questions.map((q) => q.device), questions.map((q) => q.bundle), questions.map((q) => q.from), workload]);
+    return new Map(rows.map((row) => [row.device, { frames: Number(row.frames), agreed: Number(row.agreed), errors: Number(row.errors), latency: merged(row.latency), active: merged(row.active) }]));
   }
 
   /** Points for plots, oldest first. Sketches are merged, so a p95 over many devices is the p95 of all their inferences. */
@@ -171,6 +202,19 @@ function faultOf(window: Window): string | undefined {
     return (error as Error).message;
   }
   return undefined;
+}
+
+function addedUp(windows: readonly Record<string, MetricMoments>[]): Record<string, MetricMoments> {
+  const whole: Record<string, MetricMoments> = {};
+  for (const window of windows) {
+    for (const [name, { count, sum, sumSquares }] of Object.entries(window)) {
+      const one = (whole[name] ??= { count: 0, sum: 0, sumSquares: 0 });
+      one.count += count;
+      one.sum += sum;
+      one.sumSquares += sumSquares;
+    }
+  }
+  return whole;
 }
 
 const jsonOrNull = (value: unknown): string | null => (value === undefined ? null : JSON.stringify(value));

@@ -4,10 +4,11 @@ import { ReefError } from '@reefkeeper/platform/errors';
 import type { Client } from '../client.ts';
 import { action } from '../context.ts';
 import { numberOf } from '../options.ts';
+import { gatesOf } from './gate-options.ts';
 import type { SimulateOptions } from '../offline/simulate.ts';
-import { ago, counted, facts, percent, table, tone, type Output } from '../output.ts';
+import { ago, counted, facts, table, tone, type Output } from '../output.ts';
 
-export interface Verdict { gate: string; verdict: string; value: number | null; baseline: number | null; limit: number | null; unit: string; basis: string; method: string; interval: [number, number] | null; sample: { devices: number; inferences: number }; message: string }
+export interface Verdict { gate: string; verdict: string; value: number | null; baseline: number | null; limit: number | null; unit: string; basis: string; method: string; interval: [number, number] | null; sample: { devices: number; inferences: number }; message: string; stillNeeded: string | null }
 type WaveKind = { by: string; value: string } | null;
 export interface RolloutView {
   id: string; name: string; version: string; bundle: string; workload: string; selector: string; state: string; stateReason: { code: string; message: string }; wave: number; createdAt: string; createdBy: string;
@@ -21,7 +22,7 @@ const ended = new Set(['SUCCEEDED', 'ROLLED_BACK', 'ABORTED']);
 
 interface CreateOptions {
   workload: string; selector?: string; exclude?: string[]; excludeSelector?: string; name?: string; wave?: string[]; soak?: string; deadline?: string; minSamples?: string; observe?: string; timeout?: string; supersede?: boolean; start?: boolean; watch?: boolean;
-  maxLatencyIncrease?: string; maxAccuracyDrop?: string; maxErrorIncrease?: string; maxInstallFailures?: string; cpuFallback?: boolean;
+  maxLatencyIncrease?: string; maxAccuracyDrop?: string; maxErrorIncrease?: string; maxInstallFailures?: string; gate?: string[]; cpuFallback?: boolean;
 }
 
 export function registerRollouts(program: Command): void {
@@ -33,6 +34,7 @@ export function registerRollouts(program: Command): void {
     .option('--soak <seconds>', 'how long a wave serves before it can pass').option('--deadline <seconds>', 'after which an undecided wave is inconclusive').option('--min-samples <n>', 'inferences per device before it is judged')
     .option('--observe <seconds>', 'how long a device watches itself before it commits').option('--timeout <seconds>', 'for one device\'s activation')
     .option('--max-latency-increase <percent>', 'p95 against the same device before').option('--max-accuracy-drop <points>', 'on labelled frames').option('--max-error-increase <points>').option('--max-install-failures <percent>')
+    .option('--gate <setting...>', 'any setting of any gate: latencyP99.maxIncreasePercent=80, temperature=on, accuracy=off, custom.reject_rate.max=0.1')
     .option('--no-cpu-fallback', 'wait for an Edge TPU rather than serve on the CPU').option('--supersede', 'stop other rollouts of this workload on these devices');
 
   described('preview <version>', 'who would get it, in which waves, and what could go wrong at most').action(action(async ({ output, client }, version: string, options: CreateOptions) => {
@@ -96,6 +98,7 @@ export async function createRollout(api: Client, output: Output, version: string
 export async function followRollout(api: Client, output: Output, id: string): Promise<RolloutView> {
   let last = '0';
   const seen = new Map<number, string>();
+  let waiting = { text: '', at: 0 };
   return api.follow<RolloutView>(`subscription { rolloutChanged(id: ${JSON.stringify(id)}) { id } }`, async () => {
     const now = await api.get<RolloutView>(`/rollouts/${encodeURIComponent(id)}`);
     // The cursor is the id of the last event read.
@@ -110,11 +113,25 @@ export async function followRollout(api: Client, output: Output, id: string): Pr
         output.step({ event: 'wave', ...wave }, `\nwave ${wave.index + 1} ${tone(wave.state)}\n${verdictTable(wave.verdicts)}\n`);
       }
     }
+    const text = waitsFor(now);
+    if (text && text !== waiting.text && Date.now() - waiting.at >= waitingEveryMs) {
+      waiting = { text, at: Date.now() };
+      output.step({ event: 'waiting', rollout: id, wave: now.wave, for: text }, colours.dim(`         wave ${now.wave + 1} waits: ${text}`));
+    }
     if (now.state === 'PAUSED') throw new ReefError('rollout.paused', 'conflict', `The rollout is paused: ${now.stateReason.message} Resume, advance, abort or roll it back.`, { detail: { rollout: id } });
     if (!ended.has(now.state)) return undefined;
     output.step({ event: 'ended', rollout: id, state: now.state, reason: now.stateReason }, `${now.name} ${tone(now.state)}: ${now.stateReason.message}`);
     return now;
   });
+}
+
+/** A sample grows with every window: people need not read each of them. */
+const waitingEveryMs = 10_000;
+
+/** What the gates of the current wave wait for; empty when they wait for nothing. */
+export function waitsFor({ state, wave, waves }: Pick<RolloutView, 'state' | 'wave' | 'waves'>): string {
+  if (state !== 'RUNNING') return '';
+  return (waves[wave]?.verdicts ?? []).flatMap(({ gate, stillNeeded }) => (stillNeeded ? [`${gate.replaceAll('_', ' ')}: ${stillNeeded}`] : [])).join('; ');
 }
 
 function eventText(event: RolloutEvent): string {
@@ -135,10 +152,10 @@ function bodyOf(version: string, options: CreateOptions): Record<string, unknown
     waves: options.wave?.map(waveOf),
     soakS: number('--soak', options.soak), deadlineS: number('--deadline', options.deadline), minSamples: number('--min-samples', options.minSamples),
     policy: only({ observeS: number('--observe', options.observe), timeoutS: number('--timeout', options.timeout), cpuFallback: options.cpuFallback === false ? false : undefined }),
-    gates: only({
+    gates: mergedGates(only({
       latencyP95: limit('maxIncreasePercent', '--max-latency-increase', options.maxLatencyIncrease), accuracy: limit('maxDropPoints', '--max-accuracy-drop', options.maxAccuracyDrop),
       errorRate: limit('maxIncreasePoints', '--max-error-increase', options.maxErrorIncrease), installFailures: limit('maxPercent', '--max-install-failures', options.maxInstallFailures),
-    }),
+    }), gatesOf(options.gate ?? [])),
     supersede: options.supersede, start: options.start === false ? false : undefined,
   });
 }
@@ -154,6 +171,12 @@ export function waveOf(text: string): Record<string, unknown> {
 
 const kindOf = (of: WaveKind | undefined): string => (of ? `, ${of.by} ${of.value || '(none)'}` : '');
 
+/** Two ways to say it may speak of one gate. */
+function mergedGates(short: Record<string, unknown>, long: Record<string, unknown>): Record<string, unknown> {
+  const both = (name: string) => (long[name] && short[name] ? { ...short[name], ...long[name] } : name in long ? long[name] : short[name]);
+  return Object.fromEntries([...new Set([...Object.keys(short), ...Object.keys(long)])].map((name) => [name, both(name)]));
+}
+
 export function rolloutText(one: RolloutView): string {
   return [
     facts([['rollout', one.id], ['name', one.name], ['version', one.version], ['workload', one.workload], ['devices', one.selector || 'all'], ['state', tone(one.state)], ['why', one.stateReason.message], ['by', `${one.createdBy}, ${ago(one.createdAt)}`]]),
@@ -163,12 +186,18 @@ export function rolloutText(one: RolloutView): string {
 }
 
 export function verdictTable(verdicts: Verdict[]): string {
-  return table(['gate', 'verdict', 'now', 'before', 'limit', 'judged on'], verdicts.map((one) => [one.gate.replaceAll('_', ' '), tone(one.verdict), quantity(one.value, one.unit), quantity(one.baseline, one.unit), quantity(one.limit, one.unit), [counted(one.sample.devices, 'device'), ...(one.sample.inferences > 0 ? [counted(one.sample.inferences, 'inference')] : []), one.method].join(', ')]));
+  const open = verdicts.some(({ stillNeeded }) => stillNeeded);
+  const sample = (one: Verdict) => [counted(one.sample.devices, 'device'), ...(one.sample.inferences > 0 ? [counted(one.sample.inferences, one.unit === 'number' ? 'number' : 'inference')] : []), one.method].join(', ');
+  return table(['gate', 'verdict', 'now', 'before', 'limit', 'judged on', ...(open ? ['still needed'] : [])], verdicts.map((one) => [
+    one.gate.replaceAll('_', ' '), tone(one.verdict), `${quantity(one.value, one.unit) ?? '-'}${one.interval ? ` (${one.interval.map((end) => Number(end.toPrecision(4))).join(' to ')})` : ''}`, quantity(one.baseline, one.unit), quantity(one.limit, one.unit), sample(one), ...(open ? [one.stillNeeded ?? ''] : []),
+  ]));
 }
+
+const unitWords: Record<string, string> = { percent: ' %', celsius: ' °C', number: '', psi: ' PSI' };
 
 function quantity(value: number | null, unit: string): string | null {
   if (value === null) return null;
-  return unit === 'share' || unit === 'ratio' ? percent(value) : `${Number(value.toPrecision(4))} ${unit === 'percent' ? '%' : unit}`;
+  return `${Number(value.toPrecision(4))}${unitWords[unit] ?? ` ${unit}`}`;
 }
 
 function planText(plan: PlanView): string {
