@@ -79,6 +79,9 @@ export interface Rollout {
   plan: { eligible: number | string[]; excluded: { device: string; reason: string }[]; blastRadius: Record<string, unknown> } | null;
 }
 
+/** What a rollout waits for by itself. */
+export interface Explanation { waitsFor: { what: string; until: string | null }[] }
+
 export interface RolloutEvent { id: string | number; at: string; code: string; message: string; actor: string; wave: number | null }
 
 export interface RolloutExecution { device: string; wave: number; state: string; step: string | null; percent: number | null; failure: { code: string; message: string } | null }

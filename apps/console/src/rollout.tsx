@@ -1,6 +1,6 @@
 import { useMemo, useState } from 'react';
 import { Link } from 'wouter';
-import { api, Problem, type Page, type Rollout, type RolloutEvent, type RolloutExecution, type SeriesPoint, type Verdict, type Wave } from './api.ts';
+import { api, Problem, type Explanation, type Page, type Rollout, type RolloutEvent, type RolloutExecution, type SeriesPoint, type Verdict, type Wave } from './api.ts';
 import { useLive } from './live.ts';
 import { Ago, Loaded, State } from './parts.tsx';
 import { AccuracyPlot, LatencyPlot } from './series.tsx';
@@ -8,7 +8,7 @@ import { AccuracyPlot, LatencyPlot } from './series.tsx';
 const verbs: Record<string, { verb: string; text: string; body?: unknown; ask?: string }[]> = {
   DRAFT: [{ verb: 'start', text: 'Start' }],
   RUNNING: [{ verb: 'pause', text: 'Pause' }, { verb: 'abort', text: 'Stop new', body: { mode: 'stop-new' }, ask: 'Open no further wave, and leave updated devices as they are?' }, { verb: 'rollback', text: 'Roll back', ask: 'Send every updated device back to its previous version?' }],
-  PAUSED: [{ verb: 'resume', text: 'Resume' }, { verb: 'advance', text: 'Open the next wave', ask: 'Go on without a verdict on this wave?' }, { verb: 'rollback', text: 'Roll back', ask: 'Send every updated device back to its previous version?' }],
+  PAUSED: [{ verb: 'resume', text: 'Resume' }, { verb: 'advance', text: 'Skip those without an answer', body: { skipPending: true }, ask: 'Leave out the devices of this wave that have not answered, and judge the rest?' }, { verb: 'advance', text: 'Open the next wave', ask: 'Go on without a verdict on this wave?' }, { verb: 'rollback', text: 'Roll back', ask: 'Send every updated device back to its previous version?' }],
 };
 
 export function RolloutPage({ id }: { id: string }) {
@@ -19,6 +19,7 @@ export function RolloutPage({ id }: { id: string }) {
   return (
     <>
       <Loaded live={live}>{(rollout) => <Head rollout={rollout} reload={live.reload} />}</Loaded>
+      <Waits id={id} changed={changed} />
       {live.data && <Telemetry rollout={live.data} />}
       <h2>Devices</h2>
       <Loaded live={executions}>
@@ -35,6 +36,13 @@ export function RolloutPage({ id }: { id: string }) {
       </Loaded>
     </>
   );
+}
+
+function Waits({ id, changed }: { id: string; changed: string }) {
+  const live = useLive<Explanation>(`/rollouts/${id}/explanation`, changed);
+  const waits = live.data?.waitsFor ?? [];
+  if (waits.length === 0) return null;
+  return <p className="notice">It waits for {waits.map(({ what, until }, at) => <span key={what}>{at > 0 && '; '}{what}{until && <> ({new Date(until).toLocaleTimeString()})</>}</span>)}.</p>;
 }
 
 function Head({ rollout, reload }: { rollout: Rollout; reload: () => void }) {

@@ -93,9 +93,9 @@ export class RolloutEngine {
   private async observe(tx: Tx, held: Held, now: Date): Promise<{ facts: Facts; looked: boolean; open: boolean }> {
     const { row } = held;
     await this.followOpen(tx, held, now);
-    const groups = await tx.query<{ wave: number; state: RolloutExecutionState; rollback: string | null; n: string; oldest: Date | null; oldestRollback: Date | null }[]>(`
-      SELECT wave, state, rollback_state AS rollback, count(*) AS n, min(assigned_at) AS oldest, min(rollback_assigned_at) AS "oldestRollback"
-      FROM rollout_executions WHERE rollout_id = $1 GROUP BY 1, 2, 3`, [row.id]);
+    const groups = await tx.query<{ wave: number; state: RolloutExecutionState; rollback: string | null; skipped: boolean; n: string; oldest: Date | null; oldestRollback: Date | null }[]>(`
+      SELECT wave, state, rollback_state AS rollback, skipped, count(*) AS n, min(assigned_at) AS oldest, min(rollback_assigned_at) AS "oldestRollback"
+      FROM rollout_executions WHERE rollout_id = $1 GROUP BY 1, 2, 3, 4`, [row.id]);
     const counts = noCounts();
     const rollback = { open: 0, done: 0, failed: 0, unanswered: 0, nextTimeoutAt: null as Date | null };
     let nextTimeoutAt: Date | null = null;
@@ -108,7 +108,8 @@ export class RolloutEngine {
     };
     for (const group of groups) {
       const n = Number(group.n);
-      if (group.wave === row.wave) counts[group.state] += n;
+      // Who was left out is no witness, whatever became of it.
+      if (group.wave === row.wave) counts[group.skipped ? 'CANCELED' : group.state] += n;
       if (group.state === 'QUEUED' || group.state === 'IN_PROGRESS') {
         open = true;
         nextTimeoutAt = first(nextTimeoutAt, group.oldest, row.settings.installTimeoutS);

@@ -1,3 +1,4 @@
 export * from './rollouts.graphql.ts';
 export * from './rollouts.http.ts';
 export * from './series.http.ts';
+export * from './verbs.graphql.ts';

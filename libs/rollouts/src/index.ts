@@ -1,9 +1,10 @@
 import type { SchemaSlice } from '@reefkeeper/platform';
-import { Rollouts1764000005001 } from './migrations.ts';
+import { ExecutionsSkipped1764000005101, Rollouts1764000005001 } from './migrations.ts';
 import { ExecutionRow, RolloutEvent, RolloutRow, WaveRow } from './rollout.entity.ts';
 
 export * from './decide.ts';
 export * from './engine.ts';
+export * from './explain.ts';
 export * from './fleet.ts';
 export * from './follow.ts';
 export * from './gates.ts';
@@ -17,7 +18,7 @@ export * from './statistics.ts';
 export * from './verdict.ts';
 export * from './views.ts';
 
-export const rolloutsSchema: SchemaSlice = { entities: [RolloutRow, WaveRow, ExecutionRow, RolloutEvent], migrations: [Rollouts1764000005001] };
+export const rolloutsSchema: SchemaSlice = { entities: [RolloutRow, WaveRow, ExecutionRow, RolloutEvent], migrations: [Rollouts1764000005001, ExecutionsSkipped1764000005101] };
 
 /** SQL of one column: every bundle that a rollout brings or takes back. */
 export const bundlesInRollouts: readonly string[] = ['SELECT bundle FROM rollouts', 'SELECT previous_bundle FROM rollout_executions WHERE previous_bundle IS NOT NULL'];

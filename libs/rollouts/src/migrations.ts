@@ -87,3 +87,16 @@ export class Rollouts1764000005001 implements MigrationInterface {
     await runner.query('DROP TABLE rollout_events, rollout_executions, rollout_waves, rollouts');
   }
 }
+
+/** Devices that somebody has left out of their wave's verdict: their state stays what it was, a terminal one too. */
+export class ExecutionsSkipped1764000005101 implements MigrationInterface {
+  name = 'ExecutionsSkipped1764000005101';
+
+  async up(runner: QueryRunner): Promise<void> {
+    await runner.query('ALTER TABLE rollout_executions ADD COLUMN skipped boolean NOT NULL DEFAULT false');
+  }
+
+  async down(runner: QueryRunner): Promise<void> {
+    await runner.query('ALTER TABLE rollout_executions DROP COLUMN skipped');
+  }
+}

@@ -65,6 +65,8 @@ export class ExecutionRow {
   @Column({ name: 'baseline', type: 'jsonb', nullable: true }) baseline!: Sample | null;
   @Column({ name: 'assigned_at', type: 'timestamptz', nullable: true }) assignedAt!: Date | null;
   @Column({ name: 'settled_at', type: 'timestamptz', nullable: true }) settledAt!: Date | null;
+  /** Somebody has left it out of its wave's verdict. */
+  @Column({ name: 'skipped', type: 'boolean', default: false }) skipped!: boolean;
   @Column({ name: 'rollback_state', type: 'text', nullable: true }) rollbackState!: RollbackState | null;
   @Column({ name: 'rollback_revision', type: 'bigint', nullable: true, transformer: { from: (value: string | null) => (value === null ? null : Number(value)), to: (value: number | null) => value } }) rollbackRevision!: number | null;
   @Column({ name: 'rollback_failure', type: 'jsonb', nullable: true }) rollbackFailure!: { code: string; message: string } | null;

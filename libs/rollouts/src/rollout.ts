@@ -79,6 +79,11 @@ export type Exclude = z.output<typeof exclude>;
 export const abortMode = z.enum(['stop-new', 'recall']);
 export type AbortMode = z.output<typeof abortMode>;
 
+export const advanceRollout = z.object({
+  skipPending: z.boolean().default(false).describe('leave out the devices of the wave that have not answered and judge the rest, instead of passing the wave without a verdict'),
+}).prefault({}).meta({ id: 'AdvanceRollout' });
+export type AdvanceRollout = z.output<typeof advanceRollout>;
+
 export const createRollout = z.object({
   version: z.string().max(100).describe('model@number; the newest ready version when only a model is named'),
   workload: workloadName,

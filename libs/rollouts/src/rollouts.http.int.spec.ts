@@ -8,7 +8,7 @@ import { ProblemFilter } from '@reefkeeper/platform/http';
 import { telemetry } from '@reefkeeper/protocol';
 import { TelemetryController, TelemetryResolver } from '@reefkeeper/telemetry/http';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { RolloutsController, RolloutsResolver, SeriesController } from './http.ts';
+import { RolloutsController, RolloutsResolver, RolloutVerbsResolver, SeriesController } from './http.ts';
 import { RolloutsModule } from './index.ts';
 import { ended, openWorld, workload, type World } from './world.fixture.ts';
 
@@ -30,7 +30,7 @@ beforeAll(async () => {
       GraphQLModule.forRoot<ApolloDriverConfig>({ driver: ApolloDriver, autoSchemaFile: true, subscriptions: { 'graphql-ws': true } }),
     ],
     controllers: [RolloutsController, SeriesController, TelemetryController],
-    providers: [RolloutsResolver, TelemetryResolver, { provide: APP_PIPE, useClass: StandardSchemaValidationPipe }, { provide: APP_FILTER, useFactory: () => new ProblemFilter(log) }],
+    providers: [RolloutsResolver, RolloutVerbsResolver, TelemetryResolver, { provide: APP_PIPE, useClass: StandardSchemaValidationPipe }, { provide: APP_FILTER, useFactory: () => new ProblemFilter(log) }],
   };
   app = await NestFactory.create<NestFastifyApplication>(module, new FastifyAdapter(), { logger: false });
   app.setGlobalPrefix('api/v1');
@@ -82,6 +82,21 @@ it('the whole way through the API, moved by the loop of the module', async () =>
   expect(await graphql(`{ rollouts(limit: 5) { items { id state stateReason { code } waves { index counts verdicts { gate verdict value limit interval } } } nextCursor } rollout(id: "${id}") { version createdAt settings }
     rolloutExecutions(id: "${id}") { items { device state rollbackState } } rolloutEvents(id: "${id}") { items { code numbers } } telemetryOf(device: "coral-01", limit: 1) { inferences latency } }`))
     .toMatchObject({ data: { rollouts: { items: [{ id, state: 'ROLLED_BACK' }] }, rollout: { version: 'm@2' }, rolloutExecutions: { items: [{ state: 'SUCCEEDED', rollbackState: 'SUCCEEDED' }, {}, {}] }, telemetryOf: [{ inferences: 100 }] } });
+});
+
+it('verbs through GraphQL, advance past those that have not answered, and why it waits', async () => {
+  const [gone] = await world.fleet.add(1, { labels: { site: 'far' } });
+  await gone!.leave();
+  const { id } = (await call('POST', '/rollouts', { version: 'm@2', workload, selector: 'site=far', waves: [{ percent: 100 }], soakS: 1 })).body as { id: string };
+  await world.run(3, id);
+  expect((await call('GET', `/rollouts/${id}/explanation`)).body).toMatchObject({ state: 'RUNNING', waitsFor: [{ what: expect.stringContaining(gone!.id) as string, until: expect.any(String) as string }], moves: expect.arrayContaining([expect.objectContaining({ verb: 'pause' })]) as unknown });
+  const mutation = (text: string) => graphql(`mutation { ${text} { state stateReason { code } } }`);
+  expect(await mutation(`pauseRollout(id: "${id}")`)).toMatchObject({ data: { pauseRollout: { state: 'PAUSED', stateReason: { code: 'paused_by_person' } } } });
+  expect(await mutation(`advanceRollout(id: "${id}", skipPending: true)`)).toMatchObject({ data: { advanceRollout: { state: 'RUNNING', stateReason: { code: 'pending_skipped' } } } });
+  expect(await call('POST', `/rollouts/${id}/advance`, { skipPending: true })).toMatchObject({ status: 409, body: { code: 'rollout.nothing_pending' } });
+  expect(await graphql(`{ rolloutExplanation(id: "${id}") }`)).toMatchObject({ data: { rolloutExplanation: { rollout: id } } });
+  expect(await mutation(`abortRollout(id: "${id}", mode: "nonsense")`)).toMatchObject({ errors: [{ message: expect.stringContaining('stop-new or recall') as string }] });
+  expect(await mutation(`abortRollout(id: "${id}", mode: "stop-new")`)).toMatchObject({ data: { abortRollout: { state: 'ABORTED' } } });
 });
 
 it('subscribers hear of a change and read the row', async () => {

@@ -3,8 +3,9 @@ import { ApiTags } from '@nestjs/swagger';
 import { Actor, Roles } from '@reefkeeper/platform/http';
 import { DataSource } from 'typeorm';
 import { z } from 'zod';
+import type { Explanation } from './explain.ts';
 import type { RolloutEvent } from './rollout.entity.ts';
-import { abortMode, createRollout, rolloutStates, type CreateRollout } from './rollout.ts';
+import { abortMode, advanceRollout, createRollout, rolloutStates, type AdvanceRollout, type CreateRollout } from './rollout.ts';
 import { Rollouts, type RolloutPreview } from './rollouts.service.ts';
 import { listEvents, listExecutions, listRollouts, viewOf, type ExecutionView, type Page, type RolloutView } from './views.ts';
 
@@ -14,6 +15,8 @@ const listQuery = z.object({ ...page, state: z.enum(rolloutStates).optional(), w
 const executionsQuery = z.object({ ...page, state: z.string().max(20).optional(), wave: z.coerce.number().int().min(0).optional() });
 const eventsQuery = z.object(page);
 const abortBody = z.object({ mode: abortMode.optional() }).nullish().meta({ id: 'AbortRollout' });
+
+const advanceBody = advanceRollout.nullish();
 
 @ApiTags('rollouts')
 @Controller('rollouts')
@@ -51,6 +54,11 @@ export class RolloutsController {
   @Get(':id/events')
   events(@Param('id', { schema: id }) rollout: string, @Query({ schema: eventsQuery }) query: z.output<typeof eventsQuery>): Promise<Page<RolloutEvent>> {
     return listEvents(this.db, rollout, query);
+  }
+
+  @Get(':id/explanation')
+  async explanation(@Param('id', { schema: id }) rollout: string): Promise<Explanation> {
+    return this.rollouts.explain(rollout);
   }
 
   @Post(':id/start')
@@ -98,7 +106,7 @@ export class RolloutsController {
   @Post(':id/advance')
   @HttpCode(200)
   @Roles('operator')
-  advance(@Param('id', { schema: id }) rollout: string, @Actor() actor: string): Promise<RolloutView> {
-    return this.rollouts.advance(rollout, actor);
+  advance(@Param('id', { schema: id }) rollout: string, @Body({ schema: advanceBody }) body: AdvanceRollout | null | undefined, @Actor() actor: string): Promise<RolloutView> {
+    return this.rollouts.advance(rollout, actor, body ?? {});
   }
 }

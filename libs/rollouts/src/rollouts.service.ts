@@ -7,12 +7,13 @@ import { Registry, refOf, Version } from '@reefkeeper/registry';
 import { Telemetry } from '@reefkeeper/telemetry';
 import { DataSource, In } from 'typeorm';
 import { moveWave, RolloutEngine } from './engine.ts';
+import { explain, type Explanation } from './explain.ts';
 import { forecastOf, type Forecast } from './forecast.ts';
 import type { Fleet } from './fleet.ts';
 import { candidateOf } from './candidates.ts';
 import { planWaves, type Plan } from './plan.ts';
 import { RolloutRow, WaveRow } from './rollout.entity.ts';
-import { devicesIn, holdingStates, mayMove, reason, settingsFor, type AbortMode, type CreateRollout, type Reason, type RolloutState, type Settings } from './rollout.ts';
+import { devicesIn, holdingStates, mayMove, reason, settingsFor, type AbortMode, type AdvanceRollout, type CreateRollout, type Reason, type RolloutState, type Settings } from './rollout.ts';
 import { viewOf, type RolloutView } from './views.ts';
 
 export type RolloutPreview = Plan & { settings: Settings; version: string; bundle: string; forecast: Forecast[] };
@@ -34,6 +35,20 @@ export class Rollouts {
     const version = await this.ready(body.version);
     const { plan, settings } = await this.plan(this.db.manager, body, version);
     return { ...plan, settings, version: refOf(version), bundle: version.bundleDigest!, forecast: await this.forecast(plan, body, version) };
+  }
+
+  /** Why it is where it is, what it waits for, what would move it. @throws ReefError `rollout.missing` */
+  async explain(id: string): Promise<Explanation> {
+    const view = await viewOf(this.db, id);
+    const rows = await this.db.query<{ device: string; state: string; at: Date | null; open: string; timedOut: string }[]>(`
+      SELECT device_id AS device, min(assigned_at) FILTER (WHERE state <> 'TIMED_OUT') OVER () AS at, count(*) FILTER (WHERE state <> 'TIMED_OUT') OVER () AS open, count(*) FILTER (WHERE state = 'TIMED_OUT') OVER () AS "timedOut"
+      FROM rollout_executions WHERE rollout_id = $1 AND wave = $2 AND NOT skipped AND state IN ('PENDING', 'QUEUED', 'IN_PROGRESS', 'TIMED_OUT') ORDER BY state = 'TIMED_OUT', device_id LIMIT 5`, [id, view.wave]);
+    const [first] = rows;
+    const begun = view.waves[view.wave]?.state !== 'PENDING';
+    return explain(view, {
+      open: begun ? Number(first?.open ?? 0) : 0, timedOut: Number(first?.timedOut ?? 0), devices: begun ? rows.map(({ device }) => device) : [],
+      nextTimeoutAt: first?.at ? new Date(first.at.getTime() + view.settings.installTimeoutS * 1_000) : null,
+    });
   }
 
   private async forecast(plan: Plan, { selector, workload }: CreateRollout, version: Version): Promise<Forecast[]> {
@@ -115,7 +130,7 @@ export class Rollouts {
       if (row.state !== 'PAUSED') throw illegal(row, 'resumed', 'Only a paused rollout is resumed.');
       const now = this.clock.now();
       const wave = waves[row.wave];
-      if (wave?.deadlineAt) wave.deadlineAt = new Date(Math.max(wave.deadlineAt.getTime(), now.getTime() + row.settings.deadlineS * 1_000));
+      if (wave?.deadlineAt) wave.deadlineAt = deadlineFrom(now, wave.deadlineAt, row.settings);
       await this.enter(tx, row, 'RUNNING', reason('resumed', `Resumed by ${actor}.`), actor);
       row.waitUntil = now;
     });
@@ -143,7 +158,8 @@ export class Rollouts {
   }
 
   /** Past the current wave without its verdict: a person answers for it. Devices that have not answered keep what they were told. */
-  async advance(id: string, actor: string): Promise<RolloutView> {
+  async advance(id: string, actor: string, { skipPending = false }: Partial<AdvanceRollout> = {}): Promise<RolloutView> {
+    if (skipPending) return this.skipPending(id, actor);
     return this.verb(id, async (tx, row, waves) => {
       if (row.state !== 'RUNNING' && row.state !== 'PAUSED') throw illegal(row, 'advanced', 'Only a running or paused rollout has a wave to pass.');
       const now = this.clock.now();
@@ -154,6 +170,29 @@ export class Rollouts {
         moveWave({ waves }, row.wave, 'SKIPPED', now);
       }
       const why = reason('advanced_by_person', `${actor} went past wave ${row.wave + 1} without its verdict.`, { wave: row.wave });
+      if (row.state === 'PAUSED') await this.enter(tx, row, 'RUNNING', why, actor);
+      else await this.engine.event(tx, row, [{ kind: 'advanced', wave: row.wave, actor, reason: why }]);
+      row.waitUntil = now;
+    });
+  }
+
+  /** The devices of the wave that have not answered are left out, the others judged: the same wave, a smaller group. */
+  private async skipPending(id: string, actor: string): Promise<RolloutView> {
+    return this.verb(id, async (tx, row, waves) => {
+      if (row.state !== 'RUNNING' && row.state !== 'PAUSED') throw illegal(row, 'advanced', 'Only a running or paused rollout has a wave to pass.');
+      const now = this.clock.now();
+      const left = await tx.query<{ device: string }[]>(`
+        WITH left_out AS (
+          UPDATE rollout_executions SET skipped = true, state = CASE WHEN state = 'TIMED_OUT' THEN state ELSE 'CANCELED' END, settled_at = coalesce(settled_at, $3),
+            failure = coalesce(failure, '{"code":"execution.skipped","message":"An operator left it out of the wave before it had answered."}')
+          WHERE rollout_id = $1 AND wave = $2 AND NOT skipped AND state IN ('PENDING', 'QUEUED', 'IN_PROGRESS', 'TIMED_OUT') RETURNING device_id
+        ) SELECT device_id AS device FROM left_out ORDER BY device_id`, [row.id, row.wave, now]);
+      const wave = waves[row.wave];
+      if (left.length === 0 || !wave || wave.state === 'PENDING') {
+        throw new ReefError('rollout.nothing_pending', 'conflict', `Every device of wave ${row.wave + 1} of "${row.name}" has answered, so there is none to leave out. \`resume\` judges the wave again, \`advance\` goes past it without a verdict.`, { detail: { rollout: row.id, wave: row.wave } });
+      }
+      if (wave.deadlineAt) wave.deadlineAt = deadlineFrom(now, wave.deadlineAt, row.settings);
+      const why = reason('pending_skipped', `${actor} left ${devicesIn(left.length)} of wave ${row.wave + 1} out that had not answered; the others are judged.`, { wave: row.wave, devices: left.map(({ device }) => device) });
       if (row.state === 'PAUSED') await this.enter(tx, row, 'RUNNING', why, actor);
       else await this.engine.event(tx, row, [{ kind: 'advanced', wave: row.wave, actor, reason: why }]);
       row.waitUntil = now;
@@ -248,6 +287,9 @@ export class Rollouts {
 function featuresOf(version: Version | undefined, variant: string): LatencyFeatures | null {
   return (version?.variants.find(({ name }) => name === variant)?.details?.features as LatencyFeatures | null | undefined) ?? null;
 }
+
+/** A wave that is judged again has its whole time again. */
+const deadlineFrom = (now: Date, before: Date, { deadlineS }: Settings): Date => new Date(Math.max(before.getTime(), now.getTime() + deadlineS * 1_000));
 
 function illegal(row: RolloutRow, done: string, hint: string): ReefError {
   return new ReefError('rollout.state_wrong', 'conflict', `Rollout "${row.name}" is ${row.state} and cannot be ${done}. ${hint}`, { detail: { rollout: row.id, state: row.state } });

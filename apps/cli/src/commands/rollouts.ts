@@ -16,7 +16,7 @@ export interface RolloutView {
   rollback: Record<string, number> | null; plan: PlanView;
 }
 interface PlanView { eligible: number; excluded: { device: string; code: string; reason: string }[]; blastRadius: { statement: string }; waves?: { index: number; devices?: unknown; size: number; canary: boolean; of: WaveKind }[]; notes?: string[]; forecast?: { variant: string; hostClass: string; devices: number; calibrated: number; predictedMs: [number, number] | null; nowMs: number | null; notes: string[] }[] }
-export interface RolloutEvent { id: number; at: string; kind: string; wave: number | null; code: string; message: string; actor: string }
+export interface RolloutEvent { id: number; at: string; kind: string; wave: number | null; code: string; message: string; numbers: Record<string, unknown>; actor: string }
 
 const ended = new Set(['SUCCEEDED', 'ROLLED_BACK', 'ABORTED']);
 
@@ -69,17 +69,24 @@ export function registerRollouts(program: Command): void {
     output.show(one, () => rolloutText(one));
   }));
   rollout.command('watch <id>').description('follow it to its end; exits 1 when it went back or was aborted').action(action(async ({ output, client }, id: string) => exitOf(await followRollout(await client(), output, id))));
-  rollout.command('explain <id>').description('every decision, with its reason').action(action(async ({ output, client }, id: string) => {
-    const items = await (await client()).all<RolloutEvent>(`/rollouts/${encodeURIComponent(id)}/events`);
-    output.show(items, () => items.map((event) => `${eventText(event)} ${colours.dim(`(${event.code}, ${event.actor})`)}`).join('\n'));
+  rollout.command('explain <id>').description('why it is in its state, what it waits for, what would move it, and every decision with its numbers').action(action(async ({ output, client }, id: string) => {
+    const api = await client();
+    const { explanationOf, explanationText } = await import('./explain-rollout.ts');
+    const found = await explanationOf(api, id);
+    output.show(found, () => explanationText(found));
   }));
-  const verbs: [string, string][] = [['start', 'start a draft'], ['pause', 'tell nobody else for now'], ['resume', 'go on; judges the same wave again'], ['rollback', 'send every device back to its own previous version'], ['advance', 'open the next wave without a verdict']];
+  const verbs: [string, string][] = [['start', 'start a draft'], ['approve', 'let one start that waits for an approver'], ['pause', 'tell nobody else for now'], ['resume', 'go on; judges the same wave again'], ['rollback', 'send every device back to its own previous version']];
   for (const [verb, text] of verbs) {
     rollout.command(`${verb} <id>`).description(text).action(action(async ({ output, client }, id: string) => {
       const one = await (await client()).post<RolloutView>(`/rollouts/${encodeURIComponent(id)}/${verb}`);
       output.show(one, () => `${one.name} ${tone(one.state)}: ${one.stateReason.message}`);
     }));
   }
+  rollout.command('advance <id>').description('open the next wave without a verdict on this one').option('--skip-pending', 'leave out the devices that have not answered, and judge the rest instead')
+    .action(action(async ({ output, client }, id: string, options: { skipPending?: boolean }) => {
+      const one = await (await client()).post<RolloutView>(`/rollouts/${encodeURIComponent(id)}/advance`, { skipPending: options.skipPending ?? false });
+      output.show(one, () => `${one.name} ${tone(one.state)}: ${one.stateReason.message}`);
+    }));
   rollout.command('abort <id>').description('end it').option('--stop-new', 'tell nobody else; devices keep what they have').option('--recall', 'and send those back that were told')
     .action(action(async ({ output, client }, id: string, options: { stopNew?: boolean; recall?: boolean }) => {
       if (Boolean(options.stopNew) === Boolean(options.recall)) throw new ReefError('option.invalid', 'invalid', 'Say which abort you mean: --stop-new (devices keep what they have) or --recall (they go back).');
@@ -134,7 +141,7 @@ export function waitsFor({ state, wave, waves }: Pick<RolloutView, 'state' | 'wa
   return (waves[wave]?.verdicts ?? []).flatMap(({ gate, stillNeeded }) => (stillNeeded ? [`${gate.replaceAll('_', ' ')}: ${stillNeeded}`] : [])).join('; ');
 }
 
-function eventText(event: RolloutEvent): string {
+export function eventText(event: RolloutEvent): string {
   return `${colours.dim(event.at.slice(11, 19))} ${event.wave === null ? '' : `wave ${event.wave + 1}: `}${event.kind === 'rolling_back' ? 'Going back. ' : ''}${event.message}`;
 }
 

@@ -1,0 +1,69 @@
+import { devicesIn, type Reason } from './rollout.ts';
+import type { RolloutView } from './views.ts';
+
+/** Why a rollout is where it is, what it waits for and what would move it: the answer to "what now?", from what is stored. */
+export interface Explanation {
+  rollout: string;
+  name: string;
+  state: RolloutView['state'];
+  wave: number;
+  why: Reason;
+  /** What it waits for by itself; empty where only a person moves it. */
+  waitsFor: { what: string; until: Date | null }[];
+  /** What a person could do now, and what each would do. */
+  moves: { verb: string; command: string; does: string }[];
+}
+
+/** Devices of the current wave that have no answer that counts. */
+export interface Unanswered { open: number; timedOut: number; /** The first of them. */ devices: string[]; nextTimeoutAt: Date | null }
+
+type Explained = RolloutView & { /** What the engine holds devices back for. */ waiting?: Reason | null };
+
+export function explain(view: Explained, unanswered: Unanswered): Explanation {
+  return { rollout: view.id, name: view.name, state: view.state, wave: view.wave, why: view.stateReason, waitsFor: waitsFor(view, unanswered), moves: movesOf(view, unanswered) };
+}
+
+function waitsFor(view: Explained, { open, devices, nextTimeoutAt }: Unanswered): Explanation['waitsFor'] {
+  const { state, startAt, settings, rollback } = view;
+  const wave = view.waves[view.wave];
+  switch (state) {
+    case 'AWAITING_APPROVAL': return [{ what: `an approver other than ${view.createdBy}`, until: null }];
+    case 'SCHEDULED': return [{ what: 'its start time', until: startAt }];
+    case 'ROLLING_BACK': return [{ what: `${devicesIn((rollback?.QUEUED ?? 0) + (rollback?.IN_PROGRESS ?? 0))} on the way back; after ${settings.rollbackTimeoutS} s without an answer a device is counted as that, and goes back when it returns`, until: null }];
+    case 'RUNNING': break;
+    default: return [];
+  }
+  const waits: Explanation['waitsFor'] = view.waiting ? [{ what: view.waiting.message, until: null }] : [];
+  if (open > 0) waits.push({ what: `the answers of ${devicesIn(open)} of wave ${view.wave + 1} (${named(devices, open)}); the next one times out`, until: nextTimeoutAt });
+  if (!wave || wave.state !== 'ANALYSING' || open > 0) return waits;
+  const soakedAt = new Date(wave.analysingAt!.getTime() + settings.soakS * 1_000);
+  waits.push({ what: `the end of the soak of ${settings.soakS} s: wave ${view.wave + 1} serves so long before it can pass`, until: soakedAt });
+  for (const { gate, stillNeeded } of wave.verdicts) if (stillNeeded && stillNeeded !== 'the end of the soak') waits.push({ what: `${gate.replaceAll('_', ' ')}: ${stillNeeded}`, until: null });
+  waits.push({ what: 'the deadline, when a wave that is still undecided is inconclusive and the rollout pauses', until: wave.deadlineAt });
+  return waits;
+}
+
+function movesOf(view: Explained, { open, timedOut, devices }: Unanswered): Explanation['moves'] {
+  const { state, wave: at, settings, waves } = view;
+  const move = (verb: string, does: string, flags = ''): Explanation['moves'][number] => ({ verb, does, command: `reef rollout ${verb} ${view.id}${flags}` });
+  const missing = open + timedOut;
+  const past = [
+    ...(missing > 0 ? [move('advance', `leaves out the ${devicesIn(missing)} of wave ${at + 1} that have not answered (${named(devices, missing)}) and judges the rest`, ' --skip-pending')] : []),
+    move('advance', `goes past wave ${at + 1} without its verdict, ${at + 1 < waves.length ? `and opens wave ${at + 2}` : 'and ends the rollout as succeeded'}; a person answers for it`),
+  ];
+  const stop = [move('rollback', 'sends every device that was told back to its own previous version'), move('abort', 'tells nobody else and leaves devices as they are', ' --stop-new')];
+  switch (state) {
+    case 'DRAFT': return [move('start', 'starts it'), move('abort', 'ends it', ' --stop-new')];
+    case 'AWAITING_APPROVAL': return [move('approve', `starts it; not by ${view.createdBy}`), move('abort', 'ends it', ' --stop-new')];
+    case 'SCHEDULED': return [move('abort', 'ends it before it starts', ' --stop-new')];
+    case 'RUNNING': return [move('pause', 'tells nobody else for now'), ...past, ...stop];
+    case 'PAUSED': {
+      const judged = waves[at]?.state === 'INCONCLUSIVE' || waves[at]?.state === 'FAILED';
+      return [move('resume', judged ? `judges wave ${at + 1} again, with what came since and a new deadline of ${settings.deadlineS} s` : 'goes on where it was'), ...past, ...stop];
+    }
+    case 'SUCCEEDED': case 'ABORTED': return [move('rollback', 'sends every device that was told, and that nothing newer has taken over, back to its own previous version')];
+    case 'ROLLING_BACK': case 'ROLLED_BACK': return [];
+  }
+}
+
+const named = (devices: readonly string[], total: number): string => `${devices.join(', ')}${total > devices.length ? `, and ${total - devices.length} more` : ''}`;
