@@ -8,7 +8,7 @@ import { downloadJson, type DownloadOptions } from './download.ts';
 import type { Gateway } from './gateway.ts';
 import type { Identity } from './identity.ts';
 import { variantKey, type Executors } from './plan.ts';
-import type { Runner } from './runner.ts';
+import { blameless, type Runner } from './runner.ts';
 import type { Serving } from './serving.ts';
 import type { StateFile } from './state.ts';
 import { basesOf, filesFor, type BlobName, type Store } from './store.ts';
@@ -21,7 +21,7 @@ export interface ActivationOptions {
   identity: () => Identity;
   serving: (workload: string) => Serving;
   removeServing: (workload: string) => Promise<void>;
-  start: (slot: Slot) => Promise<Runner>;
+  start: (workload: string, slot: Slot) => Promise<Runner>;
   /** Variants that did not prove themselves in a reseat; not tried again before a restart. */
   unfit: Set<string>;
   /** Of the step at hand; kept in memory only. */
@@ -69,9 +69,7 @@ export function activationExecutors(options: ActivationOptions): Executors {
     proved.delete(workload);
     if (ready && sameSlot(ready.slot, slot) && !ready.crashed) return ready;
     await ready?.close();
-    // An Edge TPU opens in one process at a time: the old one lets go first, and is started again if this goes wrong.
-    if (slot.backend === 'edgetpu') await options.serving(workload).release();
-    return options.start(slot);
+    return options.start(workload, slot);
   }
 
   /** Of what runs here and ran before: what a new version most likely resembles. */
@@ -120,20 +118,14 @@ export function activationExecutors(options: ActivationOptions): Executors {
     install: ({ workload, bundle }) => step(workload, 'install', async () => store.install(bundle, verified(bundle, await store.envelope(bundle)))),
 
     golden: ({ workload, slot }, signal) => step(workload, 'golden', async () => {
-      const serving = options.serving(workload);
+      const runner = await fresh(workload, slot);
       try {
-        const runner = await fresh(workload, slot);
-        try {
-          await runner.proveGolden(store, (percent) => options.onPercent(workload, percent), signal);
-        } catch (error) {
-          await runner.close();
-          throw error;
-        }
-        proved.set(workload, runner);
+        await runner.proveGolden(store, (percent) => options.onPercent(workload, percent), signal);
       } catch (error) {
-        serving.resume();
+        await runner.close();
         throw error;
       }
+      proved.set(workload, runner);
     }),
 
     async activate({ workload, slot, wanted }) {
@@ -144,7 +136,6 @@ export function activationExecutors(options: ActivationOptions): Executors {
       try {
         runner = await fresh(workload, slot);
       } catch (thrown) {
-        serving.resume();
         const { code } = asReefError(thrown);
         if (!wanted.rollback || (code !== 'artifact.checksum_mismatch' && code !== 'bundle.not_installed')) throw thrown;
         // The copy on our own disk is damaged; it can still come from the gateway.
@@ -156,7 +147,6 @@ export function activationExecutors(options: ActivationOptions): Executors {
       // The pointer first: if we die now, the restarted agent serves what the state says.
       await state.move(workload, (now) => activated(now, slot));
       options.crashPoint('activate:effect');
-      serving.resume();
       await serving.swap(runner);
     },
 
@@ -186,7 +176,6 @@ export function activationExecutors(options: ActivationOptions): Executors {
     async rollback({ workload, to }) {
       options.onPercent(workload, null);
       await state.move(workload, (now) => entered(now, 'rollback'));
-      options.serving(workload).resume();
       options.serving(workload).want(to ?? undefined);
       options.crashPoint('rollback:effect');
       await state.move(workload, (now) => returned(now, to));
@@ -197,26 +186,29 @@ export function activationExecutors(options: ActivationOptions): Executors {
       options.onPercent(workload, null);
       await proved.get(workload)?.close();
       proved.delete(workload);
-      options.serving(workload).resume();
       await state.move(workload, (now) => closed(now, end));
       const { execution } = state.workload(workload);
       log.info({ workload, revision: execution?.revision, state: end, code: execution?.failure?.code }, 'activation ended');
     },
 
     async reseat({ workload, slot, wanted }, signal) {
-      const serving = options.serving(workload);
+      let runner: Runner | undefined;
       try {
-        const runner = await fresh(workload, slot);
+        runner = await fresh(workload, slot);
         await runner.proveGolden(store, () => {}, signal);
-        await state.move(workload, (now) => (sameSlot(now.running, now.good) ? { ...now, running: slot, good: slot } : now));
-        serving.resume();
-        await serving.swap(runner);
-        log.info({ workload, variant: slot.variant, wanted: wanted.variant }, 'changed the variant in place');
-      } catch (error) {
-        serving.resume();
+      } catch (thrown) {
+        await runner?.close();
+        const error = asReefError(thrown);
+        // The accelerator, not the variant: it is looked at again when that has changed, and this tried again.
+        const code = runner?.crashed?.code ?? error.code;
+        if (blameless.has(code) || code === 'inference.hung') throw new ReefError('inference.no_device', 'unavailable', error.message, { cause: error });
         options.unfit.add(variantKey(slot.bundle, slot.variant));
-        log.warn({ workload, variant: slot.variant, reason: (error as Error).message }, 'the variant that fits now did not prove itself; staying');
+        log.warn({ workload, variant: slot.variant, reason: error.message }, 'the variant that fits now did not prove itself; staying');
+        return;
       }
+      await state.move(workload, (now) => (sameSlot(now.running, now.good) ? { ...now, running: slot, good: slot } : now));
+      await options.serving(workload).swap(runner);
+      log.info({ workload, variant: slot.variant, wanted: wanted.variant }, 'changed the variant in place');
     },
 
     async remove({ workload, revision }) {

@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { asReefError, ReefError } from '@reefkeeper/platform/errors';
+import type { EdgeTpuDevice } from '@reefkeeper/inference';
 import type { Logger } from '@reefkeeper/platform/logger';
 import { agentConfig, commandResult, reported, telemetry, type Command, type Desired } from '@reefkeeper/protocol';
 import { Accelerators } from './accelerator.ts';
@@ -14,14 +15,18 @@ import { crashPoint } from './crash-point.ts';
 import { FolderFrames } from './frames.ts';
 import { Gateway } from './gateway.ts';
 import { loadIdentity, renewIfDue, type Identity } from './identity.ts';
+import { Hosts } from './hosts.ts';
 import { Link } from './link.ts';
 import { Outbox } from './outbox.ts';
+import type { Placeable } from './placement.ts';
+import { needsAccelerator } from './plan.ts';
 import { Reconciler } from './reconcile.ts';
-import { reportOf, wantsAccelerator } from './report.ts';
+import { missesAccelerator, reportOf } from './report.ts';
 import { Runner } from './runner.ts';
 import { Serving } from './serving.ts';
 import { StateFile } from './state.ts';
 import { Store } from './store.ts';
+import type { TpuHealth } from './tpu-health.ts';
 import type { ClosedWindow } from './window.ts';
 import { isOpen, returned, type Slot } from './workload.ts';
 
@@ -32,6 +37,7 @@ export interface Tuning {
   download?: ActivationOptions['download'];
   link?: { firstDelayMs: number; maxDelayMs: number };
   serving?: { firstDelayMs: number; maxDelayMs: number };
+  health?: TpuHealth;
 }
 
 /** One device's agent: holds the parts and carries word between them. What is done and why is decided in `plan.ts`. */
@@ -49,13 +55,19 @@ export class Agent {
   private pendingWindows: Promise<void> = Promise.resolve();
   private gateway: Gateway;
   private readonly accelerators: Accelerators;
+  private readonly hosts: Hosts;
   private readonly link: Link;
   private readonly reconciler: Reconciler;
   private commands!: Commands;
 
   private constructor(private readonly settings: AgentSettings, private identity: Identity, private readonly state: StateFile, private readonly store: Store, private readonly outbox: Outbox, private readonly log: Logger, private readonly tuning: Tuning) {
     this.gateway = this.openGateway();
-    this.accelerators = new Accelerators({ tflite: settings.REEF_TFLITE_LIBRARY, edgetpu: settings.REEF_EDGETPU_LIBRARY, maxMs: settings.REEF_PROBE_MAX_S * 1_000, onChange: () => this.changed() });
+    this.accelerators = new Accelerators({
+      tflite: settings.REEF_TFLITE_LIBRARY, edgetpu: settings.REEF_EDGETPU_LIBRARY, maxMs: settings.REEF_PROBE_MAX_S * 1_000, log, onChange: () => this.changed(),
+      reset: { mode: settings.REEF_TPU_RESET, perHour: settings.REEF_TPU_RESETS_PER_H, file: join(settings.REEF_AGENT_DIR, 'tpu-resets.json'), sysfs: settings.REEF_SYSFS },
+      ...(tuning.health ? { health: tuning.health } : {}),
+    });
+    this.hosts = new Hosts({ tflite: settings.REEF_TFLITE_LIBRARY, onEnd: (device, why) => { if (device) this.accelerators.failed(device, why.code); } });
     this.link = new Link({
       identity: () => this.identity, stableMs: settings.REEF_STABLE_S * 1_000, log, ...tuning.link,
       nextSession: async () => {
@@ -69,7 +81,7 @@ export class Agent {
       observe: async () => ({ workloads: state.now.workloads, ...(await store.survey()), accelerator: this.accelerators.now, unfit: this.unfit }),
       executors: activationExecutors({
         state, store, log, crashPoint: crash, unfit: this.unfit, ...(tuning.download ? { download: tuning.download } : {}),
-        gateway: () => this.gateway, identity: () => this.identity, start: (slot) => this.startRunner(slot),
+        gateway: () => this.gateway, identity: () => this.identity, start: (workload, slot) => this.startRunner(workload, slot),
         serving: (workload) => this.servingOf(workload),
         removeServing: async (workload) => {
           await this.serving.get(workload)?.stop();
@@ -139,7 +151,7 @@ export class Agent {
     this.link.on('command', (command) => void this.obey(command).catch((err: unknown) => this.log.error({ err }, 'a command could not be journalled')));
     this.link.start();
     this.openWindows();
-    void this.accelerators.watch(() => !this.accelerators.now.present && wantsAccelerator(this.state.now.desired), this.stopped.signal);
+    void this.accelerators.watch(() => missesAccelerator(this.state.now.desired, this.accelerators.now), this.stopped.signal);
     void this.renewals();
     this.reconciler.poke();
   }
@@ -183,7 +195,8 @@ export class Agent {
     const body = {
       bootId: this.bootId, seq: this.reportSeq++, session: this.link.currentSession,
       ...reportOf(this.state.now, {
-        accelerator: this.accelerators.now, percent: this.percent, stateWasDamaged: this.state.wasDamaged,
+        accelerator: this.accelerators.now, acceleratorFailing: this.accelerators.failing, percent: this.percent,
+        devices: new Map([...this.serving].map(([name, serving]) => [name, serving.device])), stateWasDamaged: this.state.wasDamaged,
         crashLooping: new Set([...this.serving].filter(([, serving]) => serving.crashLooping).map(([name]) => name)),
       }),
       ...(birth ? { capabilities: await capabilitiesOf(this.accelerators.found) } : {}),
@@ -212,6 +225,7 @@ export class Agent {
     // With capabilities, since those have changed too.
     void this.report(true);
     this.reconciler.poke();
+    void this.move().catch((err: unknown) => this.log.error({ err }, 'workloads could not be spread over the Edge TPUs'));
   }
 
   private servingOf(workload: string): Serving {
@@ -221,7 +235,7 @@ export class Agent {
     const serving = new Serving({
       workload, log: this.log.child({ workload }), frames: FRAMES_DIR ? new FolderFrames(FRAMES_DIR) : undefined, ...this.tuning.serving,
       fps: () => Math.min(FRAMES_FPS, this.config.maxFps ?? Infinity),
-      start: (slot) => this.startRunner(slot),
+      start: (slot) => this.startRunner(workload, slot),
       onWindow: (window) => this.keep(window),
       onCrashLoop: (slot) => void this.leave(workload, slot),
     });
@@ -229,15 +243,44 @@ export class Agent {
     return serving;
   }
 
-  private async startRunner(slot: Slot): Promise<Runner> {
+  private async startRunner(workload: string, slot: Slot): Promise<Runner> {
+    const device = slot.backend === 'edgetpu' ? (await this.placement()).get(workload) : undefined;
+    const { REEF_EDGETPU_LIBRARY: edgetpu, REEF_HANG_FLOOR_MS: floorMs, REEF_HANG_CEILING_MS: ceilingMs } = this.settings;
     try {
-      return await Runner.start(this.store, slot, { tflite: this.settings.REEF_TFLITE_LIBRARY, edgetpu: this.settings.REEF_EDGETPU_LIBRARY, device: this.accelerators.found.devices[0] });
+      const runner = await Runner.start(this.store, slot, { hosts: this.hosts, edgetpu, device, deadline: { floorMs, ceilingMs } });
+      // On which Edge TPU it is now, once it serves.
+      if (device) this.reportSoon(500);
+      return runner;
     } catch (error) {
-      if (asReefError(error).code === 'inference.no_device' && this.accelerators.now.present) {
-        this.accelerators.lost();
-        this.changed();
-      }
+      const { code } = asReefError(error);
+      if (device && code === 'inference.no_device') this.accelerators.failed(device, code);
       throw error;
+    }
+  }
+
+  /** Which Edge TPU each workload belongs on, as things are. */
+  private async placement(): Promise<Map<string, EdgeTpuDevice>> {
+    const { desired, workloads } = this.state.now;
+    const names = [...new Set([...Object.keys(desired?.workloads ?? {}), ...Object.keys(workloads)])];
+    const wanted = names.map(async (workload): Promise<Placeable[]> => {
+      const one = desired?.workloads[workload];
+      const slot = workloads[workload]?.running;
+      if (!(one && needsAccelerator(one.variant)) && slot?.backend !== 'edgetpu') return [];
+      const manifest = await this.store.manifest(one?.bundle ?? slot!.bundle);
+      const variant = manifest?.variants.find(({ name }) => name === (one?.variant ?? slot!.variant));
+      return [{ workload, pin: one?.policy.device ?? null, group: variant?.cacheTokens?.[0] ?? null }];
+    });
+    return this.accelerators.placement((await Promise.all(wanted)).flat());
+  }
+
+  /** Whoever is on another Edge TPU than it belongs on starts anew there. */
+  private async move(): Promise<void> {
+    const placed = await this.placement();
+    for (const [workload, serving] of this.serving) {
+      const [now, then] = [serving.device, placed.get(workload)?.path];
+      if (!now || !then || now === then || isOpen(this.state.workload(workload).execution)) continue;
+      this.log.info({ workload, from: now, to: then }, 'moves to another Edge TPU');
+      await serving.restart();
     }
   }
 

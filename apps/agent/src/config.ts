@@ -17,6 +17,15 @@ const schema = z.object({
   REEF_EDGETPU_LIBRARY: z.string().optional(),
   /** How often a missing accelerator is looked for at most, seconds. */
   REEF_PROBE_MAX_S: z.coerce.number().positive().default(60),
+  /** No invoke counts as hung before this, milliseconds, however fast the model has been. */
+  REEF_HANG_FLOOR_MS: z.coerce.number().int().min(50).max(600_000).default(2_000),
+  /** Whatever takes longer is hung, milliseconds; it also holds until a model's own pace is known. */
+  REEF_HANG_CEILING_MS: z.coerce.number().int().min(50).max(3_600_000).default(10_000),
+  /** Whether an Edge TPU that fails again and again is taken off the USB bus and on again, and how often an hour at most. */
+  REEF_TPU_RESET: z.enum(['off', 'usb']).default('off'),
+  REEF_TPU_RESETS_PER_H: z.coerce.number().int().min(0).max(60).default(3),
+  /** Where the kernel's sysfs is mounted; containers may have the host's elsewhere. */
+  REEF_SYSFS: z.string().default('/sys'),
   /** A connection that held this long counts as stable, seconds. */
   REEF_STABLE_S: z.coerce.number().positive().default(30),
   /** Tests only: die with SIGKILL, once, at this point (`crash-point.ts`). */

@@ -78,13 +78,13 @@ describe('plan', () => {
     const here = did(did(did(begun(emptyWorkload, 1, wish(1, { w: { bundle: A, variant: 'edgetpu-14' } }).workloads.w!), 'download'), 'verify'), 'install');
     const stubborn = wish(1, { w: { bundle: A, variant: 'edgetpu-14', policy: { cpuFallback: false } } });
     expect(plan(stubborn, actual({ w: here }, [A]))).toEqual([{ kind: 'wait', workload: 'w', reason: 'NO_ACCELERATOR' }]);
-    expect(kinds(plan(stubborn, actual({ w: here }, [A], { present: true, runtime: 14 })))).toEqual(['golden', 'activate', 'observe', 'commit']);
+    expect(kinds(plan(stubborn, actual({ w: here }, [A], { present: true, runtime: 14, devices: [] })))).toEqual(['golden', 'activate', 'observe', 'commit']);
     expect(plan(wish(1, { w: { bundle: A, variant: 'edgetpu-14' } }), actual({ w: here }, [A]))[0]).toMatchObject({ kind: 'golden', slot: cpu(A) });
   });
 
   it('changes the variant in place when an accelerator comes or goes, unless it has proved unfit', () => {
     const wanted = wish(1, { w: { bundle: A, variant: 'edgetpu-14' } });
-    const tpu: Accelerator = { present: true, runtime: null };
+    const tpu: Accelerator = { present: true, runtime: null, devices: [] };
     expect(plan(wanted, actual({ w: settled(A, 1) }, [A], tpu))).toMatchObject([{ kind: 'reseat', slot: { variant: 'edgetpu-14', backend: 'edgetpu' } }]);
     expect(plan(wanted, { ...actual({ w: settled(A, 1) }, [A], tpu), unfit: new Set([`${A}/edgetpu-14`]) })).toEqual([]);
     expect(plan(wanted, actual({ w: settled(A, 1) }, [A]))).toEqual([]);
@@ -92,8 +92,12 @@ describe('plan', () => {
 
   it('does not serve a runtime that is too old', () => {
     const wanted = wish(1, { w: { bundle: A, variant: 'edgetpu-14', policy: { cpuFallback: false } } }).workloads.w!;
-    expect(chooseVariant(wanted, both, { present: true, runtime: 13 })).toMatchObject({ ok: false, reason: 'NO_ACCELERATOR' });
-    expect(chooseVariant({ ...wanted, variant: 'other' }, both, { present: true, runtime: 13 })).toMatchObject({ ok: false, reason: 'bundle.variant_missing' });
+    expect(chooseVariant(wanted, both, { present: true, runtime: 13, devices: [] })).toMatchObject({ ok: false, reason: 'NO_ACCELERATOR' });
+    const [usb, pci] = [{ type: 'usb' as const, path: '/sys/bus/usb/devices/1-1' }, { type: 'pci' as const, path: '/dev/apex_0' }];
+    const pinned = { ...wanted, policy: { ...wanted.policy, device: 'pci' } };
+    expect(chooseVariant(pinned, both, { present: true, runtime: 14, devices: [usb] })).toMatchObject({ ok: false, reason: 'NO_ACCELERATOR', message: expect.stringContaining('the Edge TPU pci') });
+    expect(chooseVariant(pinned, both, { present: true, runtime: 14, devices: [usb, pci] })).toMatchObject({ ok: true, variant: { backend: 'edgetpu' } });
+    expect(chooseVariant({ ...wanted, variant: 'other' }, both, { present: true, runtime: 13, devices: [] })).toMatchObject({ ok: false, reason: 'bundle.variant_missing' });
   });
 
   it('removes what is no longer wanted, then its files', () => {
@@ -175,7 +179,7 @@ describe('plan, for any history', () => {
   it('ends, stays settled, ignores repeats, and leaves every device on something good', () => {
     fc.assert(fc.property(history, luck, fc.boolean(), (wishes, lucky, tpu) => {
       const stream = lucky[Symbol.iterator]();
-      const device = new Device(() => stream.next().value as 'ok', tpu ? { present: true, runtime: 14 } : { present: false });
+      const device = new Device(() => stream.next().value as 'ok', tpu ? { present: true, runtime: 14, devices: [] } : { present: false });
       for (const [index, workloads] of wishes.entries()) {
         const wanted = wish(index + 1, workloads);
         device.settle(wanted);
@@ -202,7 +206,7 @@ describe('plan, for any history', () => {
   it('a terminal state is never left within a revision', () => {
     fc.assert(fc.property(workload, luck, fc.array(fc.constantFrom(did, entered), { maxLength: 5 }), (one, lucky, moves) => {
       const stream = lucky[Symbol.iterator]();
-      const device = new Device(() => stream.next().value as 'ok', { present: true, runtime: 14 });
+      const device = new Device(() => stream.next().value as 'ok', { present: true, runtime: 14, devices: [] });
       device.settle(wish(1, { w: one }));
       const end = device.workloads.w!;
       expect(terminalStates.has(end.execution!.state)).toBe(true);

@@ -1,5 +1,7 @@
 import type { Desired, ExecutionStep, WantedWorkload } from '@reefkeeper/protocol';
-import { begun, emptyWorkload, isOpen, maxTrials, onTrial, type Execution, type Slot, type WorkloadState } from './workload.ts';
+import type { EdgeTpuDevice } from '@reefkeeper/inference';
+import { matching } from './placement.ts';
+import { begun, emptyWorkload, isOpen, maxTrials, onTrial, sameSlot, type Execution, type Slot, type WorkloadState } from './workload.ts';
 
 /** A bundle on disk: verified, complete, with the variants whose files are there. */
 export interface InstalledBundle {
@@ -18,7 +20,7 @@ export interface Actual {
 }
 
 /** `runtime`: RuntimeVersion of libedgetpu, null = not known. */
-export type Accelerator = { present: false } | { present: true; runtime: number | null };
+export type Accelerator = { present: false } | { present: true; runtime: number | null; devices: readonly EdgeTpuDevice[] };
 
 interface Of { workload: string }
 interface OfBundle extends Of { bundle: string; wanted: WantedWorkload }
@@ -104,9 +106,11 @@ function planExecution(workload: string, wanted: WantedWorkload, state: Workload
     return [...fetching, choice.reason === 'NO_ACCELERATOR' ? { kind: 'wait', workload, reason: choice.reason } : { kind: 'fail', workload, code: choice.reason, message: choice.message }];
   }
   const slot: Slot = { bundle, ...choice.variant };
+  // On trial by another variant than there is an accelerator for now: what was proved was the other one.
+  const moved = execution.done.includes('activate') && !sameSlot(state.running, slot);
   const proving = (['golden', 'activate', 'observe'] as const)
     // A rollback goes to what has proved itself here before: no golden run, no observation, only the switch.
-    .filter((kind) => left(kind) && (!execution.rollback || kind === 'activate'))
+    .filter((kind) => (left(kind) || moved) && (!execution.rollback || kind === 'activate'))
     .map((kind) => ({ kind, ...of, slot }));
   return [...fetching, ...proving, { kind: 'commit', workload }];
 }
@@ -129,11 +133,13 @@ export function chooseVariant(wanted: Pick<WantedWorkload, 'variant' | 'policy'>
   const found = installed.variants.find(({ name }) => name === wanted.variant);
   if (!found) return { ok: false, reason: 'bundle.variant_missing', message: `The bundle has no variant ${wanted.variant}; it has ${installed.variants.map(({ name }) => name).join(', ')}.` };
   if (!needsAccelerator(found.name)) return { ok: true, variant: { variant: found.name, backend: 'cpu' } };
-  if (accelerator.present && (found.minRuntime === null || accelerator.runtime === null || accelerator.runtime >= found.minRuntime)) {
+  const { device } = wanted.policy;
+  const there = accelerator.present && (device === undefined || matching(accelerator.devices, device).length > 0);
+  if (there && (found.minRuntime === null || accelerator.runtime === null || accelerator.runtime >= found.minRuntime)) {
     return { ok: true, variant: { variant: found.name, backend: 'edgetpu' } };
   }
   if (wanted.policy.cpuFallback && installed.variants.some(({ name }) => name === cpuVariant)) return { ok: true, variant: { variant: cpuVariant, backend: 'cpu' } };
-  return { ok: false, reason: 'NO_ACCELERATOR', message: `${wanted.variant} needs an Edge TPU and none answers.` };
+  return { ok: false, reason: 'NO_ACCELERATOR', message: device === undefined ? `${wanted.variant} needs an Edge TPU and none answers.` : `${wanted.variant} is to run on the Edge TPU ${device}, which does not answer.` };
 }
 
 export function variantKey(bundle: string, variant: string): string {

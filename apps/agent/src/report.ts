@@ -1,10 +1,15 @@
 import type { Desired, Execution as ReportedExecution, Reported, ReportedWorkload } from '@reefkeeper/protocol';
+import { matching } from './placement.ts';
 import { needsAccelerator, type Accelerator } from './plan.ts';
 import type { AgentState } from './state.ts';
 import { isOpen, onTrial, type Execution, type WorkloadState } from './workload.ts';
 
 export interface Live {
   accelerator: Accelerator;
+  /** An Edge TPU has failed so often that it is left alone for a while. */
+  acceleratorFailing: boolean;
+  /** Path of the Edge TPU that each workload is on. */
+  devices: ReadonlyMap<string, string | undefined>;
   /** Of the step at hand, by workload. */
   percent: ReadonlyMap<string, number>;
   /** Workloads whose inference process dies again and again. */
@@ -19,13 +24,14 @@ export function reportOf(state: Readonly<AgentState>, live: Live): Pick<Reported
   return {
     observedRevision: state.desired?.revision ?? null,
     health: conditions.length === 0 ? 'HEALTHY' : 'DEGRADED', conditions,
-    workloads: Object.fromEntries(Object.entries(state.workloads).map(([name, workload]) => [name, reportedWorkload(workload, live.percent.get(name) ?? null)])),
+    workloads: Object.fromEntries(Object.entries(state.workloads).map(([name, workload]) => [name, reportedWorkload(workload, live.percent.get(name) ?? null, live.devices.get(name) ?? null)])),
   };
 }
 
 function conditionsOf(state: Readonly<AgentState>, live: Live): string[] {
   const conditions = new Set<string>();
-  if (!live.accelerator.present && wantsAccelerator(state.desired)) conditions.add('NO_ACCELERATOR');
+  if (missesAccelerator(state.desired, live.accelerator)) conditions.add('NO_ACCELERATOR');
+  if (live.acceleratorFailing && wantsAccelerator(state.desired)) conditions.add('ACCELERATOR_FAILING');
   for (const [name, workload] of Object.entries(state.workloads)) {
     const wanted = state.desired?.workloads[name];
     // After a success only a crash loop makes us leave what is wanted.
@@ -36,16 +42,21 @@ function conditionsOf(state: Readonly<AgentState>, live: Live): string[] {
   return [...conditions].sort();
 }
 
-export function wantsAccelerator(desired: Desired | null): boolean {
+/** Some workload wants an Edge TPU, perhaps a certain one, that does not answer. */
+export function missesAccelerator(desired: Desired | null, accelerator: Accelerator): boolean {
+  return Object.values(desired?.workloads ?? {}).some(({ variant, policy: { device } }) => needsAccelerator(variant) && (!accelerator.present || (device !== undefined && matching(accelerator.devices, device).length === 0)));
+}
+
+function wantsAccelerator(desired: Desired | null): boolean {
   return Object.values(desired?.workloads ?? {}).some(({ variant }) => needsAccelerator(variant));
 }
 
-function reportedWorkload(workload: WorkloadState, percent: number | null): ReportedWorkload {
+function reportedWorkload(workload: WorkloadState, percent: number | null, device: string | null): ReportedWorkload {
   const { running, good, previous, execution } = workload;
   return {
     running: running?.bundle ?? null, variant: running?.variant ?? null, backend: running?.backend ?? null,
     previous: (onTrial(workload) && good?.bundle !== running?.bundle ? good : previous)?.bundle ?? null,
-    execution: execution && reportedExecution(execution, percent),
+    execution: execution && reportedExecution(execution, percent), device,
   };
 }
 

@@ -1,26 +1,49 @@
 import { decodeGolden, judgeGolden, type Manifest } from '@reefkeeper/bundle';
-import { dequantise, openInferenceHost, quantisePixels, readImage, type EdgeTpuDevice, type InferenceHost, type LoadedModel } from '@reefkeeper/inference';
+import { dequantise, quantisePixels, readImage, type EdgeTpuDevice, type LoadedModel } from '@reefkeeper/inference';
 import { asReefError, ReefError } from '@reefkeeper/platform/errors';
 import { readFile } from 'node:fs/promises';
+import { InvokeDeadline } from './deadline.ts';
 import type { Frame } from './frames.ts';
+import type { Hosts, Lease } from './hosts.ts';
 import type { Store } from './store.ts';
 import type { Sample } from './window.ts';
 import type { Slot } from './workload.ts';
 
 export interface RunnerOptions {
-  tflite?: string | undefined;
+  hosts: Hosts;
   edgetpu?: string | undefined;
+  /** For a slot on the Edge TPU. */
   device?: EdgeTpuDevice | undefined;
+  /** An invoke that takes longer than its own past allows, but never less than `floorMs`, means that the driver hangs. */
+  deadline?: { floorMs: number; ceilingMs: number };
 }
 
-/** One model in a fresh child process of its own: loaded, perhaps proved, perhaps serving. Native code can crash; only the child dies. */
+/** So many inferences in a row that the Edge TPU does not do mean that it is lost; the child would go on failing for ever. */
+const lostAfter = 5;
+
+/** Ends of an inference process, and failures to get one, that say nothing about the model in it. */
+export const blameless: ReadonlySet<string> = new Set(['inference.no_device', 'inference.accelerator_lost', 'inference.neighbour_ended']);
+
+/** One loaded model: perhaps proved, perhaps serving. It lives in a child process, which models of one Edge TPU share. */
 export class Runner {
   private inFlight: Promise<unknown> = Promise.resolve();
   private ended: ReefError | undefined;
+  private failuresInARow = 0;
+  private readonly deadline: InvokeDeadline;
 
-  private constructor(readonly slot: Slot, readonly manifest: Manifest, private readonly host: InferenceHost, private readonly model: LoadedModel) {
-    host.on('exit', (why) => { this.ended = why; });
+  private constructor(readonly slot: Slot, readonly device: EdgeTpuDevice | undefined, readonly manifest: Manifest, private readonly lease: Lease, private readonly model: LoadedModel, deadline: RunnerOptions['deadline']) {
+    this.deadline = new InvokeDeadline(deadline ?? { floorMs: 2_000, ceilingMs: 10_000 });
+    lease.host.on('exit', this.hostEnded);
   }
+
+  private readonly exitListeners: ((why: ReefError) => void)[] = [];
+  private readonly hostEnded = (why: ReefError): void => {
+    const { diedOver } = this.lease.host;
+    const ours = diedOver === null || diedOver === this.model.id || blameless.has(why.code);
+    const ended = ours ? why : new ReefError('inference.neighbour_ended', 'unavailable', `Another model on the same Edge TPU took the inference process down (${why.code}).`, { cause: why });
+    this.ended = ended;
+    for (const listener of this.exitListeners) listener(ended);
+  };
 
   /** @throws ReefError `bundle.not_installed`, `artifact.checksum_mismatch`, `inference.*` */
   static async start(store: Store, slot: Slot, options: RunnerOptions): Promise<Runner> {
@@ -28,22 +51,21 @@ export class Runner {
     const variant = manifest?.variants.find(({ name }) => name === slot.variant);
     if (!manifest || !variant) throw new ReefError('bundle.not_installed', 'not_found', `Bundle ${slot.bundle} with variant ${slot.variant} is not on this device.`);
     const { digest } = variant.file;
-    if (slot.backend === 'edgetpu' && !options.device) throw new ReefError('inference.no_device', 'unavailable', 'No Edge TPU answers.');
-    const host = openInferenceHost(options.tflite ? { library: options.tflite } : {});
-    // Without a listener Node would throw the event; the pending load is rejected anyway.
-    host.on('exit', () => {});
+    const device = slot.backend === 'edgetpu' ? options.device : undefined;
+    if (slot.backend === 'edgetpu' && !device) throw new ReefError('inference.no_device', 'unavailable', 'No Edge TPU answers.');
+    const lease = await options.hosts.take(device);
     try {
-      const edgetpu = slot.backend === 'edgetpu' ? { edgetpu: { device: options.device!, ...(options.edgetpu ? { library: options.edgetpu } : {}) } } : {};
-      const model = await host.load({ path: store.blobPath(digest), digest, ...edgetpu });
-      return new Runner(slot, manifest, host, model);
+      const edgetpu = device ? { edgetpu: { device, ...(options.edgetpu ? { library: options.edgetpu } : {}) } } : {};
+      const model = await lease.host.load({ path: store.blobPath(digest), digest, ...edgetpu });
+      return new Runner(slot, device, manifest, lease, model, options.deadline);
     } catch (error) {
-      await host.close();
+      await lease.release();
       throw error;
     }
   }
 
   get pid(): number | undefined {
-    return this.host.pid;
+    return this.lease.host.pid;
   }
 
   get crashed(): ReefError | undefined {
@@ -51,7 +73,7 @@ export class Runner {
   }
 
   onExit(listener: (why: ReefError) => void): void {
-    this.host.on('exit', listener);
+    this.exitListeners.push(listener);
   }
 
   /** @throws ReefError `golden.failed`, `golden.malformed`, or `inference.*` when the model cannot even run */
@@ -97,7 +119,9 @@ export class Runner {
   /** After what is in flight; a second call does nothing. */
   async close(): Promise<void> {
     await this.inFlight.catch(() => {});
-    await this.host.close();
+    if (!this.ended) await this.model.unload().catch(() => {});
+    this.lease.host.off('exit', this.hostEnded);
+    await this.lease.release();
   }
 
   private async inputOf(frame: Frame): Promise<Buffer> {
@@ -108,8 +132,16 @@ export class Runner {
   }
 
   private infer(inputs: Uint8Array[]): ReturnType<LoadedModel['infer']> {
-    const answer = this.model.infer(inputs);
+    const answer = this.model.infer(inputs, { deadlineMs: this.deadline.ms });
     this.inFlight = answer;
+    answer.then(({ invokeUs }) => {
+      this.deadline.note(invokeUs);
+      this.failuresInARow = 0;
+    }, (error: unknown) => {
+      if (asReefError(error).code !== 'inference.failed' || this.slot.backend !== 'edgetpu' || this.ended) return;
+      this.failuresInARow += 1;
+      if (this.failuresInARow === lostAfter) this.lease.host.kill(new ReefError('inference.accelerator_lost', 'unavailable', `The Edge TPU at ${this.device?.path} failed ${lostAfter} inferences in a row; its process was ended.`));
+    });
     return answer;
   }
 }

@@ -2,7 +2,7 @@ import { asReefError, ReefError, type ErrorKind } from '@reefkeeper/platform/err
 import type { Logger } from '@reefkeeper/platform/logger';
 import { Backoff, sleep } from './backoff.ts';
 import type { Frame } from './frames.ts';
-import type { Runner } from './runner.ts';
+import { blameless, type Runner } from './runner.ts';
 import { Window, type ClosedWindow } from './window.ts';
 import { sameSlot, type Slot } from './workload.ts';
 
@@ -45,6 +45,8 @@ export class Serving {
   private readonly loop: Promise<void>;
   private goodSince = 0;
   private crashes = 0;
+  /** The last start or runner went wrong: the next start waits. */
+  private delayed = false;
   private wake: () => void = () => {};
   private busy: Promise<void> = Promise.resolve();
 
@@ -62,6 +64,11 @@ export class Serving {
     return this.runner?.pid;
   }
 
+  /** Path of the Edge TPU it is served from now. */
+  get device(): string | undefined {
+    return this.runner?.device?.path;
+  }
+
   get crashLooping(): boolean {
     return this.crashes >= crashLoopAt;
   }
@@ -73,6 +80,7 @@ export class Serving {
     this.runner = runner;
     this.wanted = runner.slot;
     this.crashes = 0;
+    this.delayed = false;
     this.backoff.reset();
     this.goodSince = performance.now();
     this.watch(runner);
@@ -88,6 +96,7 @@ export class Serving {
     const old = this.runner;
     this.runner = undefined;
     this.crashes = 0;
+    this.delayed = false;
     this.backoff.reset();
     this.busy = this.busy.then(() => old?.close());
     this.wake();
@@ -219,11 +228,15 @@ export class Serving {
   }
 
   private crash(slot: Slot, why: ReefError): void {
-    this.crashes += 1;
+    const blamed = !blameless.has(why.code);
+    if (blamed) this.crashes += 1;
+    this.delayed = true;
     this.options.log.warn({ bundle: slot.bundle, code: why.code, reason: why.message, inARow: this.crashes }, 'inference process ended');
     if (this.window) this.window.fail('inference.restarted');
-    this.trial?.reject(crashed(why));
-    if (this.crashes >= crashLoopAt) this.options.onCrashLoop(slot, this.crashes);
+    // A missing accelerator sends the observation back to the planner, which knows what to do then; a neighbour's end is no business of ours.
+    if (blamed) this.trial?.reject(crashed(why));
+    else if (why.code !== 'inference.neighbour_ended') this.trial?.reject(new ReefError('inference.no_device', 'unavailable', why.message, { cause: why }));
+    if (blamed && this.crashes >= crashLoopAt) this.options.onCrashLoop(slot, this.crashes);
     this.wake();
   }
 
@@ -231,7 +244,7 @@ export class Serving {
     const slot = this.wanted;
     if (!slot || this.held) return undefined;
     await this.busy;
-    if (this.crashes > 0) await sleep(this.backoff.next(), signal).catch(() => {});
+    if (this.delayed) await sleep(this.backoff.next(), signal).catch(() => {});
     if (signal.aborted || this.held || this.runner || !sameSlot(slot, this.wanted ?? null)) return this.runner;
     try {
       const runner = await this.options.start(slot);
@@ -242,6 +255,7 @@ export class Serving {
       }
       this.runner = runner;
       this.goodSince = performance.now();
+      this.delayed = this.crashes > 0;
       this.watch(runner);
       return runner;
     } catch (thrown) {

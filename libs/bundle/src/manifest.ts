@@ -49,6 +49,8 @@ export const manifestVariant = z.looseObject({
   kind: variantKind,
   /** Lowest RuntimeVersion of libedgetpu that runs it; null for `cpu-int8`. */
   minRuntime: z.number().int().nullable(),
+  /** Parameter-caching tokens of a compiled model: models with a common one stay on one Edge TPU together. */
+  cacheTokens: z.array(z.string().max(64)).max(64).optional(),
   file,
 });
 export type ManifestVariant = z.infer<typeof manifestVariant>;

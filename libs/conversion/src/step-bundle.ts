@@ -48,6 +48,10 @@ function compiledParts({ compile, inspect }: StepContext['outputs'], inManifest:
   };
 }
 
+function cacheTokensOf({ tokens }: Record<string, unknown>): Pick<ManifestVariant, 'cacheTokens'> {
+  return Array.isArray(tokens) && tokens.length > 0 ? { cacheTokens: tokens as string[] } : {};
+}
+
 /** The same for the same outputs: a run that was repeated after a crash signs the same bytes. */
 export function manifestOf(context: Pick<StepContext, 'jobId' | 'version' | 'request' | 'outputs'>): Manifest {
   const { request, version, outputs } = context;
@@ -55,10 +59,10 @@ export function manifestOf(context: Pick<StepContext, 'jobId' | 'version' | 'req
   const converted = outputOf(context, 'convert');
   const analysis = outputs.analyze?.analysis as Partial<Analysis> | undefined;
   const variants: ManifestVariant[] = source.kind === 'edgetpu' ? [] : [{ name: 'cpu-int8', kind: 'cpu-int8', minRuntime: null, file: { ...converted.model } }];
-  for (const { minRuntime, model } of outputs.inspect?.compiled ?? []) {
+  for (const { minRuntime, model, details } of outputs.inspect?.compiled ?? []) {
     // Two wanted runtimes may compile to the same one.
     const name = `edgetpu-${minRuntime}`;
-    if (!variants.some((variant) => variant.name === name)) variants.push({ name, kind: 'edgetpu', minRuntime, file: { ...model } });
+    if (!variants.some((variant) => variant.name === name)) variants.push({ name, kind: 'edgetpu', minRuntime, ...cacheTokensOf(details), file: { ...model } });
   }
   return {
     schema: 1, model: version.model, version: version.version, task: request.task, labels: request.labels,

@@ -101,12 +101,16 @@ describe.skipIf(!canBuildFakeEdgeTpu)('with a stand-in for libedgetpu (needs gcc
       await (await host.load({ ...file, edgetpu: on('good') })).unload();
     });
 
-    it('a driver that hangs is killed at the deadline', async () => {
-      const hanging = openInferenceHost({ inferenceDeadlineMs: 300 });
-      const model = await hanging.load({ ...file, edgetpu: on('hang') });
+    it('a driver that hangs is killed at the deadline of the call, and it is known whose call that was', async () => {
+      const hanging = openInferenceHost();
+      const [good, model] = [await hanging.load({ ...file, edgetpu: on('good') }), await hanging.load({ ...file, edgetpu: on('hang') })];
       const ended = new Promise((resolve) => { hanging.on('exit', resolve); });
-      await expect(model.infer([Buffer.alloc(192)])).rejects.toMatchObject({ code: 'inference.hung' });
+      const behind = model.infer([Buffer.alloc(192)], { deadlineMs: 300 });
+      const waiting = good.infer([Buffer.alloc(192)]);
+      await expect(behind).rejects.toMatchObject({ code: 'inference.hung' });
+      await expect(waiting).rejects.toMatchObject({ code: 'inference.hung' });
       await ended;
+      expect(hanging.diedOver).toBe(model.id);
     });
 
     it.skipIf(noShared).each([

@@ -15,16 +15,19 @@ export interface HostOptions {
 }
 
 export interface LoadedModel {
+  /** Within its host. */
+  readonly id: number;
   readonly inputs: TensorInfo[];
   readonly outputs: TensorInfo[];
   readonly backend: 'cpu' | 'edgetpu';
   readonly tfliteVersion: string;
   /**
    * @param inputs raw tensor bytes, one per input
+   * @param options.deadlineMs instead of the host's own
    * @returns raw output bytes; `invokeUs` the native call alone, `totalUs` with the way to the child and back, microseconds
    * @throws ReefError `inference.crashed`, `inference.hung`, `inference.failed`, `inference.input_size`
    */
-  infer(inputs: Uint8Array[]): Promise<{ outputs: Uint8Array[]; invokeUs: number; totalUs: number }>;
+  infer(inputs: Uint8Array[], options?: { deadlineMs?: number }): Promise<{ outputs: Uint8Array[]; invokeUs: number; totalUs: number }>;
   /**
    * The same inference `runs` times in a row inside the child, so that the way there is not measured with it.
    * @returns `totalUs` of each: copying in, the native call, copying out; `cpuUs` the processor time of all threads over all runs
@@ -33,10 +36,11 @@ export interface LoadedModel {
   unload(): Promise<void>;
 }
 
-interface Pending { kind: Request['kind']; limitMs: number; resolve(answer: never): void; reject(error: ReefError): void }
+interface Pending { kind: Request['kind']; model: number | null; limitMs: number; resolve(answer: never): void; reject(error: ReefError): void }
 
 /** A busy event loop runs a due timer before it reads the answer that is already there; this much longer tells the two apart. */
 const graceMs = 50;
+const unkillableMs = 3_000;
 
 /**
  * A child process that runs models. When it dies, every pending call is rejected with `inference.crashed`, `exit` is emitted, and
@@ -47,10 +51,14 @@ export class InferenceHost extends EventEmitter<{ exit: [ReefError] }> {
   private readonly pending = new Map<number, Pending>();
   private deadline: NodeJS.Timeout | undefined;
   private readonly child: ChildProcess;
+  /** The process is no more; a device that it held can be opened by another. */
+  readonly gone: Promise<void>;
   private nextId = 0;
   private stderr = '';
   private ended: ReefError | undefined;
   private closing = false;
+  private over = false;
+  private culprit: number | 'loading' | null = null;
 
   constructor(private readonly options: HostOptions = {}) {
     super();
@@ -61,6 +69,7 @@ export class InferenceHost extends EventEmitter<{ exit: [ReefError] }> {
       stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
       execArgv: ['--max-old-space-size=64', '--max-semi-space-size=1', ...(fromSource ? ['--conditions=@reefkeeper/source', '--experimental-transform-types', '--disable-warning=ExperimentalWarning'] : [])],
     });
+    this.gone = new Promise((resolve) => { this.child.once('exit', () => resolve()).once('error', () => resolve()); });
     this.child.on('message', (reply: Reply) => this.settle(reply));
     this.child.on('error', (cause) => this.end(new ReefError('inference.crashed', 'unavailable', `The inference process could not be started: ${cause.message}`, { cause })));
     // 'close' and not 'exit': only then has stderr been read to its end.
@@ -80,10 +89,10 @@ export class InferenceHost extends EventEmitter<{ exit: [ReefError] }> {
   async load(model: { path: string; digest: string; threads?: number; expect?: ExpectedTensors; edgetpu?: { device: EdgeTpuDevice; library?: string } }): Promise<LoadedModel> {
     const { model: id, ...facts } = await this.ask({ kind: 'load', path: model.path, digest: model.digest, threads: model.threads ?? 1, expect: model.expect ?? null, edgetpu: model.edgetpu ?? null });
     return {
-      ...facts,
-      infer: async (inputs) => {
+      ...facts, id,
+      infer: async (inputs, { deadlineMs } = {}) => {
         const begin = performance.now();
-        const answer = await this.ask({ kind: 'infer', model: id, inputs });
+        const answer = await this.ask({ kind: 'infer', model: id, inputs }, deadlineMs);
         return { ...answer, totalUs: (performance.now() - begin) * 1_000 };
       },
       bench: (inputs, runs) => this.ask({ kind: 'bench', model: id, inputs, runs }),
@@ -98,20 +107,29 @@ export class InferenceHost extends EventEmitter<{ exit: [ReefError] }> {
   async close(): Promise<void> {
     if (this.ended) return;
     this.closing = true;
-    const exited = new Promise((resolve) => { this.child.once('exit', resolve); });
     if (this.child.connected) this.child.disconnect();
     const timer = setTimeout(() => this.child.kill('SIGKILL'), 2_000);
-    await exited;
+    await this.gone;
     clearTimeout(timer);
   }
 
-  private ask<K extends Request['kind']>(request: Extract<Request, { kind: K }>): Promise<Answers[K]> {
+  /** Ends the child on the spot, for a reason that its owner has seen. */
+  kill(reason: ReefError): void {
+    this.end(reason);
+  }
+
+  /** Whose call the child died over: a model's id, `loading` for one that was not loaded yet, null where it did nothing (or did not die). */
+  get diedOver(): number | 'loading' | null {
+    return this.culprit;
+  }
+
+  private ask<K extends Request['kind']>(request: Extract<Request, { kind: K }>, deadlineMs?: number): Promise<Answers[K]> {
     if (this.ended) return Promise.reject(this.ended);
     const id = (this.nextId += 1);
     const { inferenceDeadlineMs = 10_000, loadDeadlineMs = 60_000 } = this.options;
-    const limitMs = request.kind === 'infer' ? inferenceDeadlineMs : request.kind === 'bench' ? inferenceDeadlineMs * (request as Extract<Request, { kind: 'bench' }>).runs : loadDeadlineMs;
+    const limitMs = request.kind === 'infer' ? deadlineMs ?? inferenceDeadlineMs : request.kind === 'bench' ? inferenceDeadlineMs * (request as Extract<Request, { kind: 'bench' }>).runs : loadDeadlineMs;
     return new Promise<Answers[K]>((resolve, reject) => {
-      this.pending.set(id, { kind: request.kind, limitMs, resolve, reject });
+      this.pending.set(id, { kind: request.kind, model: 'model' in request ? (request as { model: number }).model : null, limitMs, resolve, reject });
       if (this.pending.size === 1) this.watchFirst();
       this.child.send({ ...request, id }, (error) => { if (error) this.end(new ReefError('inference.crashed', 'unavailable', `The inference process cannot be reached: ${error.message}`, { cause: error })); });
     });
@@ -128,6 +146,8 @@ export class InferenceHost extends EventEmitter<{ exit: [ReefError] }> {
         if (!this.pending.has(id)) return;
         this.ended = new ReefError('inference.hung', 'unavailable', `The inference process did not answer a ${kind} within ${limitMs} ms and was killed.`);
         this.child.kill('SIGKILL');
+        // A process that a driver holds in the kernel does not even die of that; nobody is to wait for it.
+        this.deadline = setTimeout(() => this.end(this.ended!), unkillableMs);
       }, graceMs);
       // A bench of many runs may be longer than a timer can be.
     }, Math.min(limitMs, 2 ** 31 - 1));
@@ -157,7 +177,10 @@ export class InferenceHost extends EventEmitter<{ exit: [ReefError] }> {
   }
 
   private end(reason: ReefError): void {
-    const first = this.ended === undefined || this.pending.size > 0;
+    const first = !this.over;
+    this.over = true;
+    const [running] = this.pending.values();
+    if (first && running) this.culprit = running.kind === 'load' ? 'loading' : running.model;
     this.ended ??= reason;
     clearTimeout(this.deadline);
     this.child.kill('SIGKILL');

@@ -22,6 +22,8 @@ export type Failure = z.infer<typeof failure>;
 export const policy = z.object({
   /** Serve `cpu-int8` where no Edge TPU answers, instead of waiting for one. */
   cpuFallback: z.boolean().default(true),
+  /** The Edge TPU to run on: a path as the device reports it, or counted as pycoral does (`usb`, `pci`, `usb:1`, `:0`); the least loaded when absent. */
+  device: z.string().min(1).max(200).optional(),
   /** How long the new model must serve without a crash before it is committed, seconds. */
   observeS: z.number().min(0).max(86_400).default(10),
   /** Give up on the whole activation after this long, seconds. */
@@ -95,6 +97,8 @@ export const reportedWorkload = z.object({
   /** The last good bundle kept on disk beside the running one. */
   previous: digest.nullable(),
   execution: execution.nullable(),
+  /** Path of the Edge TPU that it is on now; null = none. */
+  device: z.string().max(200).nullable().optional(),
 });
 export type ReportedWorkload = z.infer<typeof reportedWorkload>;
 
