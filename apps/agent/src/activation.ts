@@ -3,6 +3,7 @@ import { asReefError, ReefError } from '@reefkeeper/platform/errors';
 import type { Logger } from '@reefkeeper/platform/logger';
 import type { ExecutionStep, WantedWorkload } from '@reefkeeper/protocol';
 import { bringBlob } from './bring.ts';
+import type { Budget } from './budget.ts';
 import type { CrashPoint } from './crash-point.ts';
 import { downloadJson, type DownloadOptions } from './download.ts';
 import type { Gateway } from './gateway.ts';
@@ -26,6 +27,7 @@ export interface ActivationOptions {
   unfit: Set<string>;
   /** Of the step at hand; kept in memory only. */
   onPercent: (workload: string, percent: number | null) => void;
+  budget: Budget;
   crashPoint: CrashPoint;
   log: Logger;
   download?: Pick<DownloadOptions, 'tries' | 'firstDelayMs' | 'maxDelayMs'>;
@@ -91,6 +93,7 @@ export function activationExecutors(options: ActivationOptions): Executors {
       let envelope = await store.envelope(bundle);
       if (!envelope || !isGood(() => verified(bundle, envelope))) {
         envelope = await downloadJson(options.gateway(), wanted.manifestUrl, tuned);
+        options.budget.spend(JSON.stringify(envelope).length);
         await verifiedOrSaid(workload, bundle, envelope);
         await store.putEnvelope(bundle, envelope);
       }
@@ -98,10 +101,18 @@ export function activationExecutors(options: ActivationOptions): Executors {
       const older = await olderManifests(workload);
       const files = neededFiles(manifest, wanted);
       const total = Math.max(1, sum(files));
-      for (const [at, file] of files.entries()) {
+      try {
+        for (const [at, file] of files.entries()) await bring(file, at);
+      } finally {
+        await options.budget.save();
+      }
+
+      async function bring(file: BlobName, at: number): Promise<void> {
         const before = sum(files.slice(0, at));
         await bringBlob(options.gateway(), store, file, {
           ...tuned, bases: basesOf(file, manifest, older),
+          afford: (bytes) => { if (!wanted.policy.ignoreBudget) options.budget.afford(bundle, bytes); },
+          onBytes: (bytes) => options.budget.spend(bytes),
           onShare: (share) => options.onPercent(workload, Math.min(100, Math.floor((100 * (before + share * file.bytes)) / total))),
           onNoDelta: (reason) => log.warn({ workload, file: file.digest, reason }, 'no use in the delta; fetching the whole file'),
         });

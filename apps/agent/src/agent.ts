@@ -8,6 +8,7 @@ import { agentConfig, commandResult, reported, telemetry, type Command, type Des
 import { Accelerators } from './accelerator.ts';
 import { activationExecutors, type ActivationOptions } from './activation.ts';
 import { sleep } from './backoff.ts';
+import { Budget, limitOf } from './budget.ts';
 import { agentVersion, capabilitiesOf } from './capabilities.ts';
 import { Commands } from './commands.ts';
 import type { AgentSettings } from './config.ts';
@@ -28,7 +29,7 @@ import { StateFile } from './state.ts';
 import { Store } from './store.ts';
 import type { TpuHealth } from './tpu-health.ts';
 import type { ClosedWindow } from './window.ts';
-import { isOpen, returned, type Slot } from './workload.ts';
+import { isOpen, resumed, returned, type Slot } from './workload.ts';
 
 const renewalCheckMs = 6 * 3_600_000;
 
@@ -52,6 +53,7 @@ export class Agent {
   private windowSeq = 0;
   private reportTimer: NodeJS.Timeout | undefined;
   private windowTimer: NodeJS.Timeout | undefined;
+  private budgetTimer: NodeJS.Timeout | undefined;
   private pendingWindows: Promise<void> = Promise.resolve();
   private gateway: Gateway;
   private readonly accelerators: Accelerators;
@@ -60,7 +62,7 @@ export class Agent {
   private readonly reconciler: Reconciler;
   private commands!: Commands;
 
-  private constructor(private readonly settings: AgentSettings, private identity: Identity, private readonly state: StateFile, private readonly store: Store, private readonly outbox: Outbox, private readonly log: Logger, private readonly tuning: Tuning) {
+  private constructor(private readonly settings: AgentSettings, private identity: Identity, private readonly state: StateFile, private readonly store: Store, private readonly outbox: Outbox, private readonly budget: Budget, private readonly log: Logger, private readonly tuning: Tuning) {
     this.gateway = this.openGateway();
     this.accelerators = new Accelerators({
       tflite: settings.REEF_TFLITE_LIBRARY, edgetpu: settings.REEF_EDGETPU_LIBRARY, maxMs: settings.REEF_PROBE_MAX_S * 1_000, log, onChange: () => this.changed(),
@@ -80,7 +82,7 @@ export class Agent {
       state, log, crashPoint: crash,
       observe: async () => ({ workloads: state.now.workloads, ...(await store.survey()), accelerator: this.accelerators.now, unfit: this.unfit }),
       executors: activationExecutors({
-        state, store, log, crashPoint: crash, unfit: this.unfit, ...(tuning.download ? { download: tuning.download } : {}),
+        state, store, budget, log, crashPoint: crash, unfit: this.unfit, ...(tuning.download ? { download: tuning.download } : {}),
         gateway: () => this.gateway, identity: () => this.identity, start: (workload, slot) => this.startRunner(workload, slot),
         serving: (workload) => this.servingOf(workload),
         removeServing: async (workload) => {
@@ -100,7 +102,8 @@ export class Agent {
     if (state.wasDamaged) log.error({ file: join(dir, 'state.json.damaged') }, 'state.json could not be read and was set aside; the wanted state comes again from the broker');
     const store = await Store.open(join(dir, 'store'), settings.REEF_DISK_RESERVE);
     const outbox = await Outbox.open(join(dir, 'telemetry'), settings.REEF_TELEMETRY_BYTES);
-    const agent = new Agent(settings, identity, state, store, outbox, log.child({ device: identity.deviceId }), tuning);
+    const budget = await Budget.open(dir, { limit: () => limitOf(state.now.desired?.config ?? agentConfig.parse({}), { link: settings.REEF_LINK, dataBudget: settings.REEF_DATA_BUDGET }) });
+    const agent = new Agent(settings, identity, state, store, outbox, budget, log.child({ device: identity.deviceId }), tuning);
     await agent.begin();
     return agent;
   }
@@ -118,6 +121,7 @@ export class Agent {
     this.stopped.abort(new Error('stopped'));
     clearInterval(this.windowTimer);
     clearTimeout(this.reportTimer);
+    clearTimeout(this.budgetTimer);
     await this.reconciler.stop();
     await Promise.all([...this.serving.values()].map((serving) => serving.stop()));
     await this.pendingWindows;
@@ -125,6 +129,7 @@ export class Agent {
     if (this.link.up) await Promise.race([this.drain(), sleep(2_000)]);
     await this.link.stop();
     this.gateway.close();
+    await this.budget.save();
   }
 
   private async begin(): Promise<void> {
@@ -136,6 +141,12 @@ export class Agent {
         await Promise.all(chosen.map(([, serving]) => serving.restart()));
         return { restarted: chosen.map(([name]) => name) };
       },
+      'allow-download': async (args) => {
+        const wanted = Object.entries(this.state.now.desired?.workloads ?? {}).filter(([name]) => args.workload === undefined || args.workload === name);
+        await this.budget.allow(wanted.map(([, { bundle }]) => bundle));
+        await this.resumeDownloads();
+        return { allowed: wanted.map(([name]) => name) };
+      },
       bench: async (args) => {
         const [name, serving] = this.chosen(args)[0]!;
         const runs = Math.min(1_000, Math.max(1, Math.trunc(Number(args.runs ?? 50)) || 50));
@@ -146,6 +157,7 @@ export class Agent {
     });
     for (const [name, { running }] of Object.entries(this.state.now.workloads)) if (running) this.servingOf(name).want(running);
     this.state.onChange(() => this.reportSoon(0));
+    this.state.onChange(() => this.awaitBudget());
     this.link.on('up', () => void this.birth());
     this.link.on('desired', (wanted) => void this.take(wanted).catch((err: unknown) => this.log.error({ err }, 'the wanted state could not be stored')));
     this.link.on('command', (command) => void this.obey(command).catch((err: unknown) => this.log.error({ err }, 'a command could not be journalled')));
@@ -153,6 +165,8 @@ export class Agent {
     this.openWindows();
     void this.accelerators.watch(() => missesAccelerator(this.state.now.desired, this.accelerators.now), this.stopped.signal);
     void this.renewals();
+    // Whatever they waited for: that is found out at once.
+    await this.resumeDownloads();
     this.reconciler.poke();
   }
 
@@ -174,6 +188,19 @@ export class Agent {
     this.log.info({ revision: wanted.revision, workloads: Object.keys(wanted.workloads) }, 'new wanted state');
     this.openWindows();
     this.reconciler.supersede(wanted);
+    this.reconciler.poke();
+  }
+
+  /** Downloads over the data budget go on in the next period. */
+  private awaitBudget(): void {
+    const opensInMs = this.budget.opensInMs;
+    clearTimeout(this.budgetTimer);
+    if (this.stopped.signal.aborted || !Object.values(this.state.now.workloads).some(({ execution }) => execution?.waiting)) return;
+    this.budgetTimer = setTimeout(() => void this.resumeDownloads().catch((err: unknown) => this.log.error({ err }, 'a waiting download could not be resumed')), Math.min(opensInMs ?? 0, 2 ** 31 - 1));
+  }
+
+  private async resumeDownloads(): Promise<void> {
+    for (const [name, { execution }] of Object.entries(this.state.now.workloads)) if (execution?.waiting) await this.state.move(name, resumed);
     this.reconciler.poke();
   }
 

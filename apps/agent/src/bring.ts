@@ -43,7 +43,7 @@ async function byDelta(gateway: Gateway, store: Store, blob: BlobName, options: 
     } catch (thrown) {
       options.signal?.throwIfAborted();
       const error = isFullDisk(thrown) ? fullDisk(thrown) : asReefError(thrown);
-      if (error.code === 'disk.full') throw error;
+      if (error.code === 'disk.full' || error.code === 'budget_exceeded') throw error;
       if (error.code === 'delta.unusable' || error.code === 'artifact.checksum_mismatch') await store.refuseDeltas(blob.digest);
       options.onNoDelta?.(error.message);
       return false;
@@ -75,10 +75,13 @@ async function fetchDelta(gateway: Gateway, store: Store, blob: BlobName, path: 
     throw new ReefError('delta.unusable', 'invalid', 'The gateway sent a delta without its digest or its length, or a longer one than the file.');
   }
   if (before && before.tag !== tag) await store.dropParts(blob.digest, /\.delta$/);
-  await store.ensureRoom(bytes - start + blob.bytes).catch((error: unknown) => {
+  try {
+    options.afford?.(bytes - start);
+    await store.ensureRoom(bytes - start + blob.bytes);
+  } catch (error) {
     response.destroy();
     throw error;
-  });
+  }
   await receive(response, store.deltaPath(blob.digest, tag), { start, bytes, what: `the delta for ${blob.digest}` }, options);
   return store.deltaPath(blob.digest, tag);
 }

@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { commonConfig, parseConfig } from '@reefkeeper/platform/config';
+import { parseDataBudget } from '@reefkeeper/protocol';
 
 const schema = z.object({
   ...commonConfig.shape,
@@ -10,6 +11,15 @@ const schema = z.object({
   FRAMES_FPS: z.coerce.number().positive().max(1_000).default(5),
   /** Telemetry kept while offline, bytes; the oldest goes first. */
   REEF_TELEMETRY_BYTES: z.coerce.number().int().min(64 * 1024).default(16 * 1024 * 1024),
+  /** What the link costs; the fleet's configuration goes before. */
+  REEF_LINK: z.enum(['metered', 'unmetered']).default('unmetered'),
+  /** What downloads may take over a metered link, `20MB/day`. */
+  REEF_DATA_BUDGET: z.string().optional().transform((text, context) => {
+    const budget = text === undefined ? undefined : parseDataBudget(text);
+    if (text === undefined || budget) return budget;
+    context.addIssue(`"${text}" is no data budget; write bytes/day or bytes/month, such as 20MB/day`);
+    return z.NEVER;
+  }),
   /** Free space that downloads never touch, bytes. */
   REEF_DISK_RESERVE: z.coerce.number().int().nonnegative().default(32 * 1024 * 1024),
   /** libtensorflowlite_c and libedgetpu, where they are not found by themselves. */

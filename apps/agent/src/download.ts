@@ -11,6 +11,8 @@ export interface DownloadOptions {
   firstDelayMs?: number;
   maxDelayMs?: number;
   signal?: AbortSignal;
+  /** Asked before that many bytes are; throws where they would cost too much. */
+  afford?: (bytes: number) => void;
   /** Bytes that have just arrived from the network. */
   onBytes?: (bytes: number) => void;
   /** How much of the file at hand is here, 0 to 1. */
@@ -75,6 +77,7 @@ export async function retrying(options: DownloadOptions, path: string, attempt: 
 
 async function fetchRest(gateway: Gateway, store: Store, blob: BlobName, from: number, options: DownloadOptions): Promise<void> {
   if (from === blob.bytes && from > 0) return;
+  options.afford?.(blob.bytes - from);
   await store.ensureRoom(blob.bytes - from);
   const response = await gateway.bytes(`/v1/blobs/${blob.digest}`, from, options.signal);
   const start = startOf(response, from);

@@ -2,14 +2,14 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { desired as desiredMessage, terminalStates, type Desired } from '@reefkeeper/protocol';
 import { chooseVariant, plan, type Accelerator, type Actual, type InstalledBundle, type Step } from './plan.ts';
-import { activated, begun, closed, committed, did, emptyWorkload, entered, failed, isOpen, maxTrials, onTrial, refetched, removed, returned, type Slot, type WorkloadState } from './workload.ts';
+import { activated, begun, closed, committed, deferred, did, emptyWorkload, entered, failed, isOpen, maxTrials, onTrial, refetched, removed, resumed, returned, type Slot, type WorkloadState } from './workload.ts';
 
 const [A, B, C] = ['a', 'b', 'c'].map((letter) => letter.repeat(64)) as [string, string, string];
 const both: InstalledBundle = { variants: [{ name: 'cpu-int8', minRuntime: null }, { name: 'edgetpu-14', minRuntime: 14 }] };
 const cpu = (bundle: string): Slot => ({ bundle, variant: 'cpu-int8', backend: 'cpu' });
 const settled = (bundle: string, revision: number, previous: Slot | null = null): WorkloadState => ({
   running: cpu(bundle), good: cpu(bundle), previous,
-  execution: { revision, bundle, wantedVariant: 'cpu-int8', rollback: false, state: 'SUCCEEDED', step: null, percent: null, failure: null, done: [], elapsedMs: 0, trials: 0 },
+  execution: { revision, bundle, wantedVariant: 'cpu-int8', rollback: false, state: 'SUCCEEDED', step: null, percent: null, failure: null, done: [], elapsedMs: 0, trials: 0, waiting: null },
 });
 
 interface Wish { bundle: string; variant?: string; rollback?: boolean; rollbackTo?: string | null; policy?: { cpuFallback?: boolean; timeoutS?: number; observeS?: number } }
@@ -80,6 +80,16 @@ describe('plan', () => {
     expect(plan(stubborn, actual({ w: here }, [A]))).toEqual([{ kind: 'wait', workload: 'w', reason: 'NO_ACCELERATOR' }]);
     expect(kinds(plan(stubborn, actual({ w: here }, [A], { present: true, runtime: 14, devices: [] })))).toEqual(['golden', 'activate', 'observe', 'commit']);
     expect(plan(wish(1, { w: { bundle: A, variant: 'edgetpu-14' } }), actual({ w: here }, [A]))[0]).toMatchObject({ kind: 'golden', slot: cpu(A) });
+  });
+
+  it('waits for the data budget without failing, and goes on where it was', () => {
+    const wanted = wish(2, { w: { bundle: B } });
+    const waiting = deferred(entered(begun(settled(A, 1), 2, wanted.workloads.w!), 'download'), { code: 'budget_exceeded', message: 'too much' });
+    expect(waiting.execution).toMatchObject({ state: 'QUEUED', failure: null });
+    expect(plan(wanted, actual({ w: waiting }, [A]))).toEqual([{ kind: 'wait', workload: 'w', reason: 'budget_exceeded' }]);
+    expect(plan(wanted, actual({ w: resumed(waiting) }, [A])).map(({ kind }) => kind)).toEqual(['download', 'verify', 'install']);
+    // Something else wanted ends the wait.
+    expect(plan(wish(3, { w: { bundle: A } }), actual({ w: waiting }, [A])).map(({ kind }) => kind)).toEqual(['begin', 'close']);
   });
 
   it('changes the variant in place when an accelerator comes or goes, unless it has proved unfit', () => {

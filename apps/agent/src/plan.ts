@@ -39,7 +39,7 @@ export type Step =
   | (Of & { kind: 'reseat'; slot: Slot; wanted: WantedWorkload })
   | (Of & { kind: 'remove'; revision: number })
   /** Nothing to do until the world changes. */
-  | (Of & { kind: 'wait'; reason: 'NO_ACCELERATOR' })
+  | (Of & { kind: 'wait'; reason: 'NO_ACCELERATOR' | 'budget_exceeded' })
   | { kind: 'collect'; keep: string[] };
 
 /** A step cannot lack an executor. */
@@ -93,6 +93,7 @@ function planExecution(workload: string, wanted: WantedWorkload, state: Workload
     return fail('observe.agent_crash_loop', `The agent died ${execution.trials} times while it observed this bundle.`);
   }
 
+  if (execution.waiting) return [{ kind: 'wait', workload, reason: 'budget_exceeded' }];
   const of = { workload, bundle, wanted };
   const left = (step: ExecutionStep) => !execution.done.includes(step);
   // Installed once and not there any more: a damaged file was thrown away.

@@ -4,7 +4,7 @@ import type { Desired } from '@reefkeeper/protocol';
 import type { CrashPoint } from './crash-point.ts';
 import { plan, timeoutCode, type Actual, type Executors, type Step } from './plan.ts';
 import type { StateFile } from './state.ts';
-import { failed, isOpen, type Execution } from './workload.ts';
+import { deferred, failed, isOpen, type Execution } from './workload.ts';
 
 export interface ReconcilerOptions {
   state: StateFile;
@@ -111,6 +111,11 @@ export class Reconciler {
       if (error.code === 'activation.superseded' || error.code === 'agent.stopping') return;
       // The accelerator went away in the middle: no fault of the bundle. The next plan waits for it.
       if (error.code === 'inference.no_device') return;
+      if (workload && error.code === 'budget_exceeded' && isOpen(state.workload(workload).execution)) {
+        log.info({ workload, reason: error.message }, 'the download waits');
+        await state.move(workload, (now) => deferred(now, { code: error.code, message: error.message }));
+        return;
+      }
       // Only what belongs to an execution can fail it.
       if (!workload || !isOpen(state.workload(workload).execution) || isFileTrouble(error)) throw thrown;
       log.warn({ workload, step: step.kind, revision: state.now.desired?.revision, code: error.code, reason: error.message }, 'step failed');

@@ -2,14 +2,14 @@ import { mkdir, readFile, rename } from 'node:fs/promises';
 import { join } from 'node:path';
 import writeFileAtomic from 'write-file-atomic';
 import { z } from 'zod';
-import { backend, desired, digest, execution, executionStep, type Desired } from '@reefkeeper/protocol';
+import { backend, desired, digest, execution, executionStep, failure, type Desired } from '@reefkeeper/protocol';
 import { emptyWorkload, type WorkloadState } from './workload.ts';
 
 const slot = z.object({ bundle: digest, variant: z.string(), backend }).nullable();
 const workload = z.object({
   running: slot, good: slot, previous: slot,
   execution: execution.extend({
-    wantedVariant: z.string(), rollback: z.boolean(), done: z.array(executionStep), elapsedMs: z.number(), trials: z.number(),
+    wantedVariant: z.string(), rollback: z.boolean(), done: z.array(executionStep), elapsedMs: z.number(), trials: z.number(), waiting: failure.nullable().default(null),
   }).nullable(),
 });
 const schema = z.object({

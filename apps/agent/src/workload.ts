@@ -17,6 +17,8 @@ export interface Execution extends ReportedExecution {
   elapsedMs: number;
   /** How often the observation has begun. A model that takes the whole device down never reports a failure: this counts it. */
   trials: number;
+  /** What it waits for before it can go on (`budget_exceeded`); it is then QUEUED. */
+  waiting: Failure | null;
 }
 
 /**
@@ -59,7 +61,7 @@ export function begun(state: WorkloadState, revision: number, wanted: WantedWork
     execution: {
       revision, bundle: wanted.bundle, wantedVariant: wanted.variant, rollback: wanted.rollback,
       state: 'IN_PROGRESS', step: same ? before.step : null, percent: null, failure: null,
-      done: same ? before.done : [], elapsedMs: 0, trials: same ? before.trials : 0,
+      done: same ? before.done : [], elapsedMs: 0, trials: same ? before.trials : 0, waiting: null,
     },
   };
 }
@@ -67,7 +69,16 @@ export function begun(state: WorkloadState, revision: number, wanted: WantedWork
 export function entered(state: WorkloadState, step: ExecutionStep): WorkloadState {
   if (!isOpen(state.execution)) return state;
   const trials = state.execution.trials + (step === 'observe' ? 1 : 0);
-  return { ...state, execution: { ...state.execution, step, percent: null, trials } };
+  return { ...state, execution: { ...state.execution, state: 'IN_PROGRESS', waiting: null, step, percent: null, trials } };
+}
+
+/** Nothing has failed, and nothing goes on before what it waits for has come: then `resumed`. */
+export function deferred(state: WorkloadState, waiting: Failure): WorkloadState {
+  return isOpen(state.execution) ? { ...state, execution: { ...state.execution, state: 'QUEUED', percent: null, waiting } } : state;
+}
+
+export function resumed(state: WorkloadState): WorkloadState {
+  return isOpen(state.execution) && state.execution.waiting ? { ...state, execution: { ...state.execution, waiting: null } } : state;
 }
 
 export function did(state: WorkloadState, step: ExecutionStep): WorkloadState {
@@ -120,7 +131,7 @@ export function removed(state: WorkloadState, revision: number): WorkloadState {
     ...emptyWorkload,
     execution: {
       revision, bundle, wantedVariant: '', rollback: false, state: 'REMOVED', step: null, percent: null, failure: null,
-      done: [], elapsedMs: 0, trials: 0,
+      done: [], elapsedMs: 0, trials: 0, waiting: null,
     },
   };
 }

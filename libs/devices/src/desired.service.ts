@@ -2,6 +2,7 @@ import { Inject, Injectable } from '@nestjs/common';
 import { hint, type Clock, type Tx } from '@reefkeeper/platform';
 import { desired, type AgentConfig, type Desired as DesiredMessage, type Policy } from '@reefkeeper/protocol';
 import { DataSource } from 'typeorm';
+import { recordEach } from './audit.ts';
 import { unknownDevice } from './devices.service.ts';
 
 const publishLock = 0x7265_6570;
@@ -42,12 +43,15 @@ export class Desired {
     return this.raise(tx, gone.map(({ device_id: id }) => id));
   }
 
-  /** @throws ReefError `device.unknown` */
-  async configure(id: string, config: Partial<AgentConfig>): Promise<void> {
-    await this.db.transaction(async (tx) => {
-      if ((await this.inService(tx, [id])).length === 0) throw unknownDevice(id);
-      await tx.query('INSERT INTO desired (device_id, config) VALUES ($1, $2) ON CONFLICT (device_id) DO UPDATE SET config = desired.config || excluded.config', [id, config]);
-      await this.raise(tx, [id]);
+  /** Changes what is named and leaves the rest. @returns how many devices @throws ReefError `device.unknown`, where it is about a single one */
+  async configure(deviceIds: readonly string[], config: Partial<AgentConfig>, actor: string): Promise<number> {
+    return this.db.transaction(async (tx) => {
+      const ids = await this.inService(tx, deviceIds);
+      if (deviceIds.length === 1 && ids.length === 0) throw unknownDevice(deviceIds[0]!);
+      await tx.query('INSERT INTO desired (device_id, config) SELECT unnest($1::text[]), $2 ON CONFLICT (device_id) DO UPDATE SET config = desired.config || excluded.config', [ids, config]);
+      await this.raise(tx, ids);
+      await recordEach(tx, { at: this.clock.now(), actor, action: 'device.configure', subjects: ids, detail: { config } });
+      return ids.length;
     });
   }
 

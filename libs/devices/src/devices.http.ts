@@ -1,7 +1,7 @@
 import { Body, Controller, Delete, Get, HttpCode, Inject, Param, Patch, Post, Put, Query } from '@nestjs/common';
 import { ApiTags } from '@nestjs/swagger';
 import { Actor, Roles, roles } from '@reefkeeper/platform/http';
-import { commandKind, deviceId, workloadName } from '@reefkeeper/protocol';
+import { agentConfig, commandKind, deviceId, workloadName } from '@reefkeeper/protocol';
 import { DataSource } from 'typeorm';
 import { z } from 'zod';
 import { ApiTokens } from './api-tokens.service.ts';
@@ -14,7 +14,13 @@ import { Enrolment } from './enrolment.service.ts';
 const labels = z.record(z.string().max(63), z.string().max(63));
 const limit = z.coerce.number().int().min(1).max(1_000).default(100);
 const listQuery = z.object({ selector: z.string().max(2_000).optional(), online: z.enum(['true', 'false']).transform((text) => text === 'true').optional(), limit, cursor: z.string().max(64).optional() });
-const labelBody = z.object({ labels, config: z.object({ telemetryWindowS: z.number().min(1).max(3_600).optional(), maxFps: z.number().positive().max(1_000).nullable().optional() }).optional() }).partial().meta({ id: 'ChangeDevice' });
+// Written out: `agentConfig.partial()` would fill in the defaults of what was not named.
+const config = z.object({
+  telemetryWindowS: agentConfig.shape.telemetryWindowS.unwrap().optional(), maxFps: agentConfig.shape.maxFps.unwrap().optional(),
+  link: agentConfig.shape.link.unwrap().optional().describe('null = as the device says'), dataBudget: agentConfig.shape.dataBudget.unwrap().optional().describe('for downloads over a metered link; null = as the device says'),
+});
+const labelBody = z.object({ labels, config }).partial().meta({ id: 'ChangeDevice' });
+const configureBody = z.object({ selector: z.string().max(2_000), config }).meta({ id: 'ConfigureDevices' });
 const retireQuery = z.object({ reason: z.string().max(500).default('retired by an operator') });
 const pinBody = z.object({ workload: workloadName.optional().describe('every workload where absent'), reason: z.string().trim().min(1).max(500) }).meta({ id: 'PinDevice' });
 const unpinQuery = z.object({ workload: workloadName.optional() });
@@ -42,8 +48,16 @@ export class DevicesController {
   @Roles('operator')
   async change(@Param('id', { schema: deviceId }) id: string, @Body({ schema: labelBody }) body: z.output<typeof labelBody>, @Actor() actor: string): Promise<DeviceView> {
     if (body.labels) await this.devices.label(id, body.labels, actor);
-    if (body.config) await this.desired.configure(id, body.config);
+    if (body.config) await this.desired.configure([id], body.config, actor);
     return this.devices.get(id);
+  }
+
+  /** Of every device in service that matches now; what is not named stays. */
+  @Post('configure')
+  @HttpCode(200)
+  @Roles('operator')
+  async configure(@Body({ schema: configureBody }) body: z.output<typeof configureBody>, @Actor() actor: string): Promise<{ devices: number }> {
+    return { devices: await this.desired.configure(await this.devices.select(body.selector), body.config, actor) };
   }
 
   @Delete(':id')

@@ -152,10 +152,20 @@ describe('wanted state', () => {
 
   it('ends with unassign, and holds the agent\'s settings', async () => {
     await assign(['lyon-1'], good);
-    await desired.configure('lyon-1', { telemetryWindowS: 5 });
+    await desired.configure(['lyon-1'], { telemetryWindowS: 5 }, 'test');
     const revisions = await database.db.transaction((tx) => desired.unassign(tx, { deviceIds: ['lyon-1', 'paris-1'], workload: 'classifier' }));
     expect(revisions).toEqual(new Map([['lyon-1', 3]]));
-    expect((await desired.messages(['lyon-1']))[0]!.message).toEqual({ revision: 3, workloads: {}, config: { telemetryWindowS: 5, maxFps: null } });
+    expect((await desired.messages(['lyon-1']))[0]!.message).toEqual({ revision: 3, workloads: {}, config: { telemetryWindowS: 5, maxFps: null, link: null, dataBudget: null } });
+  });
+
+  it('many are configured at once: what is named changes, what is not stays, each is told and each is in the log', async () => {
+    await desired.configure(['lyon-1'], { telemetryWindowS: 5 }, 'olga');
+    expect(await desired.configure(['lyon-1', 'lyon-2', 'nobody'], { link: 'metered', dataBudget: { bytes: 5_000, per: 'day' } }, 'olga')).toBe(2);
+    const told = await desired.messages(['lyon-1', 'lyon-2']);
+    expect(told.map(({ message }) => [message.revision, message.config.telemetryWindowS, message.config.link, message.config.dataBudget?.bytes])).toEqual([[2, 5, 'metered', 5_000], [1, 60, 'metered', 5_000]]);
+    const log = await database.db.query("SELECT subject, actor FROM audit WHERE action = 'device.configure' AND detail #>> '{config,link}' = 'metered' AND actor = 'olga' ORDER BY id DESC LIMIT 2");
+    expect(log.map(({ subject }: { subject: string }) => subject).sort()).toEqual(['lyon-1', 'lyon-2']);
+    await expect(desired.configure(['nobody'], {}, 'olga')).rejects.toMatchObject({ code: 'device.unknown' });
   });
 });
 

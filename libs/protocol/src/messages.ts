@@ -28,6 +28,8 @@ export const policy = z.object({
   observeS: z.number().min(0).max(86_400).default(10),
   /** Give up on the whole activation after this long, seconds. */
   timeoutS: z.number().min(1).max(604_800).default(600),
+  /** Fetch it over a metered link whatever is left of the data budget. */
+  ignoreBudget: z.boolean().optional(),
 });
 export type Policy = z.infer<typeof policy>;
 
@@ -47,10 +49,24 @@ export const wantedWorkload = z.object({
 });
 export type WantedWorkload = z.infer<typeof wantedWorkload>;
 
+/** Bytes that downloads may take per period over a metered link. A month is 30 days; periods follow each other from the agent's first start on. */
+export const dataBudget = z.object({ bytes: z.number().int().positive().max(Number.MAX_SAFE_INTEGER), per: z.enum(['day', 'month']) });
+export type DataBudget = z.infer<typeof dataBudget>;
+
+/** As people write it: `5000/day`, `20MB/day`, `1.5GB/month`. */
+export function parseDataBudget(text: string): DataBudget | undefined {
+  const match = /^(\d+(?:\.\d+)?)([kMG]?)B?\/(day|month)$/.exec(text);
+  const factor: Record<string, number> = { '': 1, k: 1e3, M: 1e6, G: 1e9 };
+  return match ? dataBudget.safeParse({ bytes: Math.floor(Number(match[1]) * factor[match[2]!]!), per: match[3] }).data : undefined;
+}
+
 export const agentConfig = z.object({
   telemetryWindowS: z.number().min(1).max(3_600).default(60),
   /** Frames inferred per second and workload at most; null = as the source delivers. */
   maxFps: z.number().positive().max(1_000).nullable().default(null),
+  /** What the link costs, and how much of it downloads may take; null = as the device's own settings say. */
+  link: z.enum(['metered', 'unmetered']).nullable().default(null),
+  dataBudget: dataBudget.nullable().default(null),
 });
 export type AgentConfig = z.infer<typeof agentConfig>;
 
@@ -86,6 +102,7 @@ export const execution = z.object({
   step: executionStep.nullable(),
   /** Of the current step, 0 to 100; null where it cannot be known. */
   percent: z.number().min(0).max(100).nullable(),
+  /** Why it failed; with QUEUED, what it waits for (`budget_exceeded`). */
   failure: failure.nullable().default(null),
 });
 export type Execution = z.infer<typeof execution>;
@@ -202,7 +219,7 @@ export const telemetry = message({
 });
 export type Telemetry = z.infer<typeof telemetry.schema>;
 
-export const commandKind = z.enum(['ping', 'restart-inference', 'bench']);
+export const commandKind = z.enum(['ping', 'restart-inference', 'bench', 'allow-download']);
 
 /** A one-off request, journalled by id on the device: a repeat is answered from the journal. */
 export const command = message({

@@ -13,7 +13,7 @@ import { noCounts } from './verdict.ts';
 /** One locked rollout during a pass. */
 interface Held { row: RolloutRow; waves: WaveRow[]; changed: boolean }
 
-const executionColumns = `device_id AS "deviceId", wave, variant, state, step, percent, revision::float8 AS revision, previous_bundle AS "previousBundle", previous_version_id AS "previousVersionId", previous_variant AS "previousVariant",
+const executionColumns = `device_id AS "deviceId", wave, variant, state, step, percent, failure, revision::float8 AS revision, previous_bundle AS "previousBundle", previous_version_id AS "previousVersionId", previous_variant AS "previousVariant",
   baseline, assigned_at AS "assignedAt", rollback_state AS "rollbackState", rollback_revision::float8 AS "rollbackRevision", rollback_assigned_at AS "rollbackAssignedAt"`;
 
 /**
@@ -146,13 +146,13 @@ export class RolloutEngine {
     if (moved.length === 0) return;
     await this.write(tx, row.id, moved.map(({ execution, to }) => ({ device: execution.deviceId, to })), now);
     held.changed = true;
-    const settled = moved.filter(({ execution, to }) => to.state !== execution.state && to.failure);
-    await this.event(tx, row, settled.map(({ execution, to }) => ({ kind: 'device', wave: execution.wave, actor: 'engine', reason: reason(to.failure!.code.replaceAll('.', '_'), `${execution.deviceId}: ${to.failure!.message}`, { device: execution.deviceId, state: to.state }) })));
+    const told = moved.filter(({ execution, to }) => to.failure && (to.state !== execution.state || to.failure.code !== execution.failure?.code));
+    await this.event(tx, row, told.map(({ execution, to }) => ({ kind: 'device', wave: execution.wave, actor: 'engine', reason: reason(to.failure!.code.replaceAll('.', '_'), `${execution.deviceId}: ${to.failure!.message}`, { device: execution.deviceId, state: to.state }) })));
   }
 
   private async write(tx: Tx, id: string, moved: { device: string; to: Followup }[], now: Date): Promise<void> {
     await tx.query(`
-      UPDATE rollout_executions e SET state = m.state, step = m.step, percent = m.percent, failure = coalesce(m.failure, e.failure), rollback_state = m.rollback_state, rollback_failure = coalesce(m.rollback_failure, e.rollback_failure),
+      UPDATE rollout_executions e SET state = m.state, step = m.step, percent = m.percent, failure = CASE WHEN e.state IN ('QUEUED', 'IN_PROGRESS') THEN m.failure ELSE coalesce(m.failure, e.failure) END, rollback_state = m.rollback_state, rollback_failure = coalesce(m.rollback_failure, e.rollback_failure),
         settled_at = CASE WHEN e.settled_at IS NULL AND m.state NOT IN ('PENDING', 'QUEUED', 'IN_PROGRESS') THEN $9::timestamptz ELSE e.settled_at END,
         rollback_settled_at = CASE WHEN m.rollback_state NOT IN ('QUEUED', 'IN_PROGRESS') THEN $9::timestamptz ELSE e.rollback_settled_at END
       FROM unnest($2::text[], $3::text[], $4::text[], $5::real[], $6::jsonb[], $7::text[], $8::jsonb[]) AS m(device_id, state, step, percent, failure, rollback_state, rollback_failure)

@@ -51,6 +51,8 @@ export class FakeDevice {
   reachable = true;
   /** Serves but sends no windows. */
   silent = false;
+  /** Takes what is wanted in, and does not begin before this is null again. */
+  waitsFor: { code: string; message: string } | null = null;
   running: string | null = null;
   installs: { revision: number; bundle: string }[] = [];
   private variant: string | null = null;
@@ -92,10 +94,18 @@ export class FakeDevice {
       else Object.assign(this, { running: null, variant: null, execution: null });
       await this.report();
     }
+    else if (this.execution?.state === 'QUEUED' && !this.waitsFor) {
+      this.install(this.execution.revision, desired!.workloads[this.fleet.workload]!);
+      await this.report();
+    }
     if (this.running && !this.silent) await this.send();
   }
 
   private install(revision: number, wanted: { bundle: string; variant: string }): void {
+    if (this.waitsFor) {
+      this.execution = { revision, bundle: wanted.bundle, state: 'QUEUED', step: 'download', percent: null, failure: this.waitsFor };
+      return;
+    }
     this.installs.push({ revision, bundle: wanted.bundle });
     const failure = this.fleet.behaviours.get(wanted.bundle)?.failsWith ?? null;
     if (!failure) {

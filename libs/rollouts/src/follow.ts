@@ -7,6 +7,8 @@ export interface Followed {
   state: RolloutExecutionState;
   step: string | null;
   percent: number | null;
+  /** While it is open: what it waits for. */
+  failure?: { code: string; message: string } | null;
   revision: number | null;
   bundle: string;
   assignedAt: Date | null;
@@ -32,6 +34,7 @@ export interface Followup {
   state: RolloutExecutionState;
   step: string | null;
   percent: number | null;
+  /** Why it ended, or what it waits for. */
   failure: { code: string; message: string } | null;
   rollbackState: RollbackState | null;
   rollbackFailure: { code: string; message: string } | null;
@@ -57,13 +60,21 @@ export function follow(execution: Followed, seen: Seen, limits: { installTimeout
     const failed = terminalStates.has(state) && state !== 'SUCCEEDED';
     if (terminalStates.has(state)) return { ...same, state, step: said.step, percent: state === 'SUCCEEDED' ? 100 : said.percent, failure: failed ? said.failure ?? { code: 'execution.unexplained', message: `The device reported ${state} without a reason.` } : null };
     if (!overdue(execution.assignedAt, limits.installTimeoutS, now)) {
-      return state === execution.state && said.step === execution.step && said.percent === execution.percent ? undefined : { ...same, state, step: said.step, percent: said.percent };
+      const failure = waitsFor(said);
+      return state === execution.state && said.step === execution.step && said.percent === execution.percent && failure?.code === execution.failure?.code ? undefined : { ...same, state, step: said.step, percent: said.percent, failure };
     }
+    const waits = waitsFor(said);
+    if (waits) return { ...same, state: 'TIMED_OUT', failure: { code: waits.code, message: `Still waiting after ${limits.installTimeoutS} s: ${waits.message}` } };
   }
   if (overdue(execution.assignedAt, limits.installTimeoutS, now)) {
     return { ...same, state: 'TIMED_OUT', failure: { code: 'execution.timed_out', message: `No final answer in ${limits.installTimeoutS} s. The device takes the wanted version when it comes back.` } };
   }
   return undefined;
+}
+
+/** A device may say that it will not begin yet, and why: no failure, and no end either. */
+function waitsFor(said: Execution): { code: string; message: string } | null {
+  return said.state === 'QUEUED' ? said.failure : null;
 }
 
 function followRollback(execution: Followed, seen: Seen, timeoutS: number, now: Date): Pick<Followup, 'rollbackState' | 'rollbackFailure'> | undefined {

@@ -61,6 +61,7 @@ export class RolloutType implements RolloutView {
   @Field(() => ReasonType) stateReason!: Reason;
   @Field(() => Int) wave!: number;
   @Field(() => [WaveType]) waves!: WaveView[];
+  @Field(() => JsonScalar) waitingDevices!: RolloutView['waitingDevices'];
   @Field(() => JsonScalar, { nullable: true }) rollback!: RolloutView['rollback'];
   @Field(() => JsonScalar) settings!: Settings;
   @Field(() => JsonScalar) plan!: KeptPlan;

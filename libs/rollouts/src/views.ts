@@ -18,6 +18,8 @@ export interface RolloutView {
   stateReason: Reason;
   wave: number;
   waves: WaveView[];
+  /** Devices that will not begin yet, by what they say they wait for. */
+  waitingDevices: Waiting[];
   rollback: Record<'QUEUED' | 'IN_PROGRESS' | 'SUCCEEDED' | 'FAILED' | 'TIMED_OUT' | 'CANCELED', number> | null;
   settings: Settings;
   plan: KeptPlan;
@@ -27,6 +29,9 @@ export interface RolloutView {
   startedAt: Date | null;
   endedAt: Date | null;
 }
+
+/** `devices` names the first few. */
+export interface Waiting { code: string; message: string; count: number; devices: string[] }
 
 export interface WaveView { index: number; state: WaveState; size: number; canary: boolean; of: PlannedWave['of']; counts: Counts; verdicts: VerdictView[]; startedAt: Date | null; analysingAt: Date | null; deadlineAt: Date | null; endedAt: Date | null }
 
@@ -55,6 +60,9 @@ async function viewsOf(db: DataSource, rows: RolloutRow[]): Promise<RolloutView[
   const ids = rows.map(({ id }) => id);
   const waves = await db.getRepository(WaveRow).createQueryBuilder('w').where('w.rollout_id = ANY(:ids)', { ids }).orderBy('w.index').getMany();
   const groups = await db.query<{ id: string; wave: number; state: RolloutExecutionState; rollback: string | null; n: string }[]>('SELECT rollout_id AS id, wave, state, rollback_state AS rollback, count(*) AS n FROM rollout_executions WHERE rollout_id = ANY($1) GROUP BY 1, 2, 3, 4', [ids]);
+  const waiting = await db.query<(Waiting & { id: string })[]>(`
+    SELECT rollout_id AS id, failure ->> 'code' AS code, min(failure ->> 'message') AS message, count(*)::int AS count, (array_agg(device_id ORDER BY device_id))[:5] AS devices
+    FROM rollout_executions WHERE rollout_id = ANY($1) AND state = 'QUEUED' AND failure IS NOT NULL GROUP BY 1, 2 ORDER BY 2`, [ids]);
   return rows.map((row) => {
     const own = groups.filter(({ id }) => id === row.id);
     const back = own.filter(({ rollback }) => rollback !== null);
@@ -68,6 +76,7 @@ async function viewsOf(db: DataSource, rows: RolloutRow[]): Promise<RolloutView[
         const { index, state, size, verdicts, startedAt, analysingAt, deadlineAt, endedAt } = wave;
         return { index, state, size, canary: row.plan.waves[index]?.canary ?? false, of: row.plan.waves[index]?.of ?? null, counts, verdicts: verdicts.map(verdictViewOf), startedAt, analysingAt, deadlineAt, endedAt };
       }),
+      waitingDevices: waiting.filter(({ id }) => id === row.id).map(({ code, message, count, devices }) => ({ code, message, count, devices })),
       rollback: back.length > 0 ? rollback : null,
       settings: row.settings, plan: row.plan, createdAt: row.createdAt, createdBy: row.createdBy, startAt: row.startAt, startedAt: row.startedAt, endedAt: row.endedAt,
     };

@@ -1,9 +1,11 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Command } from 'commander';
 import { ReefError } from '@reefkeeper/platform/errors';
+import { parseDataBudget, type DataBudget } from '@reefkeeper/protocol';
+import type { Client } from '../client.ts';
 import { action, keptCredentials } from '../context.ts';
 import { numberOf } from '../options.ts';
-import { ago, facts, table, tone } from '../output.ts';
+import { ago, counted, facts, table, tone } from '../output.ts';
 
 interface Workload { running: string | null; variant: string | null; backend: string | null; device?: string | null; execution: { state: string; step: string | null; failure: { code: string; message: string } | null } | null }
 export interface DeviceView {
@@ -14,7 +16,7 @@ export interface DeviceView {
   pins: { workload: string; reason: string; pinnedBy: string; pinnedAt: string }[];
 }
 
-const pingS = 15;
+const askS = 15;
 
 export function registerDevices(program: Command): void {
   const device = program.command('device').description('the fleet');
@@ -72,18 +74,51 @@ export function registerDevices(program: Command): void {
       output.show({ ...made, gatewayUrl: gateway }, () => `${made.token}\n\nOn the device, before ${made.expiresAt}:\n  reef-agent enrol --gateway ${gateway} --token ${made.token}\n  reef-agent run`);
     }));
   device.command('ping <id>').description('ask a device for a sign of life').action(action(async ({ output, client }, id: string) => {
-    const api = await client();
-    const begin = Date.now();
-    const sent = await api.post<{ id: string }>(`/devices/${encodeURIComponent(id)}/commands`, { kind: 'ping', ttlS: pingS });
-    for (;;) {
-      const now = await api.get<{ state: string; failure: { message: string } | null }>(`/devices/${encodeURIComponent(id)}/commands/${sent.id}`);
-      const tookMs = Date.now() - begin;
-      if (now.state === 'FAILED') throw new ReefError('device.refused', 'unavailable', `${id} refused: ${now.failure?.message ?? 'without a reason'}`);
-      if (now.state === 'SUCCEEDED') return output.show({ device: id, tookMs }, () => `${id} answered within ${tookMs} ms`);
-      if (now.state === 'EXPIRED' || tookMs > pingS * 1_000) throw new ReefError('device.silent', 'unavailable', `${id} did not answer within ${pingS} s. \`reef device show ${id}\` says when it was last seen.`);
-      await sleep(50);
-    }
+    const { tookMs } = await ask(await client(), id, 'ping');
+    output.show({ device: id, tookMs }, () => `${id} answered within ${tookMs} ms`);
   }));
+  device.command('configure [id]').description('what its link costs and how much of it downloads may take; of one device, or of all that match now').option('-l, --selector <labels>', 'such as site=lyon')
+    .option('--link <kind>', 'metered, unmetered, or own: as the device\'s own settings say').option('--data-budget <amount>', 'for downloads over a metered link: 20MB/day, 500MB/month, or own')
+    .addHelpText('after', '\nExample:\n  reef device configure --selector link=lte --link metered --data-budget 20MB/day')
+    .action(action(async ({ output, client }, id: string | undefined, options: { selector?: string; link?: string; dataBudget?: string }) => {
+      if ((id === undefined) === (options.selector === undefined)) throw new ReefError('option.invalid', 'invalid', 'Name a device, or which ones with --selector.');
+      const config = configOf(options);
+      const api = await client();
+      const { devices } = id === undefined ? await api.post<{ devices: number }>('/devices/configure', { selector: options.selector, config }) : (await api.patch(`/devices/${encodeURIComponent(id)}`, { config }), { devices: 1 });
+      output.show({ devices, config }, () => `${counted(devices, 'device')} configured; each takes it in when it is connected`);
+    }));
+  device.command('allow-download <id>').description('fetch what is wanted now although it is over the data budget').option('-w, --workload <name>', 'only this one')
+    .action(action(async ({ output, client }, id: string, options: { workload?: string }) => {
+      const { result } = await ask(await client(), id, 'allow-download', options.workload ? { workload: options.workload } : {});
+      output.show({ device: id, ...result }, () => `${id} fetches what is wanted for ${(result.allowed as string[]).join(', ') || 'nothing: nothing is wanted there'}`);
+    }));
+}
+
+/** @throws ReefError `device.refused`, `device.silent` */
+async function ask(api: Client, id: string, kind: string, args: Record<string, unknown> = {}): Promise<{ result: Record<string, unknown>; tookMs: number }> {
+  const begin = Date.now();
+  const sent = await api.post<{ id: string }>(`/devices/${encodeURIComponent(id)}/commands`, { kind, args, ttlS: askS });
+  for (;;) {
+    const now = await api.get<{ state: string; answer: { result: Record<string, unknown>; failure: { message: string } | null } | null }>(`/devices/${encodeURIComponent(id)}/commands/${sent.id}`);
+    const tookMs = Date.now() - begin;
+    if (now.state === 'SUCCEEDED') return { result: now.answer?.result ?? {}, tookMs };
+    if (tookMs > askS * 1_000) throw new ReefError('device.silent', 'unavailable', `${id} did not answer within ${askS} s. \`reef device show ${id}\` says when it was last seen.`);
+    if (now.state === 'FAILED') throw new ReefError('device.refused', 'unavailable', `${id} refused: ${now.answer?.failure?.message ?? 'without a reason'}`);
+    await sleep(50);
+  }
+}
+
+/** @throws ReefError `option.invalid` */
+export function configOf({ link, dataBudget }: { link?: string; dataBudget?: string }): Record<string, unknown> {
+  if (link === undefined && dataBudget === undefined) throw new ReefError('option.invalid', 'invalid', 'Say what to change: --link, --data-budget, or both.');
+  if (link !== undefined && !['metered', 'unmetered', 'own'].includes(link)) throw new ReefError('option.invalid', 'invalid', `--link takes metered, unmetered or own, not "${link}".`);
+  return { ...(link === undefined ? {} : { link: link === 'own' ? null : link }), ...(dataBudget === undefined ? {} : { dataBudget: dataBudget === 'own' ? null : budgetOf(dataBudget) }) };
+}
+
+function budgetOf(text: string): DataBudget {
+  const budget = parseDataBudget(text);
+  if (!budget) throw new ReefError('option.invalid', 'invalid', `--data-budget takes an amount per day or month, such as 20MB/day, not "${text}".`);
+  return budget;
 }
 
 function labelsOf(pairs: string[]): Record<string, string> {

@@ -13,7 +13,7 @@ type WaveKind = { by: string; value: string } | null;
 export interface RolloutView {
   id: string; name: string; version: string; bundle: string; workload: string; selector: string; state: string; stateReason: { code: string; message: string }; wave: number; createdAt: string; createdBy: string;
   waves: { index: number; state: string; size: number; canary: boolean; of: WaveKind; counts: Record<string, number>; verdicts: Verdict[] }[];
-  rollback: Record<string, number> | null; plan: PlanView;
+  waitingDevices: { code: string; message: string; count: number; devices: string[] }[]; rollback: Record<string, number> | null; plan: PlanView;
 }
 interface PlanView { eligible: number; excluded: { device: string; code: string; reason: string }[]; blastRadius: { statement: string }; waves?: { index: number; devices?: unknown; size: number; canary: boolean; of: WaveKind }[]; notes?: string[]; forecast?: { variant: string; hostClass: string; devices: number; calibrated: number; predictedMs: [number, number] | null; nowMs: number | null; notes: string[] }[] }
 export interface RolloutEvent { id: number; at: string; kind: string; wave: number | null; code: string; message: string; numbers: Record<string, unknown>; actor: string }
@@ -22,7 +22,7 @@ const ended = new Set(['SUCCEEDED', 'ROLLED_BACK', 'ABORTED']);
 
 interface CreateOptions {
   workload: string; selector?: string; exclude?: string[]; excludeSelector?: string; name?: string; wave?: string[]; soak?: string; deadline?: string; minSamples?: string; observe?: string; timeout?: string; supersede?: boolean; start?: boolean; watch?: boolean;
-  maxLatencyIncrease?: string; maxAccuracyDrop?: string; maxErrorIncrease?: string; maxInstallFailures?: string; gate?: string[]; cpuFallback?: boolean; edgeTpu?: string;
+  maxLatencyIncrease?: string; maxAccuracyDrop?: string; maxErrorIncrease?: string; maxInstallFailures?: string; gate?: string[]; cpuFallback?: boolean; ignoreBudget?: boolean; edgeTpu?: string;
 }
 
 export function registerRollouts(program: Command): void {
@@ -35,7 +35,7 @@ export function registerRollouts(program: Command): void {
     .option('--observe <seconds>', 'how long a device watches itself before it commits').option('--timeout <seconds>', 'for one device\'s activation')
     .option('--max-latency-increase <percent>', 'p95 against the same device before').option('--max-accuracy-drop <points>', 'on labelled frames').option('--max-error-increase <points>').option('--max-install-failures <percent>')
     .option('--gate <setting...>', 'any setting of any gate: latencyP99.maxIncreasePercent=80, temperature=on, accuracy=off, custom.reject_rate.max=0.1')
-    .option('--no-cpu-fallback', 'wait for an Edge TPU rather than serve on the CPU').option('--edge-tpu <which>', 'usb, pci, usb:1 or a path; the least loaded where absent').option('--supersede', 'stop other rollouts of this workload on these devices');
+    .option('--no-cpu-fallback', 'wait for an Edge TPU rather than serve on the CPU').option('--ignore-budget', 'fetch it over metered links, too, whatever is left of their data budgets').option('--edge-tpu <which>', 'usb, pci, usb:1 or a path; the least loaded where absent').option('--supersede', 'stop other rollouts of this workload on these devices');
 
   described('preview <version>', 'who would get it, in which waves, and what could go wrong at most').action(action(async ({ output, client }, version: string, options: CreateOptions) => {
     const plan = await (await client()).post<PlanView>('/rollouts/preview', bodyOf(version, options));
@@ -158,7 +158,7 @@ function bodyOf(version: string, options: CreateOptions): Record<string, unknown
     exclude: options.exclude || options.excludeSelector ? only({ devices: options.exclude, selector: options.excludeSelector }) : undefined,
     waves: options.wave?.map(waveOf),
     soakS: number('--soak', options.soak), deadlineS: number('--deadline', options.deadline), minSamples: number('--min-samples', options.minSamples),
-    policy: only({ observeS: number('--observe', options.observe), timeoutS: number('--timeout', options.timeout), cpuFallback: options.cpuFallback === false ? false : undefined, device: options.edgeTpu }),
+    policy: only({ observeS: number('--observe', options.observe), timeoutS: number('--timeout', options.timeout), cpuFallback: options.cpuFallback === false ? false : undefined, ignoreBudget: options.ignoreBudget, device: options.edgeTpu }),
     gates: mergedGates(only({
       latencyP95: limit('maxIncreasePercent', '--max-latency-increase', options.maxLatencyIncrease), accuracy: limit('maxDropPoints', '--max-accuracy-drop', options.maxAccuracyDrop),
       errorRate: limit('maxIncreasePoints', '--max-error-increase', options.maxErrorIncrease), installFailures: limit('maxPercent', '--max-install-failures', options.maxInstallFailures),
@@ -188,6 +188,7 @@ export function rolloutText(one: RolloutView): string {
   return [
     facts([['rollout', one.id], ['name', one.name], ['version', one.version], ['workload', one.workload], ['devices', one.selector || 'all'], ['state', tone(one.state)], ['why', one.stateReason.message], ['by', `${one.createdBy}, ${ago(one.createdAt)}`]]),
     table(['wave', 'state', 'size', 'done', 'failed', 'open'], one.waves.map((wave) => [`${wave.index + 1}${wave.canary ? ' (canary)' : ''}${kindOf(wave.of)}`, tone(wave.state), wave.size, wave.counts.SUCCEEDED ?? 0, (wave.counts.FAILED ?? 0) + (wave.counts.TIMED_OUT ?? 0) + (wave.counts.REJECTED ?? 0), (wave.counts.QUEUED ?? 0) + (wave.counts.IN_PROGRESS ?? 0)])),
+    ...one.waitingDevices.map((some) => `${counted(some.count, 'device')} QUEUED, ${some.code} (${some.devices.join(', ')}${some.count > some.devices.length ? ', ...' : ''})\n${some.message}`),
     ...one.waves.filter((wave) => wave.verdicts.length > 0).map((wave) => `wave ${wave.index + 1}\n${verdictTable(wave.verdicts)}`),
   ].join('\n\n');
 }
