@@ -2,15 +2,15 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { Inject, Injectable, type BeforeApplicationShutdown, type OnApplicationBootstrap } from '@nestjs/common';
 import { Commands, Desired, Devices, Reports } from '@reefkeeper/devices';
 import { databaseGone, type ChangeFeed, type Logger } from '@reefkeeper/platform';
-import { command, commandResult, desired, parseTopic, presence, reported, telemetry, type Message } from '@reefkeeper/protocol';
+import { command, commandResult, desired, parseTopic, presence, reported, telemetry, type CommandResult, type Message, type Presence, type Reported, type Telemetry as Window } from '@reefkeeper/protocol';
 import { Telemetry } from '@reefkeeper/telemetry';
 import { connect, type IClientOptions, type IPublishPacket, type MqttClient } from 'mqtt';
 import { Counter } from 'prom-client';
 import type { z } from 'zod';
 import type { Config } from './config.ts';
+import { Batches } from './batches.ts';
 import { takeConcurrently } from './inbox.ts';
 import { Revocations } from './revocations.ts';
-import { TelemetryBatches } from './telemetry-batches.ts';
 
 export interface BrokerIdentity { ca: string; certificate: string; key: string }
 
@@ -75,22 +75,21 @@ export class DeviceLink implements OnApplicationBootstrap, BeforeApplicationShut
   }
 
   onApplicationBootstrap(): void {
-    const inOrder = perDevice();
-    const windows = new TelemetryBatches((gathered) => this.telemetry.ingest(gathered));
-    // Two sessions, so that a flood of telemetry does not hold up what rollouts wait for. Few states at a time: each takes a
-    // database connection, and the API wants some too.
-    this.listen('state', 8, [
-      this.taker(presence, (device, body) => inOrder(device, async () => {
+    const { signal } = this.stopping;
+    const presences = new Batches((batch: { device: string; presence: Presence }[]) => this.devices.presence(batch), { most: 500, waitMs: 10, signal });
+    const reports = new Batches((batch: { device: string; report: Reported }[]) => this.reports.ingest(batch), { most: 500, waitMs: 10, signal });
+    const answers = new Batches((batch: { device: string; answer: CommandResult }[]) => this.commands.answered(batch), { most: 500, waitMs: 0, signal });
+    const windows = new Batches((batch: { device: string; window: Window }[]) => this.telemetry.ingest(batch), { most: 500, waitMs: 50, signal });
+    // Two sessions, so that a flood of telemetry does not hold up what rollouts wait for. Each kind takes one database connection at most, however much is on its way.
+    this.listen('state', 2_000, [
+      this.taker(presence, (device, body) => {
         this.heard.add(device);
-        await this.devices.presence(device, body);
-      })),
-      this.taker(reported, (device, body) => inOrder(device, async () => {
-        await this.reports.ingest(device, body);
-        if (body.capabilities) await this.reports.reconcileBirth(device, body.observedRevision);
-      })),
-      this.taker(commandResult, (device, body) => this.commands.answered(device, body)),
+        return presences.add({ device, presence: body });
+      }),
+      this.taker(reported, (device, report) => reports.add({ device, report })),
+      this.taker(commandResult, (device, answer) => answers.add({ device, answer })),
     ]);
-    this.listen('telemetry', 2_000, [this.taker(telemetry, (device, window) => windows.add(device, window))]);
+    this.listen('telemetry', 2_000, [this.taker(telemetry, (device, window) => windows.add({ device, window }))]);
     this.off = this.feed.onChange(({ kind }) => { if (kind === 'desired') this.send(); });
     this.timers.push(
       setInterval(() => this.send(), sweepMs),
@@ -280,16 +279,4 @@ async function acknowledged(client: MqttClient, sent: Promise<unknown>[]): Promi
     client.off('close', broken);
     all.catch(() => {});
   }
-}
-
-/** Runs work one after the other for the same device: within a session, going online and offline again must not change places. */
-function perDevice(): (device: string, work: () => Promise<void>) => Promise<void> {
-  const last = new Map<string, Promise<void>>();
-  return (device, work) => {
-    const mine = (last.get(device) ?? Promise.resolve()).catch(() => {}).then(work);
-    last.set(device, mine);
-    const forget = () => { if (last.get(device) === mine) last.delete(device); };
-    mine.then(forget, forget);
-    return mine;
-  };
 }

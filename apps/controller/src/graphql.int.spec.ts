@@ -80,7 +80,7 @@ describe('subscriptions', () => {
     const heard = { done: false };
     void first.then(() => { heard.done = true; });
     await expect.poll(async () => {
-      await devices.presence('cam-1', { online: true, session: ++session });
+      await devices.presence([{ device: 'cam-1', presence: { online: true, session: ++session } }]);
       return heard.done;
     }, { interval: 100 }).toBe(true);
     expect((await first).value).toEqual({ data: { deviceChanged: { id: 'cam-1', online: true, labels: {} } } });

@@ -3,6 +3,9 @@ import { Gauge } from 'prom-client';
 
 const inFlight = new Gauge({ name: 'reef_mqtt_in_flight', help: 'Messages taken from the broker and not acknowledged yet', labelNames: ['session'] });
 
+/** An error means "do not acknowledge" and goes nowhere else. One for all: the stack of a new one for each message was an eighth of the controller's work. */
+const later = new Error('acknowledged later');
+
 /**
  * Takes a client's messages many at a time and acknowledges each when `take` has settled. mqtt.js by itself handles one
  * message after the other: its acknowledgement and its reading of the next packet are the same callback. So we let it go on
@@ -30,8 +33,7 @@ export function takeConcurrently(client: MqttClient, options: { session: string;
     inFlight.set({ session: options.session }, unsettled.size);
     readOn = () => {
       readOn = undefined;
-      // An error here means "do not acknowledge"; it goes nowhere else.
-      next(new Error('acknowledged later'));
+      next(later);
     };
     if (unsettled.size < options.limit) readOn();
   };

@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { Inject, Injectable } from '@nestjs/common';
-import { hint, ReefError, type Clock } from '@reefkeeper/platform';
+import { hint, hintEach, ReefError, type Clock } from '@reefkeeper/platform';
 import type { Command, CommandResult } from '@reefkeeper/protocol';
 import { DataSource } from 'typeorm';
 import { record } from './audit.ts';
@@ -50,15 +50,24 @@ export class Commands {
         UPDATE device_commands SET state = 'FAILED', answered_at = $1, answer = jsonb_build_object('id', id, 'ok', false, 'result', '{}'::jsonb,
           'failure', jsonb_build_object('code', 'command.expired', 'message', 'The device did not answer in time; check that it is online and send it again.'))
         WHERE state IN ('QUEUED', 'SENT') AND expires_at <= $1 RETURNING device_id`, [this.clock.now()]);
-      for (const id of new Set(gone.map(({ device_id: device }) => device))) await hint(tx, { kind: 'device', id });
+      await hintEach(tx, 'device', [...new Set(gone.map(({ device_id: device }) => device))]);
     });
   }
 
   /** The first answer counts; repeats change nothing. */
-  async answered(deviceId: string, answer: CommandResult): Promise<void> {
+  async answered(batch: readonly { device: string; answer: CommandResult }[]): Promise<void> {
+    const first = new Map<string, { device: string; answer: CommandResult }>();
+    for (const one of batch) if (uuid.test(one.answer.id) && !first.has(`${one.device} ${one.answer.id}`)) first.set(`${one.device} ${one.answer.id}`, one);
+    const answers = [...first.values()];
+    if (answers.length === 0) return;
     await this.db.transaction(async (tx) => {
-      const changed = await tx.query<[unknown[], number]>("UPDATE device_commands SET state = $3, answer = $4, answered_at = $5 WHERE id::text = $2 AND device_id = $1 AND state IN ('QUEUED', 'SENT') RETURNING id", [deviceId, answer.id, answer.ok ? 'SUCCEEDED' : 'FAILED', answer, this.clock.now()]);
-      if (changed[1] > 0) await hint(tx, { kind: 'device', id: deviceId });
+      const [changed] = await tx.query<[{ device_id: string }[], number]>(`
+        UPDATE device_commands c SET state = CASE WHEN a.ok THEN 'SUCCEEDED' ELSE 'FAILED' END, answer = a.answer, answered_at = $5 FROM unnest($1::text[], $2::uuid[], $3::boolean[], $4::jsonb[]) AS a(device_id, id, ok, answer)
+        WHERE c.id = a.id AND c.device_id = a.device_id AND c.state IN ('QUEUED', 'SENT') RETURNING c.device_id`,
+      [answers.map(({ device }) => device), answers.map(({ answer }) => answer.id), answers.map(({ answer }) => answer.ok), answers.map(({ answer }) => JSON.stringify(answer)), this.clock.now()]);
+      await hintEach(tx, 'device', [...new Set(changed.map(({ device_id: device }) => device))]);
     });
   }
 }
+
+const uuid = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;

@@ -98,10 +98,15 @@ export class Desired {
     );
   }
 
-  /** Sends the wanted state again, unchanged: the device does not have it (a broker may lose its retained messages). */
-  async publishAgain(id: string): Promise<void> {
-    await this.db.query('UPDATE desired SET published_revision = 0 WHERE device_id = $1 AND revision > 0', [id]);
-    await hint(this.db, { kind: 'desired', id });
+  /** Sends the wanted state again, unchanged, to those who have not got what was published: a broker may lose its retained messages. */
+  async publishAgain(tx: Tx, told: readonly { device: string; observedRevision: number | null }[]): Promise<void> {
+    if (told.length === 0) return;
+    const [behind] = await tx.query<[{ id: string }[], number]>(`
+      UPDATE desired d SET published_revision = 0 FROM unnest($1::text[], $2::bigint[]) AS t(id, observed)
+      JOIN (SELECT device_id AS id FROM desired WHERE device_id = ANY($1) ORDER BY device_id FOR UPDATE) l ON l.id = t.id
+      WHERE d.device_id = t.id AND d.revision > t.observed AND d.published_revision >= d.revision RETURNING d.device_id AS id`,
+    [told.map(({ device }) => device), told.map(({ observedRevision }) => observedRevision ?? 0)]);
+    if (behind.length > 0) await hint(tx, { kind: 'desired', id: '*' });
   }
 
   private async inService(tx: Tx, ids: readonly string[]): Promise<string[]> {

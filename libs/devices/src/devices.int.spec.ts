@@ -34,6 +34,7 @@ beforeEach(async () => {
 const assign = (ids: string[], bundle: string, rollback = false) =>
   database.db.transaction((tx) => desired.assign(tx, { deviceIds: ids, workload: 'classifier', target: { bundle, versionId: null, variantOf: (id) => `cpu-${id}`, policy, rollback } }));
 const report = (more: Partial<Reported> = {}): Reported => ({ bootId: 'boot-1', seq: 1, session: 1, observedRevision: null, health: 'HEALTHY', conditions: [], workloads: {}, ...more });
+const news = async (one: Reported, device = 'lyon-1'): Promise<boolean> => (await reports.ingest([{ device, report: one }])).includes(device);
 
 describe('devices', () => {
   it('are selected by labels in the database as in memory', async () => {
@@ -59,16 +60,16 @@ describe('devices', () => {
   });
 
   it('a will that arrives after the next birth changes nothing', async () => {
-    await devices.presence('lyon-1', { online: true, session: 4 });
-    await devices.presence('lyon-1', { online: true, session: 5 });
-    await devices.presence('lyon-1', { online: false, session: 4 });
+    await devices.presence([{ device: 'lyon-1', presence: { online: true, session: 4 } }]);
+    await devices.presence([{ device: 'lyon-1', presence: { online: true, session: 5 } }]);
+    await devices.presence([{ device: 'lyon-1', presence: { online: false, session: 4 } }]);
     expect(await devices.get('lyon-1')).toMatchObject({ online: true, session: 5 });
-    await devices.presence('lyon-1', { online: false, session: 5 });
+    await devices.presence([{ device: 'lyon-1', presence: { online: false, session: 5 } }]);
     expect(await devices.list({ limit: 10, online: true })).toMatchObject({ items: [] });
   });
 
   it('of which the broker knows nothing are taken for offline', async () => {
-    for (const id of ['lyon-1', 'lyon-2']) await devices.presence(id, { online: true, session: 1 });
+    for (const id of ['lyon-1', 'lyon-2']) await devices.presence([{ device: id, presence: { online: true, session: 1 } }]);
     expect(await devices.absent(['lyon-2'])).toEqual(['lyon-1']);
     expect(await devices.list({ limit: 10, online: true })).toMatchObject({ items: [{ id: 'lyon-2' }] });
   });
@@ -82,7 +83,7 @@ describe('devices', () => {
     expect(await devices.mayConnect('lyon-1', '4A')).toBe(false);
     expect(await devices.select('')).toEqual(['lyon-2', 'paris-1']);
     expect((await desired.messages(['lyon-1']))[0]!.message).toMatchObject({ revision: 2, workloads: {} });
-    expect(await reports.ingest('lyon-1', report())).toBe(false);
+    expect(await news(report())).toBe(false);
     expect(await devices.revoked()).toMatchObject([{ serial: '4a' }]);
     await expect(devices.retire('lyon-1', 'again', 'ana')).rejects.toMatchObject({ code: 'device.unknown' });
   });
@@ -127,9 +128,9 @@ describe('wanted state', () => {
   it('is published again when a device is born without it', async () => {
     await assign(['lyon-1'], good);
     await desired.markPublished([{ device: 'lyon-1', revision: 1 }]);
-    await reports.reconcileBirth('lyon-1', 1);
+    await desired.publishAgain(database.db.manager, [{ device: 'lyon-1', observedRevision: 1 }]);
     expect(await desired.unpublished(10)).toEqual([]);
-    await reports.reconcileBirth('lyon-1', null);
+    await desired.publishAgain(database.db.manager, [{ device: 'lyon-1', observedRevision: null }]);
     expect(await desired.unpublished(10)).toHaveLength(1);
   });
 
@@ -172,7 +173,7 @@ describe('wanted state', () => {
 describe('reports', () => {
   const taken = async (...sent: Partial<Reported>[]) => {
     const answers = [];
-    for (const one of sent) answers.push(await reports.ingest('lyon-1', report(one)));
+    for (const one of sent) answers.push(await news(report(one)));
     return answers;
   };
 
@@ -192,7 +193,7 @@ describe('reports', () => {
   });
 
   it('of strangers are not taken', async () => {
-    expect(await reports.ingest('stranger', report())).toBe(false);
+    expect(await news(report(), 'stranger')).toBe(false);
   });
 
   it('tell whoever listens, after the commit', async () => {
@@ -214,12 +215,12 @@ describe('commands', () => {
     expect((await commands.queued(10)).map(({ id }) => id).sort()).toEqual([sent.id, late.id].sort());
     await commands.markSent([sent.id, late.id]);
     expect(await commands.queued(10)).toEqual([]);
-    await commands.answered('lyon-2', { id: sent.id, ok: true, result: {}, failure: null });
+    await commands.answered([{ device: 'lyon-2', answer: { id: sent.id, ok: true, result: {}, failure: null } }]);
     expect(await commands.get('lyon-1', sent.id)).toMatchObject({ state: 'SENT' });
-    await commands.answered('lyon-1', { id: sent.id, ok: true, result: { ms: 3 }, failure: null });
-    await commands.answered('lyon-1', { id: sent.id, ok: false, result: {}, failure: { code: 'x', message: 'x' } });
+    await commands.answered([{ device: 'lyon-1', answer: { id: sent.id, ok: true, result: { ms: 3 }, failure: null } }]);
+    await commands.answered([{ device: 'lyon-1', answer: { id: sent.id, ok: false, result: {}, failure: { code: 'x', message: 'x' } } }]);
     expect(await commands.get('lyon-1', sent.id)).toMatchObject({ state: 'SUCCEEDED', answer: { result: { ms: 3 } } });
-    await commands.answered('lyon-1', { id: 'not-a-uuid', ok: true, result: {}, failure: null });
+    await commands.answered([{ device: 'lyon-1', answer: { id: 'not-a-uuid', ok: true, result: {}, failure: null } }]);
     clock.advance(31_000);
     await commands.expire();
     expect(await commands.get('lyon-1', late.id)).toMatchObject({ state: 'FAILED', answer: { ok: false, failure: { code: 'command.expired' } } });

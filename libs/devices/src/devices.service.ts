@@ -1,5 +1,5 @@
 import { Inject, Injectable } from '@nestjs/common';
-import { hint, ReefError, type Clock } from '@reefkeeper/platform';
+import { hint, hintEach, ReefError, type Clock } from '@reefkeeper/platform';
 import type { Presence } from '@reefkeeper/protocol';
 import { DataSource } from 'typeorm';
 import { record } from './audit.ts';
@@ -112,14 +112,17 @@ export class Devices {
     return row !== undefined;
   }
 
-  /** A will may arrive after the birth of the next connection: a lower session changes nothing. */
-  async presence(id: string, { online, session }: Presence): Promise<void> {
+  /** In the order in which they came. A will may arrive after the birth of the next connection: a lower session changes nothing. */
+  async presence(batch: readonly { device: string; presence: Presence }[]): Promise<void> {
+    const last = new Map<string, Presence>();
+    for (const { device, presence } of batch) if (presence.session >= (last.get(device)?.session ?? -1)) last.set(device, presence);
     await this.db.transaction(async (tx) => {
-      const changed = await tx.query<[unknown[], number]>(
-        'UPDATE devices SET online = $2, session = $3, last_seen_at = CASE WHEN $2 THEN $4 ELSE last_seen_at END WHERE id = $1 AND retired_at IS NULL AND session <= $3 AND (online <> $2 OR session <> $3) RETURNING id',
-        [id, online, session, this.clock.now()],
-      );
-      if (changed[1] > 0) await hint(tx, { kind: 'device', id });
+      const [changed] = await tx.query<[{ id: string }[], number]>(`
+        UPDATE devices d SET online = s.online, session = s.session, last_seen_at = CASE WHEN s.online THEN $4 ELSE d.last_seen_at END FROM unnest($1::text[], $2::boolean[], $3::bigint[]) AS s(id, online, session)
+        JOIN (SELECT id FROM devices WHERE id = ANY($1) AND retired_at IS NULL ORDER BY id FOR NO KEY UPDATE) l ON l.id = s.id
+        WHERE d.id = s.id AND d.session <= s.session AND (d.online <> s.online OR d.session <> s.session) RETURNING d.id`,
+      [[...last.keys()], [...last.values()].map(({ online }) => online), [...last.values()].map(({ session }) => session), this.clock.now()]);
+      await hintEach(tx, 'device', changed.map(({ id }) => id));
     });
   }
 
@@ -131,8 +134,9 @@ export class Devices {
   async absent(heard: readonly string[]): Promise<string[]> {
     return this.db.transaction(async (tx) => {
       const [changed] = await tx.query<[{ id: string }[], number]>('UPDATE devices SET online = false WHERE online AND NOT id = ANY($1) RETURNING id', [heard]);
-      for (const { id } of changed) await hint(tx, { kind: 'device', id });
-      return changed.map(({ id }) => id);
+      const gone = changed.map(({ id }) => id);
+      await hintEach(tx, 'device', gone);
+      return gone;
     });
   }
 

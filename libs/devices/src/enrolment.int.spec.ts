@@ -100,12 +100,12 @@ it('a device set up anew takes its id back: old certificate dead, old report gon
   const desired = new Desired(database.db, clock);
   await database.db.transaction((tx) => desired.assign(tx, { deviceIds: ['cam-5'], workload: 'w', target: { bundle: 'a'.repeat(64), versionId: null, variantOf: () => 'cpu-int8', policy: { cpuFallback: true, observeS: 1, timeoutS: 9 } } }));
   await desired.markPublished([{ device: 'cam-5', revision: 1 }]);
-  await devices.presence('cam-5', { online: true, session: 70 });
+  await devices.presence([{ device: 'cam-5', presence: { online: true, session: 70 } }]);
   const second = await enrolment.enrol({ token: (await enrolment.createToken({ deviceId: 'cam-5' }, 'ana')).token, csr: (await certificateRequest('x')).csr });
   expect(await devices.mayConnect('cam-5', first.serial)).toBe(false);
   expect(await devices.mayConnect('cam-5', second.serial)).toBe(true);
   expect(await desired.unpublished(10)).toMatchObject([{ device: 'cam-5', message: { revision: 1 } }]);
-  await devices.presence('cam-5', { online: true, session: 0 });
+  await devices.presence([{ device: 'cam-5', presence: { online: true, session: 0 } }]);
   expect(await devices.get('cam-5')).toMatchObject({ online: true, session: 0, reported: null });
 });
 

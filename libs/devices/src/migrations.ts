@@ -133,3 +133,16 @@ export class DevicePins1764000001010 implements MigrationInterface {
     await runner.query('DROP TABLE device_pins');
   }
 }
+
+/** Rows that change with every report stay in their page, and their indexes with them (heap-only updates), where there is room for the next version. */
+export class RoomForUpdates1764000001020 implements MigrationInterface {
+  name = 'RoomForUpdates1764000001020';
+
+  async up(runner: QueryRunner): Promise<void> {
+    for (const table of ['reported', 'desired', 'desired_workloads', 'devices']) await runner.query(`ALTER TABLE ${table} SET (fillfactor = 60)`);
+  }
+
+  async down(runner: QueryRunner): Promise<void> {
+    for (const table of ['reported', 'desired', 'desired_workloads', 'devices']) await runner.query(`ALTER TABLE ${table} RESET (fillfactor)`);
+  }
+}

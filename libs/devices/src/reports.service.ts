@@ -1,5 +1,5 @@
 import { Inject, Injectable } from '@nestjs/common';
-import { hint, type Clock } from '@reefkeeper/platform';
+import { hintEach, type Clock } from '@reefkeeper/platform';
 import type { Reported } from '@reefkeeper/protocol';
 import { DataSource } from 'typeorm';
 import { Desired } from './desired.service.ts';
@@ -10,32 +10,55 @@ export class Reports {
   constructor(@Inject(DataSource) private readonly db: DataSource, @Inject('CLOCK') private readonly clock: Clock, @Inject(Desired) private readonly desired: Desired) {}
 
   /**
-   * Takes in one report; one that is not newer than what is known changes nothing. Within a boot `seq` decides; between boots the
-   * session counter, which a device keeps on disk and raises at every connection.
-   * @returns whether it was news
+   * Takes in reports in the order in which they came; one that is not newer than what is known changes nothing. Within a boot `seq` decides; between boots the session counter,
+   * which a device keeps on disk and raises at every connection. A report says the whole state, so of several of one device in a batch the newest is enough.
+   * At birth a device says which revision it has; where that is not the newest, its retained message went missing and is published again.
+   * @returns the devices whose report was news
    */
-  async ingest(deviceId: string, report: Reported): Promise<boolean> {
+  async ingest(batch: readonly { device: string; report: Reported }[]): Promise<string[]> {
+    if (batch.length === 0) return [];
     const at = this.clock.now();
+    const newest = new Map<string, Reported>();
+    const born = new Map<string, Reported>();
+    for (const { device, report } of batch) {
+      const before = newest.get(device);
+      if (!before || isNewer(report, before)) newest.set(device, report);
+      if (report.capabilities) born.set(device, report);
+    }
+    const sent = [...newest].sort(([one], [other]) => (one < other ? -1 : 1));
+    const column = <T>(pick: (report: Reported) => T): T[] => sent.map(([, report]) => pick(report));
     return this.db.transaction(async (tx) => {
-      const known = await tx.query<[{ id: string }[], number]>('UPDATE devices SET last_seen_at = $2, capabilities = COALESCE($3, capabilities) WHERE id = $1 AND retired_at IS NULL RETURNING id', [deviceId, at, report.capabilities ?? null]);
-      if (known[1] === 0) return false;
-      const stored = await tx.query<unknown[]>(`
+      if (born.size > 0) {
+        // Locked in the order of ids, as whoever assigns does it.
+        await tx.query(`
+          UPDATE devices d SET capabilities = b.capabilities FROM unnest($1::text[], $2::jsonb[]) AS b(id, capabilities)
+          JOIN (SELECT id FROM devices WHERE id = ANY($1) AND retired_at IS NULL ORDER BY id FOR NO KEY UPDATE) l ON l.id = b.id WHERE d.id = b.id`,
+        [[...born.keys()], [...born.values()].map(({ capabilities }) => JSON.stringify(capabilities))]);
+      }
+      // "Seen" is kept to the second: a device in an installation says something every few milliseconds. Who is locked is being changed and is seen the next time.
+      const stored = await tx.query<{ id: string }[]>(`
+        WITH sent AS (
+          SELECT s.* FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[], $7::jsonb[], $8::jsonb[])
+            AS s(device_id, boot_id, seq, session, observed_revision, health, conditions, workloads) JOIN devices d ON d.id = s.device_id AND d.retired_at IS NULL
+        ), seen AS (
+          UPDATE devices SET last_seen_at = $9 WHERE id IN (
+            SELECT d.id FROM devices d JOIN sent s ON s.device_id = d.id WHERE d.last_seen_at IS NULL OR d.last_seen_at < $9::timestamptz - interval '1 second' FOR NO KEY UPDATE OF d SKIP LOCKED)
+        )
         INSERT INTO reported (device_id, boot_id, seq, session, observed_revision, health, conditions, workloads, received_at)
-        VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb, $8::jsonb, $9)
+        SELECT *, $9 FROM sent ORDER BY device_id
         ON CONFLICT (device_id) DO UPDATE SET boot_id = excluded.boot_id, seq = excluded.seq, session = excluded.session, observed_revision = excluded.observed_revision,
           health = excluded.health, conditions = excluded.conditions, workloads = excluded.workloads, received_at = excluded.received_at
         WHERE (reported.boot_id = excluded.boot_id AND reported.seq < excluded.seq) OR (reported.boot_id <> excluded.boot_id AND reported.session < excluded.session)
-        RETURNING device_id`,
-      [deviceId, report.bootId, report.seq, report.session, report.observedRevision, report.health, JSON.stringify(report.conditions), JSON.stringify(report.workloads), at]);
-      if (stored.length === 0) return false;
-      await hint(tx, { kind: 'device', id: deviceId });
-      return true;
+        RETURNING device_id AS id`,
+      [sent.map(([device]) => device), column((r) => r.bootId), column((r) => r.seq), column((r) => r.session), column((r) => r.observedRevision), column((r) => r.health), column((r) => JSON.stringify(r.conditions)), column((r) => JSON.stringify(r.workloads)), at]);
+      const news = stored.map(({ id }) => id);
+      await hintEach(tx, 'device', news);
+      await this.desired.publishAgain(tx, [...born].map(([device, { observedRevision }]) => ({ device, observedRevision })));
+      return news;
     });
   }
+}
 
-  /** At birth a device says which revision it has; if that is not the newest, its retained message went missing. */
-  async reconcileBirth(deviceId: string, observedRevision: number | null): Promise<void> {
-    const [row] = await this.db.query<{ behind: boolean }[]>('SELECT revision > $2 AND published_revision >= revision AS behind FROM desired WHERE device_id = $1', [deviceId, observedRevision ?? 0]);
-    if (row?.behind) await this.desired.publishAgain(deviceId);
-  }
+function isNewer(report: Reported, than: Reported): boolean {
+  return report.bootId === than.bootId ? report.seq > than.seq : report.session > than.session;
 }

@@ -6,6 +6,7 @@ import type { Logger } from './logger.ts';
 /** A row of this kind changed. A hint only: the reader looks at the row, which is the truth, and polls in case a hint is lost. */
 export interface ChangeHint {
   kind: 'job' | 'job_log' | 'version' | 'device' | 'desired' | 'rollout' | 'telemetry';
+  /** Of one row, or of several separated by commas (`idsOf`). */
   id: string;
 }
 
@@ -15,6 +16,19 @@ const channel = 'reef_changes';
 export async function hint(on: DataSource | Tx, change: ChangeHint): Promise<void> {
   await on.query('SELECT pg_notify($1, $2)', [channel, JSON.stringify(change)]);
 }
+
+/** PostgreSQL refuses a notification of 8,000 bytes; ids have 64 at most. */
+const idsPerHint = 100;
+
+/** As `hint` for many rows of one kind, in one statement: a fleet's worth of notifications a second would drown those who listen. */
+export async function hintEach(on: DataSource | Tx, kind: ChangeHint['kind'], ids: readonly string[]): Promise<void> {
+  if (ids.length === 0) return;
+  const payloads = Array.from({ length: Math.ceil(ids.length / idsPerHint) }, (_, at) => JSON.stringify({ kind, id: ids.slice(at * idsPerHint, (at + 1) * idsPerHint).join(',') }));
+  await on.query('SELECT pg_notify($1, said) FROM unnest($2::text[]) AS said', [channel, payloads]);
+}
+
+/** The rows that a hint is about. */
+export const idsOf = (change: ChangeHint): string[] => change.id.split(',');
 
 /** Listens for change hints on a connection of its own, which is opened again when it breaks. */
 export class ChangeFeed {
@@ -65,9 +79,13 @@ export class ChangeFeed {
     let ended = false;
     let wake = () => {};
     const off = this.onChange((change) => {
-      if (!wanted(change) || queue.some(({ kind, id }) => kind === change.kind && id === change.id)) return;
-      queue.push(change);
-      if (queue.length > 1_000) queue.shift();
+      // Whoever reads devices wants each that changed; of windows one stands for all, whatever the fleet sends in a second.
+      const changes = change.kind === 'telemetry' ? [change] : idsOf(change).map((id) => ({ kind: change.kind, id }));
+      for (const one of changes) {
+        if (!wanted(one) || queue.some(({ kind, id }) => kind === one.kind && id === one.id)) continue;
+        queue.push(one);
+        if (queue.length > 1_000) queue.shift();
+      }
       wake();
     });
     const end = (): void => {

@@ -22,8 +22,10 @@ const executionColumns = `device_id AS "deviceId", wave, variant, state, step, p
  */
 @Injectable()
 export class RolloutEngine {
-  /** When a wave that is still installing was last read whole. A cache: losing it costs one look. */
-  private readonly lookedAt = new Map<string, number>();
+  /** When a wave's telemetry was last read, and how long that took. A cache: losing it costs one look. */
+  private readonly looks = new Map<string, { at: number; tookMs: number }>();
+  /** Rollouts whose wave has soaked and only lacks samples: a window may move them. A cache, too; `wait_until` comes anyway. */
+  private readonly thirsty = new Map<string, { sinceMs: number; lookMs: number }>();
 
   constructor(
     @Inject(DataSource) private readonly db: DataSource, @Inject('CLOCK') private readonly clock: Clock, @Inject('LOG') private readonly log: Logger,
@@ -31,21 +33,23 @@ export class RolloutEngine {
   ) {}
 
   /**
-   * One pass over every rollout that is due, and over those that wait for one of `heardOf`. Any number of replicas may do this at once.
+   * One pass over every rollout that is due, and over those that wait for one of `heardOf` or for telemetry. Any number of replicas may do this at once.
    * Returns how many rollouts were advanced.
    */
   async advanceDue(heardOf: readonly string[] = []): Promise<number> {
     const done: string[] = [];
+    const thirsty = this.thirstyNow();
+    for (const id of thirsty) this.thirsty.delete(id);
     for (;;) {
       let taken: string | undefined;
       await this.db.transaction(async (tx) => {
-        const [due] = await tx.query<{ id: string }[]>(`
-          SELECT id FROM rollouts r WHERE wait_until IS NOT NULL AND state IN ('SCHEDULED', 'RUNNING', 'PAUSED', 'ROLLING_BACK') AND id <> ALL($3::uuid[])
-            AND (wait_until <= $1 OR ($2::text[] <> '{}' AND EXISTS (SELECT 1 FROM rollout_executions e WHERE e.rollout_id = r.id AND e.device_id = ANY($2)
+        const [due] = await tx.query<{ id: string; due: boolean }[]>(`
+          SELECT id, wait_until <= $1 AS due FROM rollouts r WHERE wait_until IS NOT NULL AND state IN ('SCHEDULED', 'RUNNING', 'PAUSED', 'ROLLING_BACK') AND id <> ALL($3::uuid[])
+            AND (wait_until <= $1 OR id = ANY($4::uuid[]) OR ($2::text[] <> '{}' AND EXISTS (SELECT 1 FROM rollout_executions e WHERE e.rollout_id = r.id AND e.device_id = ANY($2)
               AND (e.state IN ('QUEUED', 'IN_PROGRESS') OR e.rollback_state IN ('QUEUED', 'IN_PROGRESS')))))
-          ORDER BY wait_until LIMIT 1 FOR UPDATE SKIP LOCKED`, [this.clock.now(), heardOf, done]);
+          ORDER BY wait_until LIMIT 1 FOR UPDATE SKIP LOCKED`, [this.clock.now(), heardOf, done, thirsty]);
         taken = due?.id;
-        if (taken) await this.pass(tx, taken);
+        if (taken) await this.pass(tx, taken, due!.due ? undefined : heardOf);
       }).catch((error: unknown) => {
         // One rollout that cannot be advanced must not hold up the others; it is tried again at the next pass.
         if (!taken) throw error;
@@ -56,15 +60,30 @@ export class RolloutEngine {
     }
   }
 
-  /** Advances one rollout whose row the caller has locked. */
-  async pass(tx: Tx, id: string): Promise<void> {
+  /** Whether a window could move a rollout on. */
+  get awaitsSamples(): boolean {
+    return this.thirsty.size > 0;
+  }
+
+  /** Those that are worth a look: reading a wave's telemetry may take a fifth of the time, however often windows come. */
+  private thirstyNow(): string[] {
+    const now = performance.now();
+    return [...this.thirsty].filter(([id, { sinceMs, lookMs }]) => now - sinceMs >= Math.min(lookMs, Math.max(100, 4 * (this.looks.get(id)?.tookMs ?? 0)))).map(([id]) => id);
+  }
+
+  /**
+   * Advances one rollout whose row the caller has locked.
+   * @param only the devices that were heard of, where the pass is not due yet: one in a wave of thousands is followed without reading the others
+   */
+  async pass(tx: Tx, id: string, only?: readonly string[]): Promise<void> {
     const held = await this.hold(tx, id);
     const before = JSON.stringify([held.row, held.waves]);
     const now = this.clock.now();
+    const dueAt = held.row.waitUntil;
     held.row.waitUntil = null;
     // Each round either ends in a wait or moves a wave or the rollout on; a wave takes three rounds at most.
     for (let round = 0; round < 4 * held.waves.length + 8; round++) {
-      const { facts, looked, open } = await this.observe(tx, held, now);
+      const { facts, looked, open } = await this.observe(tx, held, now, only);
       const decisions = decide(domainOf(held), facts, now);
       for (const decision of decisions) await this.apply(tx, held, decision, looked, now);
       if (decisions.length === 0 || held.row.waitUntil) {
@@ -74,6 +93,8 @@ export class RolloutEngine {
       }
     }
     if (!held.row.waitUntil && ['SCHEDULED', 'RUNNING', 'ROLLING_BACK'].includes(held.row.state)) held.row.waitUntil = new Date(now.getTime() + 1_000);
+    // A look between does not put the whole one off, or devices whose hints are lost would wait for as long as others talk.
+    if (only && dueAt && held.row.waitUntil && dueAt < held.row.waitUntil) held.row.waitUntil = dueAt;
     if (JSON.stringify([held.row, held.waves]) !== before) {
       await tx.save(RolloutRow, held.row, { reload: false });
       await tx.save(WaveRow, held.waves, { reload: false });
@@ -90,9 +111,9 @@ export class RolloutEngine {
   }
 
   /** Takes in what devices say, then counts. Terminal states are sticky, so a count never goes down. */
-  private async observe(tx: Tx, held: Held, now: Date): Promise<{ facts: Facts; looked: boolean; open: boolean }> {
+  private async observe(tx: Tx, held: Held, now: Date, only?: readonly string[]): Promise<{ facts: Facts; looked: boolean; open: boolean }> {
     const { row } = held;
-    await this.followOpen(tx, held, now);
+    await this.followOpen(tx, held, now, only);
     const groups = await tx.query<{ wave: number; state: RolloutExecutionState; rollback: string | null; skipped: boolean; n: string; oldest: Date | null; oldestRollback: Date | null }[]>(`
       SELECT wave, state, rollback_state AS rollback, skipped, count(*) AS n, min(assigned_at) AS oldest, min(rollback_assigned_at) AS "oldestRollback"
       FROM rollout_executions WHERE rollout_id = $1 GROUP BY 1, 2, 3, 4`, [row.id]);
@@ -127,15 +148,17 @@ export class RolloutEngine {
       ? (await tx.query<{ id: string }[]>("SELECT device_id AS id FROM rollout_executions WHERE rollout_id = $1 AND wave = $2 AND state = 'PENDING' ORDER BY device_id", [row.id, row.wave])).map(({ id }) => id)
       : [];
     const settled = counts.PENDING + counts.QUEUED + counts.IN_PROGRESS === 0;
-    const lookDue = settled || now.getTime() - (this.lookedAt.get(row.id) ?? 0) >= lookMs(row.settings.soakS);
+    const lookDue = settled || now.getTime() - (this.looks.get(row.id)?.at ?? 0) >= lookMs(row.settings.soakS);
     const looked = row.state === 'RUNNING' && counts.SUCCEEDED > 0 && lookDue && ['RUNNING', 'ANALYSING', 'INCONCLUSIVE', 'FAILED'].includes(held.waves[row.wave]?.state ?? '');
-    if (looked) this.lookedAt.set(row.id, now.getTime());
-    return { facts: { counts, unassigned, nextTimeoutAt, skipped, rollback, samples: looked ? await this.samples(tx, row) : [] }, looked, open };
+    const began = performance.now();
+    const samples = looked ? await this.samples(tx, row) : [];
+    if (looked) this.looks.set(row.id, { at: now.getTime(), tookMs: performance.now() - began });
+    return { facts: { counts, unassigned, nextTimeoutAt, skipped, rollback, samples }, looked, open };
   }
 
-  private async followOpen(tx: Tx, held: Held, now: Date): Promise<void> {
+  private async followOpen(tx: Tx, held: Held, now: Date, only?: readonly string[]): Promise<void> {
     const { row } = held;
-    const executions = await tx.query<ExecutionRow[]>(`SELECT ${executionColumns} FROM rollout_executions WHERE rollout_id = $1 AND (state IN ('QUEUED', 'IN_PROGRESS') OR rollback_state IN ('QUEUED', 'IN_PROGRESS'))`, [row.id]);
+    const executions = await tx.query<ExecutionRow[]>(`SELECT ${executionColumns} FROM rollout_executions WHERE rollout_id = $1 AND (state IN ('QUEUED', 'IN_PROGRESS') OR rollback_state IN ('QUEUED', 'IN_PROGRESS')) AND ($2::text[] IS NULL OR device_id = ANY($2))`, [row.id, only ?? null]);
     if (executions.length === 0) return;
     const seen = await this.fleet.seen(tx, executions.map(({ deviceId }) => deviceId), row.workload);
     const gone = { retired: true, wantedBundle: null, observedRevision: null, running: null, execution: null };
@@ -173,7 +196,10 @@ export class RolloutEngine {
     const wave = held.waves[row.wave];
     const say = (kind: string, at: number | null = row.wave) => this.event(tx, row, [{ kind, wave: at, reason: decision.reason, actor: 'engine' }]);
     switch (decision.kind) {
-      case 'wait': row.waitUntil = decision.until; return;
+      case 'wait':
+        row.waitUntil = decision.until;
+        if (decision.reason.code === 'awaiting_samples') this.thirsty.set(row.id, { sinceMs: performance.now(), lookMs: lookMs(row.settings.soakS) });
+        return;
       case 'judge': if (looked && wave) { held.changed ||= JSON.stringify(wave.verdicts) !== JSON.stringify(decision.verdicts); wave.verdicts = decision.verdicts; } return;
       case 'begin': this.move(held, 'RUNNING', decision.reason, now); await say('started', null); break;
       case 'openWave': row.wave = decision.wave; moveWave(held, decision.wave, 'RUNNING', now); await say('wave_opened'); break;

@@ -50,9 +50,9 @@ export async function openWorld(): Promise<World> {
   const fleet = new FakeFleet({
     telemetry,
     enrol: async (id, labels) => { await db.query('INSERT INTO devices (id, labels, enrolled_at) VALUES ($1, $2, $3)', [id, labels, clock.now()]); },
-    online: (id, online, session) => devices.presence(id, { online, session }),
+    online: (id, online, session) => devices.presence([{ device: id, presence: { online, session } }]),
     desiredOf: async (id) => (await desired.messages([id]))[0]?.message ?? null,
-    report: async (id, reported) => { await reports.ingest(id, reported); },
+    report: async (id, reported) => { await reports.ingest([{ device: id, report: reported }]); },
   }, workload);
 
   const world: World = {

@@ -1,6 +1,6 @@
 import { Inject } from '@nestjs/common';
 import { Args, Field, Float, Int, ObjectType, Query, Resolver, Subscription } from '@nestjs/graphql';
-import type { ChangeFeed } from '@reefkeeper/platform';
+import { idsOf, type ChangeFeed } from '@reefkeeper/platform';
 import { JsonScalar, Roles } from '@reefkeeper/platform/http';
 import { Telemetry } from './telemetry.service.ts';
 import { windowViewOf, type WindowView } from './telemetry.views.ts';
@@ -44,8 +44,8 @@ export class TelemetryResolver {
   @Subscription(() => WindowType)
   @Roles('viewer')
   telemetryReceived(@Args('device', { type: () => String, nullable: true }) device?: string, @Args('workload', { type: () => String, nullable: true }) workload?: string): AsyncIterator<{ telemetryReceived: WindowView }> {
-    return this.feed.read(({ kind, id }) => kind === 'telemetry' && (!device || id.split(',').includes(device)), async ({ id }) => {
-      const [window] = await this.telemetry.latest(device ?? id.split(',')[0]!, 1, workload ?? undefined);
+    return this.feed.read((change) => change.kind === 'telemetry' && (!device || idsOf(change).includes(device)), async (change) => {
+      const [window] = await this.telemetry.latest(device ?? idsOf(change)[0]!, 1, workload ?? undefined);
       return window && { telemetryReceived: windowViewOf(window) };
     });
   }

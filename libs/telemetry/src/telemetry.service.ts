@@ -1,5 +1,5 @@
 import { Inject, Injectable } from '@nestjs/common';
-import { hint, type Clock, type Tx } from '@reefkeeper/platform';
+import { hintEach, type Clock, type Tx } from '@reefkeeper/platform';
 import { driftBins, Sketch, type MetricMoments, type Telemetry as Window } from '@reefkeeper/protocol';
 import { DataSource } from 'typeorm';
 import { TelemetryWindow } from './telemetry.entity.ts';
@@ -107,9 +107,7 @@ export class Telemetry {
     const known = new Set(answer!.known ?? []);
     const stored = Number(answer!.total);
     const fromKnown = usable.filter(({ device }) => known.has(device)).length;
-    // One hint for a hundred devices: a fleet's worth of notifications a second would drown those who listen.
-    const heard = answer!.stored ?? [];
-    for (let from = 0; from < heard.length; from += 100) await hint(this.db, { kind: 'telemetry', id: heard.slice(from, from + 100).join(',') });
+    await hintEach(this.db, 'telemetry', answer!.stored ?? []);
     return { stored, repeated: batch.length - refused.length - stored - (usable.length - fromKnown), unknown: [...new Set(usable.map(({ device }) => device).filter((device) => !known.has(device)))], refused };
   }
 
