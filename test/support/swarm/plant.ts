@@ -1,0 +1,200 @@
+import { fork, spawn, type ChildProcess } from 'node:child_process';
+import { randomBytes, randomUUID } from 'node:crypto';
+import { once } from 'node:events';
+import { existsSync } from 'node:fs';
+import { chmod, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { connect } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { pathToFileURL } from 'node:url';
+import { startEmbeddedPostgres, type EmbeddedPostgres } from '@reefkeeper/platform/embedded-postgres';
+import { Authority } from '@reefkeeper/devices';
+import getPort from 'get-port';
+import pg from 'pg';
+
+const root = join(import.meta.dirname, '../../..');
+const mosquitto = '/usr/sbin/mosquitto';
+
+export interface PlantOptions {
+  /** `mosquitto` where it is installed, else aedes. */
+  broker?: 'mosquitto' | 'aedes';
+  /** Without fsync: for tests. Measurements run with PostgreSQL's own defaults. */
+  throwaway?: boolean;
+  controllerArgs?: string[];
+  /** Loads pg_stat_statements. */
+  statements?: boolean;
+  env?: Record<string, string>;
+}
+
+/**
+ * What a fleet's controller stands on, each a process of its own: PostgreSQL (embedded binaries), a broker and the built controller. Devices are not enrolled one by one but written
+ * as rows, and come over a listener without TLS on 127.0.0.1 that takes the user name for the name in the certificate; the topic rules are those that `deploy/` ships.
+ */
+export class Plant {
+  readonly dir: string;
+  readonly token = `bench_${randomBytes(18).toString('hex')}`;
+  readonly ports: { plain: number; tls: number; api: number; gateway: number };
+  readonly kind: 'mosquitto' | 'aedes';
+  readonly options: PlantOptions;
+  postgres!: EmbeddedPostgres;
+  broker!: ChildProcess;
+  controller!: ChildProcess;
+  /** Lines of the controller's log at warning and above. */
+  readonly complaints: string[] = [];
+  pool!: pg.Pool;
+
+  private constructor(dir: string, ports: Plant['ports'], options: PlantOptions) {
+    this.dir = dir;
+    this.ports = ports;
+    this.options = options;
+    this.kind = options.broker ?? (existsSync(mosquitto) ? 'mosquitto' : 'aedes');
+  }
+
+  static async open(options: PlantOptions = {}): Promise<Plant> {
+    const dir = await mkdtemp(join(tmpdir(), 'reef-plant-'));
+    await chmod(dir, 0o755);
+    const plant = new Plant(dir, { plain: await getPort(), tls: await getPort(), api: await getPort(), gateway: await getPort() }, options);
+    try {
+      plant.postgres = await startEmbeddedPostgres(join(dir, 'postgres'), { throwaway: options.throwaway ?? false });
+      if (options.statements) {
+        const client = new pg.Client(plant.postgres.url);
+        await client.connect();
+        await client.query("ALTER SYSTEM SET shared_preload_libraries = 'pg_stat_statements'");
+        await client.query('CREATE EXTENSION pg_stat_statements');
+        await client.end();
+        await plant.postgres.stop();
+        plant.postgres = await startEmbeddedPostgres(join(dir, 'postgres'), { throwaway: options.throwaway ?? false, port: plant.postgres.port });
+      }
+      plant.pool = new pg.Pool({ connectionString: plant.postgres.url, max: 4 });
+      plant.pool.on('error', () => {});
+      await plant.startBroker();
+      await plant.startController();
+    } catch (error) {
+      await plant.close();
+      throw error;
+    }
+    return plant;
+  }
+
+  get url(): string {
+    return `http://127.0.0.1:${this.ports.api}`;
+  }
+
+  async startBroker(): Promise<void> {
+    const keys = join(this.dir, 'keys');
+    const authority = await Authority.loadOrCreate(keys);
+    const files = await authority.ownFiles(keys, 'broker', { commonName: 'reef-broker', hosts: ['localhost', '127.0.0.1'] });
+    if (this.kind === 'aedes') {
+      this.broker = fork(join(import.meta.dirname, 'broker-main.ts'), [], {
+        stdio: ['ignore', 'pipe', 'inherit', 'ipc'], execArgv: ['--conditions=@reefkeeper/source', '--experimental-transform-types', '--disable-warning=ExperimentalWarning'],
+        env: { PATH: process.env.PATH, BROKER: JSON.stringify({ ports: this.ports, ca: join(keys, 'ca.pem'), cert: files.certificateFile, key: files.keyFile }) },
+      });
+    } else {
+      const data = join(this.dir, 'mosquitto');
+      await mkdir(data, { recursive: true });
+      // The shipped configuration with one more listener. Queues and memory limits are as shipped.
+      const shipped = (await readFile(join(root, 'deploy/mosquitto/mosquitto.conf'), 'utf8'))
+        .replaceAll('/etc/reefkeeper/keys', keys).replaceAll('/mosquitto/data/', `${data}/`).replace('per_listener_settings false', 'per_listener_settings true')
+        .replace('listener 8883', `listener ${this.ports.tls} 127.0.0.1`).replace('/etc/mosquitto/reefkeeper.acl', join(this.dir, 'reefkeeper.acl'));
+      const config = `${process.getuid?.() === 0 ? 'user root\n' : ''}${shipped}\nlistener ${this.ports.plain} 127.0.0.1\nallow_anonymous true\nacl_file ${join(this.dir, 'reefkeeper.acl')}\n`;
+      await writeFile(join(this.dir, 'mosquitto.conf'), config);
+      await writeFile(join(this.dir, 'reefkeeper.acl'), await readFile(join(root, 'deploy/mosquitto/reefkeeper.acl')), { mode: 0o700 });
+      this.broker = spawn(mosquitto, ['-c', join(this.dir, 'mosquitto.conf')], { stdio: ['ignore', 'ignore', 'ignore'] });
+    }
+    await answers(this.ports.plain, 'the broker', this.broker);
+    await answers(this.ports.tls, 'the broker', this.broker);
+  }
+
+  async startController(args = this.options.controllerArgs ?? []): Promise<void> {
+    const { ports, dir } = this;
+    const child = spawn(process.execPath, [...args, join(root, 'apps/controller/dist/main.js')], {
+      stdio: ['ignore', 'pipe', 'pipe'], cwd: dir,
+      env: {
+        PATH: process.env.PATH, NODE_ENV: 'production', LOG_LEVEL: 'warn', DATABASE_URL: this.postgres.url, MQTT_URL: `mqtts://127.0.0.1:${ports.tls}`, ARTIFACTS_URL: pathToFileURL(join(dir, 'artifacts')).href, KEYS_DIR: join(dir, 'keys'),
+        PORT: `${ports.api}`, GATEWAY_PORT: `${ports.gateway}`, PUBLIC_GATEWAY_URL: `https://127.0.0.1:${ports.gateway}`, PUBLIC_MQTT_URL: `mqtts://127.0.0.1:${ports.tls}`, BOOTSTRAP_ADMIN_TOKEN: this.token, INSTANCE_ID: 'plant', ...this.options.env,
+      },
+    });
+    this.controller = child;
+    const said: string[] = [];
+    const ready = new Promise<void>((resolve, reject) => {
+      child.stdout.on('data', (text: Buffer) => {
+        for (const line of text.toString('utf8').split('\n')) {
+          if (line.includes('"ready":true')) resolve();
+          else if (line) this.complaints.push(line);
+        }
+      });
+      child.stderr.on('data', (text: Buffer) => { said.push(text.toString('utf8')); });
+      child.once('exit', (code, signal) => reject(new Error(`the controller ended with ${signal ?? code}: ${said.join('')}`)));
+    });
+    await ready;
+  }
+
+  async call<T>(method: string, path: string, body?: unknown): Promise<T> {
+    const answer = await fetch(`${this.url}/api/v1${path}`, { method, headers: { authorization: `Bearer ${this.token}`, ...(body === undefined ? {} : { 'content-type': 'application/json' }) }, ...(body === undefined ? {} : { body: JSON.stringify(body) }) });
+    if (!answer.ok) throw new Error(`${method} ${path}: ${answer.status} ${await answer.text()}`);
+    return await answer.json() as T;
+  }
+
+  /** Rows for devices that nobody enrolled. */
+  async addDevices(ids: string[], labels: Record<string, string> = {}): Promise<void> {
+    await this.pool.query('INSERT INTO devices (id, labels, enrolled_at) SELECT unnest($1::text[]), $2, now()', [ids, labels]);
+  }
+
+  /** A READY version as the pipeline leaves one, as far as a rollout reads it; nobody downloads it. @returns its bundle digest */
+  async addVersion(model: string, number: number): Promise<string> {
+    const bundle = randomBytes(32).toString('hex');
+    const id = randomUUID();
+    await this.pool.query('INSERT INTO models (name, created_at, created_by) VALUES ($1, now(), $2) ON CONFLICT DO NOTHING', [model, 'bench']);
+    await this.pool.query("INSERT INTO versions (id, model, version, state, task, bundle_digest, envelope_digest, created_at, created_by, ready_at) VALUES ($1, $2, $3, 'READY', 'classification', $4, $4, now(), 'bench', now())", [id, model, number, bundle]);
+    await this.pool.query("INSERT INTO variants (version_id, name, kind, digest, bytes) VALUES ($1, 'cpu-int8', 'cpu-int8', $2, 1)", [id, bundle]);
+    return bundle;
+  }
+
+  /** CPU seconds so far of each process, with those of children that have ended. */
+  async cpu(more: Record<string, number> = {}): Promise<Record<string, number>> {
+    const pids = { controller: this.controller.pid!, postgres: (await this.postgres.pid())!, broker: this.broker.pid!, ...more };
+    return Object.fromEntries(await Promise.all(Object.entries(pids).map(async ([name, pid]) => [name, await cpuSeconds(pid, name === 'postgres')] as const)));
+  }
+
+  async close(): Promise<void> {
+    await ended(this.controller, 'SIGTERM');
+    await ended(this.broker, 'SIGTERM');
+    await this.pool?.end();
+    await this.postgres?.stop();
+    await rm(this.dir, { recursive: true, force: true });
+  }
+}
+
+export async function ended(child: ChildProcess | undefined, signal: NodeJS.Signals): Promise<void> {
+  if (!child?.pid || child.exitCode !== null || child.signalCode !== null) return;
+  const gone = once(child, 'exit');
+  child.kill(signal);
+  await gone;
+}
+
+/** utime, stime, and those of waited-for children (proc(5)); 100 ticks a second on Linux. */
+async function cpuSeconds(pid: number, withChildren: boolean): Promise<number> {
+  const fields = (await readFile(`/proc/${pid}/stat`, 'utf8')).replace(/^.*\) /, '').split(' ').map(Number);
+  let ticks = fields[11]! + fields[12]! + fields[13]! + fields[14]!;
+  if (withChildren) {
+    for (const entry of await readdir('/proc')) {
+      if (!/^\d+$/.test(entry)) continue;
+      const one = (await readFile(`/proc/${entry}/stat`, 'utf8').catch(() => '')).replace(/^.*\) /, '').split(' ');
+      if (Number(one[1]) === pid) ticks += Number(one[11]) + Number(one[12]);
+    }
+  }
+  return ticks / 100;
+}
+
+async function answers(port: number, what: string, child: ChildProcess): Promise<void> {
+  for (let attempt = 0; attempt < 300; attempt += 1) {
+    if (child.exitCode !== null) throw new Error(`${what} ended with ${child.exitCode}`);
+    const open = await new Promise<boolean>((resolve) => {
+      const socket = connect(port, '127.0.0.1').once('connect', () => { socket.destroy(); resolve(true); }).once('error', () => resolve(false));
+    });
+    if (open) return;
+    await sleep(100);
+  }
+  throw new Error(`${what} does not answer on port ${port}`);
+}
