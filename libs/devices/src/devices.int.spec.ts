@@ -196,6 +196,17 @@ describe('reports', () => {
     expect(await news(report(), 'stranger')).toBe(false);
   });
 
+  it('of several of one device the newest is kept, in whatever order and company they come', async () => {
+    const stored = await reports.ingest([
+      { device: 'lyon-1', report: report({ seq: 3, health: 'DEGRADED' }) }, { device: 'stranger', report: report() }, { device: 'lyon-2', report: report({ seq: 9 }) }, { device: 'lyon-1', report: report({ seq: 2 }) },
+      { device: 'lyon-2', report: report({ bootId: 'boot-2', seq: 0, session: 2 }) }, { device: 'lyon-2', report: report({ seq: 10 }) },
+    ]);
+    expect(stored.sort()).toEqual(['lyon-1', 'lyon-2']);
+    expect(await devices.get('lyon-1')).toMatchObject({ reported: { seq: 3, health: 'DEGRADED' } });
+    expect(await devices.get('lyon-2')).toMatchObject({ reported: { bootId: 'boot-2', seq: 0 } });
+    expect(await reports.ingest([{ device: 'lyon-1', report: report({ seq: 3 }) }])).toEqual([]);
+  });
+
   it('tell whoever listens, after the commit', async () => {
     const feed = new ChangeFeed(database.url, openLogger('test', 'silent'));
     await feed.start();

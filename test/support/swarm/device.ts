@@ -229,7 +229,7 @@ export class SimulatedDevice {
     if (this.reporting) clearImmediate(this.reporting);
     this.reporting = undefined;
     if (!this.connected) return;
-    const said = reportOf({ desired: this.wanted, workloads: this.workloads } as never, { accelerator: { present: false }, percent: new Map(), crashLooping: new Set(), stateWasDamaged: false });
+    const said = reportOf({ desired: this.wanted, workloads: this.workloads } as never, { accelerator: { present: false }, percent: new Map(), crashLooping: new Set(), stateWasDamaged: false, acceleratorFailing: false, devices: new Map() });
     this.line!.publish(reported.topicFor(this.id), reported.encode({ bootId: this.bootId, seq: this.reportSeq++, session: this.session, ...said, ...(birth ? { capabilities } : {}) }), reported);
   }
 
