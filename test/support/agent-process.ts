@@ -59,7 +59,7 @@ export class AgentProcess {
 
   private spawn(args: string[], env: Record<string, string> = {}): ChildProcess {
     return spawn(this.command[0]!, [...this.command.slice(1), ...args], {
-      env: { PATH: process.env.PATH, LOG_LEVEL: 'warn', REEF_DISK_RESERVE: '0', ...env }, stdio: ['ignore', 'pipe', process.env.AGENT_LOG ? 'inherit' : 'ignore'],
+      env: { PATH: process.env.PATH, LOG_LEVEL: 'warn', REEF_DISK_RESERVE: '0', REEF_LOCAL_API: 'off', ...env }, stdio: ['ignore', 'pipe', process.env.AGENT_LOG ? 'inherit' : 'ignore'],
     });
   }
 }

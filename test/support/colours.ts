@@ -34,6 +34,26 @@ export function coloursModel({ wrong = false, ballast = 0, mark = 'v1' }: Colour
   return Buffer.from(net.build());
 }
 
+/**
+ * A detector of two fixed boxes, (top, left, bottom, right) (0.1, 0.2, 0.5, 0.6) and (0.25, 0.25, 0.75, 0.75): the first is a `red` thing, the second a `blue` one, each
+ * found as surely as its colour fills the picture. Outputs: boxes [1, 2, 4], class scores [1, 2, 2].
+ */
+export function detectorModel(mark = 'v1', shift = 0): Buffer {
+  const net = new TfliteBuilder();
+  net.description = `detector ${mark}`;
+  const picture = net.input([1, 32, 32, 3], { name: 'picture', scale: inputScale, zeroPoint: -128 });
+  const mean = net.layer('MEAN', picture, [1, 3], { version: 2, with: [net.ints([1, 2])], keepDims: false, spec: { scale: inputScale, zeroPoint: -128 } });
+  const dense = (rows: number[][], bias: number[]) => net.layer('FULLY_CONNECTED', mean, [1, rows.length], {
+    version: 4, fusedActivation: 'NONE', weightsFormat: 0, keepNumDims: false, spec: { scale: inputScale, zeroPoint: -128 },
+    with: [net.tensor({ shape: [rows.length, 3], scale: 1 / 64, data: int8(rows.flat().map((weight) => weight * 64)) }), net.tensor({ shape: [rows.length], type: 'INT32', scale: [inputScale / 64], data: int32(bias.map((value) => value / inputScale * 64)) })],
+  });
+  const shaped = (from: number, shape: number[]) => net.layer('RESHAPE', from, shape, { with: [net.ints(shape)], newShape: shape, spec: { scale: inputScale, zeroPoint: -128 } });
+  const boxes = dense(Array.from({ length: 8 }, () => [0, 0, 0]), [0.1, 0.2, 0.5, 0.6, 0.25, 0.25, 0.75, 0.75].map((edge) => edge + shift));
+  const scores = dense([[1, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 1]], [0, 0, 0, 0]);
+  net.output(shaped(boxes, [1, 2, 4]), shaped(scores, [1, 2, 2]));
+  return Buffer.from(net.build());
+}
+
 /** picture + 0, where the 0 takes `layers` convolutions to work out. */
 function withBallast(net: TfliteBuilder, picture: number, layers: number): number {
   let branch = picture;

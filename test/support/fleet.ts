@@ -112,9 +112,9 @@ export class Fleet {
   }
 
   /** A real, signed bundle of the colours model: in the gateway, self-test included. */
-  publish(version: number, options: ColoursOptions & { alter?: (manifest: Manifest) => Manifest; sign?: (manifest: Manifest) => unknown; goldenOf?: ColoursOptions } = {}): { bundle: string; manifest: Manifest; model: Buffer } {
-    const { alter, sign, goldenOf, ...colours } = options;
-    const model = coloursModel({ mark: `v${version}`, ...colours });
+  publish(version: number, options: ColoursOptions & { alter?: (manifest: Manifest) => Manifest; sign?: (manifest: Manifest) => unknown; goldenOf?: ColoursOptions; model?: Buffer } = {}): { bundle: string; manifest: Manifest; model: Buffer } {
+    const { alter, sign, goldenOf, model: other, ...colours } = options;
+    const model = other ?? coloursModel({ mark: `v${version}`, ...colours });
     const golden = goldenPack(goldenOf ? coloursModel({ mark: `v${version}`, ...goldenOf }) : model);
     const interpreter = Interpreter.load(model);
     const spec = ({ name, shape, scale, zeroPoint }: Interpreter['inputs'][number]) => ({ name, shape, dtype: 'int8' as const, scale, zeroPoint });

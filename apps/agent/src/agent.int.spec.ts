@@ -30,7 +30,7 @@ afterEach(async () => {
 
 async function start(env: Record<string, string> = {}): Promise<Agent> {
   const quick = { firstDelayMs: 10, maxDelayMs: 50 };
-  agent = await Agent.start(agentSettings({ REEF_AGENT_DIR: dir, FRAMES_DIR: join(dir, 'frames'), FRAMES_FPS: '100', ...env }), openLogger('agent', process.env.AGENT_LOG ?? 'silent'), { download: { tries: 3, ...quick }, link: quick, serving: quick });
+  agent = await Agent.start(agentSettings({ REEF_AGENT_DIR: dir, FRAMES_DIR: join(dir, 'frames'), FRAMES_FPS: '100', REEF_LOCAL_API: 'off', ...env }), openLogger('agent', process.env.AGENT_LOG ?? 'silent'), { download: { tries: 3, ...quick }, link: quick, serving: quick });
   return agent;
 }
 

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
+import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { asReefError, ReefError } from '@reefkeeper/platform/errors';
 import type { EdgeTpuDevice } from '@reefkeeper/inference';
@@ -18,6 +18,7 @@ import { Gateway } from './gateway.ts';
 import { loadIdentity, renewIfDue, type Identity } from './identity.ts';
 import { Hosts } from './hosts.ts';
 import { Link } from './link.ts';
+import { LocalApi } from './local-api.ts';
 import { Outbox } from './outbox.ts';
 import type { Placeable } from './placement.ts';
 import { needsAccelerator } from './plan.ts';
@@ -61,6 +62,7 @@ export class Agent {
   private readonly link: Link;
   private readonly reconciler: Reconciler;
   private commands!: Commands;
+  private localApi: LocalApi | undefined;
 
   private constructor(private readonly settings: AgentSettings, private identity: Identity, private readonly state: StateFile, private readonly store: Store, private readonly outbox: Outbox, private readonly budget: Budget, private readonly log: Logger, private readonly tuning: Tuning) {
     this.gateway = this.openGateway();
@@ -112,6 +114,11 @@ export class Agent {
     return this.identity.deviceId;
   }
 
+  /** Where programs on this device ask; undefined where it is off or cannot listen yet. */
+  get localUrl(): string | undefined {
+    return this.localApi?.url;
+  }
+
   /** Process ids of the inference children, by workload. */
   get children(): Record<string, number | undefined> {
     return Object.fromEntries([...this.serving].map(([name, serving]) => [name, serving.pid]));
@@ -122,6 +129,8 @@ export class Agent {
     clearInterval(this.windowTimer);
     clearTimeout(this.reportTimer);
     clearTimeout(this.budgetTimer);
+    // First: what was asked is still answered.
+    await this.localApi?.stop();
     await this.reconciler.stop();
     await Promise.all([...this.serving.values()].map((serving) => serving.stop()));
     await this.pendingWindows;
@@ -156,6 +165,7 @@ export class Agent {
       },
     });
     for (const [name, { running }] of Object.entries(this.state.now.workloads)) if (running) this.servingOf(name).want(running);
+    await this.listen();
     this.state.onChange(() => this.reportSoon(0));
     this.state.onChange(() => this.awaitBudget());
     this.link.on('up', () => void this.birth());
@@ -168,6 +178,17 @@ export class Agent {
     // Whatever they waited for: that is found out at once.
     await this.resumeDownloads();
     this.reconciler.poke();
+  }
+
+  private async listen(): Promise<void> {
+    const { REEF_LOCAL_API: address, REEF_LOCAL_API_QUEUE: queue, REEF_LOCAL_API_BODY: maxBodyBytes } = this.settings;
+    if (!address) return;
+    // One that nothing is wanted of any more, or not yet, is not there for those who ask.
+    const names = () => [...this.serving].filter(([, { slot }]) => slot).map(([name]) => name).sort();
+    this.localApi = new LocalApi({ address, queue, maxBodyBytes, log: this.log, workloads: { names, get: (name) => (this.serving.get(name)?.slot ? this.serving.get(name) : undefined) } });
+    await this.localApi.start();
+    // Where the port was left to the system, this is how others learn it.
+    if (this.localUrl) await writeFile(join(this.settings.REEF_AGENT_DIR, 'local-api'), `${this.localUrl}\n`);
   }
 
   private async take(wanted: Desired): Promise<void> {
@@ -335,7 +356,7 @@ export class Agent {
     if (ms === this.windowMs) return;
     this.windowMs = ms;
     clearInterval(this.windowTimer);
-    this.windowTimer = setInterval(() => { for (const serving of this.serving.values()) serving.closeWindow(); }, ms);
+    this.windowTimer = setInterval(() => { for (const serving of this.serving.values()) serving.closeWindows(); }, ms);
   }
 
   private keep(window: ClosedWindow): void {

@@ -2,6 +2,18 @@ import { z } from 'zod';
 import { commonConfig, parseConfig } from '@reefkeeper/platform/config';
 import { parseDataBudget } from '@reefkeeper/protocol';
 
+/** Where the local API listens; null = nowhere. */
+export type LocalAddress = { host: string; port: number } | { path: string } | null;
+
+const localAddress = z.string().transform((text, context): LocalAddress => {
+  if (text === 'off') return null;
+  if (text.startsWith('unix:/')) return { path: text.slice(5) };
+  const [, bracketed, plain, port] = /^(?:\[([0-9a-f:]+)\]|([A-Za-z0-9.-]+)):(\d{1,5})$/i.exec(text) ?? [];
+  if (port !== undefined && Number(port) < 65_536) return { host: (bracketed ?? plain)!, port: Number(port) };
+  context.addIssue({ code: 'custom', message: 'give host:port (127.0.0.1:8080, [::1]:8080), unix:/path or off' });
+  return z.NEVER;
+});
+
 const schema = z.object({
   ...commonConfig.shape,
   /** Everything the agent keeps lies below it. */
@@ -38,6 +50,12 @@ const schema = z.object({
   REEF_SYSFS: z.string().default('/sys'),
   /** A connection that held this long counts as stable, seconds. */
   REEF_STABLE_S: z.coerce.number().positive().default(30),
+  /** The local inference API: host:port, unix:/path, or off. Whoever reaches it may use it, so it stays on this machine by default. */
+  REEF_LOCAL_API: z.string().default('127.0.0.1:8080').pipe(localAddress),
+  /** Requests that it holds at a time, read and waiting; more are told to come again. */
+  REEF_LOCAL_API_QUEUE: z.coerce.number().int().min(1).max(10_000).default(64),
+  /** The longest body, bytes. Those of all requests together are at most twice this. */
+  REEF_LOCAL_API_BODY: z.coerce.number().int().min(1_024).max(256 * 1024 * 1024).default(16 * 1024 * 1024),
   /** Tests only: die with SIGKILL, once, at this point (`crash-point.ts`). */
   REEF_AGENT_CRASH_AT: z.string().optional(),
 });

@@ -38,7 +38,7 @@ describe.skipIf(!canBuildFakeEdgeTpu)('an agent with Edge TPUs that come, go and
 
   async function start(env: Record<string, string> = {}, health = new TpuHealth()): Promise<Agent> {
     const quick = { firstDelayMs: 10, maxDelayMs: 50 };
-    const settings = agentSettings({ REEF_AGENT_DIR: dir, FRAMES_DIR: join(dir, 'frames'), FRAMES_FPS: '50', REEF_EDGETPU_LIBRARY: tpus.library, REEF_PROBE_MAX_S: '0.2', REEF_DISK_RESERVE: '0', ...env });
+    const settings = agentSettings({ REEF_AGENT_DIR: dir, FRAMES_DIR: join(dir, 'frames'), FRAMES_FPS: '50', REEF_EDGETPU_LIBRARY: tpus.library, REEF_PROBE_MAX_S: '0.2', REEF_DISK_RESERVE: '0', REEF_LOCAL_API: 'off', ...env });
     agent = await Agent.start(settings, openLogger('agent', process.env.AGENT_LOG ?? 'silent'), { download: { tries: 3, ...quick }, link: quick, serving: quick, health });
     return agent;
   }

@@ -1,10 +1,16 @@
 import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import type { Question } from './answer.ts';
+import { imageInput } from './runner.ts';
 
 export interface Frame {
   path: string;
   /** What is known to be on it: a class name or index. */
   label: string | null;
+}
+
+export function questionOf({ path, label }: Frame): Question {
+  return { label, prepare: async (model) => [await imageInput(model, path)] };
 }
 
 /** Endless: the folder's images in name order, again and again. The folder is read anew at each round, so files may come and go. */
@@ -24,7 +30,7 @@ export class FolderFrames {
 }
 
 async function list(dir: string): Promise<Frame[]> {
-  const names = (await readdir(dir).catch(() => [])).filter((name) => /\.(jpe?g|png|webp|gif|tiff?)$/i.test(name)).sort();
+  const names = (await readdir(dir).catch(() => [])).filter((name) => /\.(jpe?g|png|webp|gif|tiff?|bmp)$/i.test(name)).sort();
   const labels = await readFile(join(dir, 'labels.csv'), 'utf8').then(parseLabels, () => new Map<string, string>());
   return names.map((name) => ({ path: join(dir, name), label: labels.get(name) ?? null }));
 }

@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 import { hostname } from 'node:os';
-import { mkdir } from 'node:fs/promises';
+import { mkdir, readFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { setFlagsFromString } from 'node:v8';
 import { Command, Option } from 'commander';
 import { asReefError } from '@reefkeeper/platform/errors';
@@ -41,7 +42,7 @@ program.command('run').description('serve, and follow the fleet')
     await mkdir(settings.REEF_AGENT_DIR, { recursive: true, mode: 0o700 });
     const lock = await lockDirectory(settings.REEF_AGENT_DIR);
     const agent = await Agent.start(settings, openLogger('agent', settings.LOG_LEVEL));
-    process.stdout.write(`${JSON.stringify({ ready: true, device: agent.deviceId })}\n`);
+    process.stdout.write(`${JSON.stringify({ ready: true, device: agent.deviceId, localApi: agent.localUrl ?? null })}\n`);
     const stop = () => {
       // Whoever asks twice does not want to wait.
       process.once('SIGTERM', () => process.exit(1)).once('SIGINT', () => process.exit(1));
@@ -61,7 +62,8 @@ program.command('status').description('what this device runs, as the agent last 
     const { REEF_AGENT_DIR } = settingsOf({ REEF_AGENT_DIR: options.dir });
     const { deviceId, gatewayUrl, mqttUrl } = await loadIdentity(REEF_AGENT_DIR);
     const { session, desired, workloads } = await readState(REEF_AGENT_DIR);
-    process.stdout.write(`${JSON.stringify({ device: deviceId, gatewayUrl, mqttUrl, session, observedRevision: desired?.revision ?? null, workloads }, null, 2)}\n`);
+    const localApi = await readFile(join(REEF_AGENT_DIR, 'local-api'), 'utf8').then((url) => url.trim(), () => null);
+    process.stdout.write(`${JSON.stringify({ device: deviceId, gatewayUrl, mqttUrl, localApi, session, observedRevision: desired?.revision ?? null, workloads }, null, 2)}\n`);
   });
 
 function settingsOf(flags: Record<string, string | undefined>) {

@@ -1,12 +1,11 @@
 import { decodeGolden, judgeGolden, type Manifest } from '@reefkeeper/bundle';
-import { dequantise, quantisePixels, readImage, type EdgeTpuDevice, type LoadedModel } from '@reefkeeper/inference';
+import { quantisePixels, readImage, resizePixels, type EdgeTpuDevice, type LoadedModel } from '@reefkeeper/inference';
 import { asReefError, ReefError } from '@reefkeeper/platform/errors';
 import { readFile } from 'node:fs/promises';
+import type { Tensors } from './answer.ts';
 import { InvokeDeadline } from './deadline.ts';
-import type { Frame } from './frames.ts';
 import type { Hosts, Lease } from './hosts.ts';
 import type { Store } from './store.ts';
-import type { Sample } from './window.ts';
 import type { Slot } from './workload.ts';
 
 export interface RunnerOptions {
@@ -27,6 +26,7 @@ export const blameless: ReadonlySet<string> = new Set(['inference.no_device', 'i
 /** One loaded model: perhaps proved, perhaps serving. It lives in a child process, which models of one Edge TPU share. */
 export class Runner {
   private inFlight: Promise<unknown> = Promise.resolve();
+  private readonly uses = new Set<Promise<unknown>>();
   private ended: ReefError | undefined;
   private failuresInARow = 0;
   private readonly deadline: InvokeDeadline;
@@ -92,46 +92,20 @@ export class Runner {
     }
   }
 
-  /** @throws ReefError `image.unreadable`, `inference.*`, `frame.not_an_image_model` */
-  async serve(frame: Frame): Promise<Sample & { top1: number | null }> {
-    const begin = performance.now();
-    const input = await this.inputOf(frame);
-    const preprocessUs = (performance.now() - begin) * 1_000;
-    const { outputs, invokeUs } = await this.infer([input]);
-    const totalUs = (performance.now() - begin) * 1_000;
-    if (this.manifest.task !== 'classification') return { preprocessUs, invokeUs, totalUs, score: null, correct: null, top1: null };
-    const scores = dequantise(outputs[0]!, this.model.outputs[0]!);
-    let top1 = 0;
-    for (let at = 1; at < scores.length; at += 1) if (scores[at]! > scores[top1]!) top1 = at;
-    const correct = frame.label === null ? null : frame.label === this.manifest.labels?.[top1] || frame.label === String(top1);
-    return { preprocessUs, invokeUs, totalUs, score: scores[top1]!, correct, top1 };
+  get tensors(): Tensors {
+    return this.model;
   }
 
-  /** Latencies of `runs` inferences of one and the same input, microseconds, in order. */
-  async bench(runs: number, frame: Frame | undefined): Promise<number[]> {
-    const image = frame && this.manifest.inputs[0]!.preprocessing.kind === 'image';
-    const inputs = image ? [await this.inputOf(frame)] : this.model.inputs.map(({ bytes }) => Buffer.alloc(bytes));
-    const invokes: number[] = [];
-    for (let run = 0; run < runs; run += 1) invokes.push((await this.infer(inputs)).invokeUs);
-    return invokes;
+  /** From the first look at this runner to the last: `close` waits for `job`, so what has begun here is also finished here. */
+  use<T>(job: () => Promise<T>): Promise<T> {
+    const used = job();
+    this.uses.add(used);
+    void used.catch(() => {}).finally(() => this.uses.delete(used));
+    return used;
   }
 
-  /** After what is in flight; a second call does nothing. */
-  async close(): Promise<void> {
-    await this.inFlight.catch(() => {});
-    if (!this.ended) await this.model.unload().catch(() => {});
-    this.lease.host.off('exit', this.hostEnded);
-    await this.lease.release();
-  }
-
-  private async inputOf(frame: Frame): Promise<Buffer> {
-    const { preprocessing } = this.manifest.inputs[0]!;
-    if (preprocessing.kind !== 'image' || this.manifest.inputs.length !== 1) throw new ReefError('frame.not_an_image_model', 'invalid', 'This model does not take one image; frames cannot be given to it.');
-    const wanted = { ...preprocessing, kind: 'image' as const };
-    return quantisePixels(await readImage(frame.path, wanted), wanted, this.model.inputs[0]!);
-  }
-
-  private infer(inputs: Uint8Array[]): ReturnType<LoadedModel['infer']> {
+  /** @throws ReefError `inference.*` */
+  infer(inputs: Uint8Array[]): ReturnType<LoadedModel['infer']> {
     const answer = this.model.infer(inputs, { deadlineMs: this.deadline.ms });
     this.inFlight = answer;
     answer.then(({ invokeUs }) => {
@@ -144,4 +118,39 @@ export class Runner {
     });
     return answer;
   }
+
+  /** Latencies of `runs` inferences of one and the same input, microseconds, in order. */
+  async bench(runs: number, image: string | undefined): Promise<number[]> {
+    const inputs = image && this.manifest.inputs[0]!.preprocessing.kind === 'image' ? [await imageInput(this, image)] : this.model.inputs.map(({ bytes }) => Buffer.alloc(bytes));
+    const invokes: number[] = [];
+    for (let run = 0; run < runs; run += 1) invokes.push((await this.infer(inputs)).invokeUs);
+    return invokes;
+  }
+
+  /** After what is in flight; a second call does nothing. */
+  async close(): Promise<void> {
+    await Promise.allSettled([...this.uses, this.inFlight]);
+    if (!this.ended) await this.model.unload().catch(() => {});
+    this.lease.host.off('exit', this.hostEnded);
+    await this.lease.release();
+  }
+}
+
+/** A phone's photo has 12 to 50 million pixels; an image that claims far more only fills the memory. */
+const maxPixels = 64_000_000;
+
+/** Raw pixels, row by row. */
+export interface Pixels { pixels: Uint8Array; width: number; height: number; channels: 1 | 3 }
+
+/**
+ * An image as the input tensor of a model that takes one.
+ * @param image path or bytes of a file, or pixels
+ * @throws ReefError `image.unreadable`, `inference.input_size`, `frame.not_an_image_model`
+ */
+export async function imageInput({ manifest, tensors }: { manifest: Manifest; tensors: Tensors }, image: string | Buffer | Pixels): Promise<Buffer> {
+  const { preprocessing } = manifest.inputs[0]!;
+  if (preprocessing.kind !== 'image' || manifest.inputs.length !== 1) throw new ReefError('frame.not_an_image_model', 'invalid', 'This model does not take one image; give it tensors.');
+  const wanted = { ...preprocessing, kind: 'image' as const };
+  const pixels = typeof image === 'string' || Buffer.isBuffer(image) ? await readImage(image, wanted, maxPixels) : resizePixels(image.pixels, image, wanted);
+  return quantisePixels(pixels, wanted, tensors.inputs[0]!);
 }

@@ -1,9 +1,12 @@
 import { asReefError, ReefError, type ErrorKind } from '@reefkeeper/platform/errors';
 import type { Logger } from '@reefkeeper/platform/logger';
+import { classesOf, isRight, type Answer, type Question } from './answer.ts';
 import { Backoff, sleep } from './backoff.ts';
-import type { Frame } from './frames.ts';
+import { questionOf, type Frame } from './frames.ts';
+import { RecentResults } from './recent.ts';
 import { blameless, type Runner } from './runner.ts';
-import { Window, type ClosedWindow } from './window.ts';
+import { Turns } from './turns.ts';
+import { maxMetrics, Window, type ClosedWindow } from './window.ts';
 import { sameSlot, type Slot } from './workload.ts';
 
 export interface FrameSource {
@@ -32,27 +35,32 @@ const burst = { errors: 5, share: 0.2 };
 interface Trial { inferences: number; errors: Map<string, number>; reject: (error: ReefError) => void }
 
 /**
- * One workload's live inference. Invariants: at most one runner is served from; a swap closes the old one only after its last frame
- * has been answered, and the next frame goes to the new one, so none is lost.
+ * One workload's live inference. Invariants: questions are answered one after the other, in the order asked; at most one runner is served
+ * from; a swap closes the old one only after its last question has been answered, and the next goes to the new one. So none is lost, none
+ * is answered twice, and the answers change from old to new once.
  */
 export class Serving {
   private runner: Runner | undefined;
   private wanted: Slot | undefined;
-  private window: Window | undefined;
+  /** Of the bundle that serves, and of one on its way out that still finishes an answer. */
+  private readonly windows = new Map<string, { slot: Slot; window: Window }>();
+  private readonly turns = new Turns();
+  private readonly recent = new RecentResults();
+  /** Who waits for something to be different: a runner that came or went, another slot wanted. */
+  private readonly watchers = new Set<() => void>();
   private trial: Trial | undefined;
   private readonly backoff: Backoff;
   private readonly stopped = new AbortController();
-  private readonly loop: Promise<void>;
+  private readonly loops: Promise<unknown>;
   private goodSince = 0;
   private crashes = 0;
   /** The last start or runner went wrong: the next start waits. */
   private delayed = false;
-  private wake: () => void = () => {};
   private busy: Promise<void> = Promise.resolve();
 
   constructor(private readonly options: ServingOptions) {
     this.backoff = new Backoff({ firstMs: options.firstDelayMs ?? 500, maxMs: options.maxDelayMs ?? 60_000 });
-    this.loop = this.run();
+    this.loops = Promise.all([this.keepUp(), ...(options.frames ? [this.feed(options.frames)] : [])]);
   }
 
   get slot(): Slot | undefined {
@@ -73,32 +81,91 @@ export class Serving {
     return this.crashes >= crashLoopAt;
   }
 
-  /** Serves from `runner` from the next frame on. */
+  /** Whether a question would be answered now rather than wait. */
+  get ready(): boolean {
+    return this.runner !== undefined;
+  }
+
+  /** Whether `version` (its number, or the bundle's digest) is what serves now. */
+  is(version: string): boolean {
+    return version === `${this.runner?.manifest.version}` || version === this.runner?.slot.bundle;
+  }
+
+  /** Questions that wait for their turn. */
+  get waiting(): number {
+    return this.turns.waiting;
+  }
+
+  /**
+   * Answers from the runner that serves when the question's turn comes; while one is replaced, it waits for the next.
+   * @throws ReefError `workload.not_serving`, `inference.*`; what `prepare` throws; the reason of `signal`
+   */
+  async ask(question: Question, signal: AbortSignal): Promise<Answer> {
+    const turn = this.turns.take(signal);
+    turn.catch(() => {});
+    // While others are answered: decoding an image may take longer than the inference.
+    const early = this.runner && { runner: this.runner, inputs: prepared(question, this.runner) };
+    early?.inputs.catch(() => {});
+    const over = await turn;
+    try {
+      const runner = await this.arrival(signal);
+      return await this.answer(runner, question, early?.runner === runner ? early.inputs : undefined);
+    } finally {
+      over();
+    }
+  }
+
+  /** What serves at the moment, once anything does. @throws ReefError `workload.not_serving`, the reason of `signal` */
+  async facts(signal: AbortSignal): Promise<Pick<Runner, 'slot' | 'manifest' | 'tensors'>> {
+    return this.arrival(signal);
+  }
+
+  /**
+   * The truth about a recent answer; counted once, for the bundle that gave it.
+   * @throws ReefError `feedback.unknown_result`
+   */
+  feedback(id: string, label: string): { bundle: string; answered: string; correct: boolean; counted: boolean } {
+    const result = this.recent.get(id);
+    if (!result) throw new ReefError('feedback.unknown_result', 'not_found', `No recent answer of a classifier has id ${id}. Feedback is taken for the last 1,000 answers since the agent started.`);
+    const correct = result.right(label);
+    const counted = !result.fed;
+    result.fed = true;
+    if (counted) this.windowOf(result.slot).label(correct);
+    return { bundle: result.slot.bundle, answered: result.label, correct, counted };
+  }
+
+  /**
+   * The site's own numbers, for the bundle that serves now.
+   * @throws ReefError `workload.not_serving`, `metrics.too_many`
+   */
+  measure(values: Record<string, number>): void {
+    if (!this.wanted) throw this.notServing();
+    const window = this.windowOf(this.wanted);
+    const left = Object.entries(values).filter(([name, value]) => !window.measure(name, value)).map(([name]) => name);
+    if (left.length > 0) throw new ReefError('metrics.too_many', 'invalid', `A telemetry window carries ${maxMetrics} names at most; ${left.join(', ')} did not fit and the others were taken.`);
+  }
+
+  /** Serves from `runner` from the next question on. */
   async swap(runner: Runner): Promise<void> {
     const old = this.runner;
-    this.closeWindow();
-    this.runner = runner;
+    this.use(runner);
     this.wanted = runner.slot;
     this.crashes = 0;
     this.delayed = false;
     this.backoff.reset();
-    this.goodSince = performance.now();
-    this.watch(runner);
-    this.wake();
-    await old?.close();
+    await this.retire(old);
   }
 
   /** What should be served; the loop starts it, as often as it takes. */
   want(slot: Slot | undefined): void {
     if (sameSlot(slot ?? null, this.wanted ?? null)) return;
-    this.closeWindow();
     this.wanted = slot;
     const old = this.runner;
     this.runner = undefined;
     this.crashes = 0;
     this.delayed = false;
     this.backoff.reset();
-    this.busy = this.busy.then(() => old?.close());
+    this.busy = this.busy.then(() => this.retire(old));
     this.wake();
   }
 
@@ -155,60 +222,126 @@ export class Serving {
 
   async bench(runs: number): Promise<number[]> {
     if (!this.runner) throw new ReefError('inference.not_running', 'unavailable', 'Nothing is being served by this workload now.');
-    return this.runner.bench(runs, await this.options.frames?.next());
+    return this.runner.bench(runs, (await this.options.frames?.next())?.path);
   }
 
-  /** Ends the window, hands it out and opens the next. */
-  closeWindow(): void {
-    const closing = this.window;
-    this.window = undefined;
-    if (closing && !closing.empty) this.options.onWindow(closing.close(performance.now()));
+  /** Ends the windows and hands them out; the next answer opens a new one. */
+  closeWindows(): void {
+    for (const key of this.windows.keys()) this.closeWindow(key);
   }
 
   async stop(): Promise<void> {
     this.stopped.abort(new Error('stopped'));
     this.wake();
-    await this.loop;
+    await this.loops;
     await this.busy;
-    this.closeWindow();
-    await this.runner?.close();
+    await this.retire(this.runner);
+    this.closeWindows();
   }
 
-  private async run(): Promise<void> {
+  /** Keeps a runner up. Apart from the feeding, so that a question which waits for a runner never waits for itself. */
+  private async keepUp(): Promise<void> {
+    const { signal } = this.stopped;
+    while (!signal.aborted) {
+      if (!this.runner) await this.started(signal);
+      // Otherwise at once: what died is started again after its own delay, and what was loaded in vain makes room for what is wanted now.
+      if (this.runner || !this.wanted || this.held) await this.change(signal);
+    }
+  }
+
+  private async feed(frames: FrameSource): Promise<void> {
     const { signal } = this.stopped;
     let due = performance.now();
     while (!signal.aborted) {
-      const runner = this.runner ?? (await this.started(signal));
-      if (signal.aborted) return;
-      const frame = runner && (await this.options.frames?.next());
-      if (!runner || !frame) {
-        await this.idle(signal);
+      const frame = this.runner && (await frames.next());
+      if (!frame) {
+        await this.change(signal, 500);
         continue;
       }
       due = Math.max(due + 1_000 / this.options.fps(), performance.now() - 1_000 / this.options.fps());
-      await this.infer(runner, frame);
+      await this.ask(questionOf(frame), signal).catch((thrown: unknown) => this.dropped(thrown));
       const ahead = due - performance.now();
       // Sleeping at least a turn of the event loop: MQTT and downloads must not starve behind a slow model.
       await sleep(Math.max(1, ahead), signal).catch(() => {});
     }
   }
 
-  private async infer(runner: Runner, frame: Frame): Promise<void> {
-    const window = (this.window ??= new Window(this.options.workload, runner.slot, new Date(), performance.now()));
-    try {
-      window.add(await runner.serve(frame));
-      if (this.trial && runner === this.runner) this.trial.inferences += 1;
-      if (performance.now() - this.goodSince > 60_000) {
-        this.crashes = 0;
-        this.backoff.reset();
+  /** A frame of the folder that cannot even be read is a fault like any other; what the model did wrong is counted already. */
+  private dropped(thrown: unknown): void {
+    const { code } = asReefError(thrown);
+    if (code !== 'image.unreadable' || !this.runner) return;
+    this.windowOf(this.runner.slot).fail(code);
+    this.noteError(code);
+  }
+
+  private answer(runner: Runner, question: Question, early?: Promise<Prepared>): Promise<Answer> {
+    return runner.use(async () => {
+      const { inputs, preprocessUs } = await (early ?? prepared(question, runner));
+      try {
+        const begin = performance.now();
+        const { outputs, invokeUs } = await runner.infer(inputs);
+        const answer: Answer = { slot: runner.slot, manifest: runner.manifest, tensors: runner.tensors, outputs, preprocessUs, invokeUs, totalUs: preprocessUs + (performance.now() - begin) * 1_000 };
+        this.count(answer, question);
+        return answer;
+      } catch (thrown) {
+        const { code } = asReefError(thrown);
+        this.windowOf(runner.slot).fail(code);
+        if (runner === this.runner || runner.crashed) this.noteError(code);
+        throw thrown;
       }
-    } catch (thrown) {
-      // A frame that met the end of a runner on its way out is not an error of the model.
-      if (runner !== this.runner && !runner.crashed) return;
-      const { code } = asReefError(thrown);
-      window.fail(code);
-      this.noteError(code);
+    });
+  }
+
+  private count(answer: Answer, { id, label }: Question): void {
+    const { slot, manifest, preprocessUs, invokeUs, totalUs } = answer;
+    const best = classesOf(answer, 1)?.[0];
+    const right = (truth: string) => best !== undefined && isRight(manifest, best.index, truth);
+    this.windowOf(slot).add({ preprocessUs, invokeUs, totalUs, score: best?.score ?? null, correct: best === undefined || label === null ? null : right(label) });
+    if (best && id !== undefined) this.recent.add(id, { slot, top1: best.index, label: best.label, right });
+    if (this.trial && sameSlot(slot, this.runner?.slot ?? null)) this.trial.inferences += 1;
+    if (performance.now() - this.goodSince > 60_000) {
+      this.crashes = 0;
+      this.backoff.reset();
     }
+  }
+
+  private windowOf(slot: Slot): Window {
+    const key = `${slot.bundle}/${slot.variant}/${slot.backend}`;
+    let open = this.windows.get(key);
+    if (!open) this.windows.set(key, open = { slot, window: new Window(this.options.workload, slot, new Date(), performance.now()) });
+    return open.window;
+  }
+
+  private closeWindow(key: string): void {
+    const closing = this.windows.get(key)?.window;
+    this.windows.delete(key);
+    if (closing && !closing.empty) this.options.onWindow(closing.close(performance.now()));
+  }
+
+  private use(runner: Runner): void {
+    this.runner = runner;
+    this.goodSince = performance.now();
+    this.watch(runner);
+    this.wake();
+  }
+
+  /** Lets a runner finish what it has begun. Windows of what is served no longer end with it. */
+  private async retire(runner: Runner | undefined): Promise<void> {
+    await runner?.close();
+    for (const [key, { slot }] of this.windows) if (!sameSlot(slot, this.wanted ?? null)) this.closeWindow(key);
+  }
+
+  private async arrival(signal: AbortSignal): Promise<Runner> {
+    while (!this.runner) {
+      if (!this.wanted) throw this.notServing();
+      await this.change(signal);
+      signal.throwIfAborted();
+    }
+    return this.runner;
+  }
+
+  private notServing(): ReefError {
+    return new ReefError('workload.not_serving', 'unavailable', `Workload ${this.options.workload} serves nothing now.`);
   }
 
   private noteError(code: string): void {
@@ -232,7 +365,7 @@ export class Serving {
     if (blamed) this.crashes += 1;
     this.delayed = true;
     this.options.log.warn({ bundle: slot.bundle, code: why.code, reason: why.message, inARow: this.crashes }, 'inference process ended');
-    if (this.window) this.window.fail('inference.restarted');
+    for (const { window } of this.windows.values()) if (!window.empty) window.fail('inference.restarted');
     // A missing accelerator sends the observation back to the planner, which knows what to do then; a neighbour's end is no business of ours.
     if (blamed) this.trial?.reject(crashed(why));
     else if (why.code !== 'inference.neighbour_ended') this.trial?.reject(new ReefError('inference.no_device', 'unavailable', why.message, { cause: why }));
@@ -253,10 +386,8 @@ export class Serving {
         await runner.close();
         return this.runner;
       }
-      this.runner = runner;
-      this.goodSince = performance.now();
+      this.use(runner);
       this.delayed = this.crashes > 0;
-      this.watch(runner);
       return runner;
     } catch (thrown) {
       this.crash(slot, asReefError(thrown));
@@ -264,11 +395,34 @@ export class Serving {
     }
   }
 
-  private idle(signal: AbortSignal): Promise<void> {
-    const woken = new Promise<void>((resolve) => { this.wake = resolve; });
-    const over = new AbortController();
-    return Promise.race([woken, sleep(500, AbortSignal.any([signal, over.signal])).catch(() => {})]).finally(() => over.abort(new Error('woken')));
+  private wake(): void {
+    // One that takes itself out while it is told harms nobody; who comes meanwhile has seen what changed.
+    for (const watcher of this.watchers) watcher();
   }
+
+  /** Until something has changed, `ms` have passed, or `signal` says so. */
+  private change(signal: AbortSignal, ms?: number): Promise<void> {
+    return new Promise((resolve) => {
+      const done = () => {
+        clearTimeout(timer);
+        this.watchers.delete(done);
+        signal.removeEventListener('abort', done);
+        resolve();
+      };
+      const timer = ms === undefined ? undefined : setTimeout(done, ms);
+      this.watchers.add(done);
+      signal.addEventListener('abort', done, { once: true });
+      if (signal.aborted) done();
+    });
+  }
+}
+
+interface Prepared { inputs: Uint8Array[]; preprocessUs: number }
+
+async function prepared(question: Question, runner: Runner): Promise<Prepared> {
+  const begin = performance.now();
+  const inputs = await question.prepare(runner);
+  return { inputs, preprocessUs: (performance.now() - begin) * 1_000 };
 }
 
 function crashed(why: ReefError): ReefError {

@@ -1,4 +1,4 @@
-import { Sketch, type Telemetry } from '@reefkeeper/protocol';
+import { Sketch, type MetricMoments, type Telemetry } from '@reefkeeper/protocol';
 import type { Slot } from './workload.ts';
 
 export interface Sample {
@@ -13,12 +13,16 @@ export interface Sample {
 
 export type ClosedWindow = Omit<Telemetry, 'bootId' | 'seq' | 'temperatureC'>;
 
+/** As many names as the protocol carries. */
+export const maxMetrics = 32;
+
 /** What happened on one workload and one bundle since it was opened. */
 export class Window {
   private readonly latency = { preprocess: new Sketch(), invoke: new Sketch(), total: new Sketch() };
   private readonly scores = new Sketch();
   private readonly errors = new Map<string, number>();
   private inferences = 0;
+  private readonly metrics = new Map<string, MetricMoments>();
   private labelled = 0;
   private correct = 0;
 
@@ -31,10 +35,21 @@ export class Window {
     this.latency.invoke.add(sample.invokeUs);
     this.latency.total.add(sample.totalUs);
     if (sample.score !== null) this.scores.add(Math.max(0, sample.score) * 1_000);
-    if (sample.correct !== null) {
-      this.labelled += 1;
-      if (sample.correct) this.correct += 1;
-    }
+    if (sample.correct !== null) this.label(sample.correct);
+  }
+
+  /** The truth about an answer that was counted before. */
+  label(correct: boolean): void {
+    this.labelled += 1;
+    if (correct) this.correct += 1;
+  }
+
+  /** One of the site's own numbers. @returns false when the window has no room for another name */
+  measure(name: string, value: number): boolean {
+    const { count, sum, sumSquares } = this.metrics.get(name) ?? { count: 0, sum: 0, sumSquares: 0 };
+    if (count === 0 && this.metrics.size >= maxMetrics) return false;
+    this.metrics.set(name, { count: count + 1, sum: sum + value, sumSquares: sumSquares + value * value });
+    return true;
   }
 
   fail(code: string): void {
@@ -42,7 +57,7 @@ export class Window {
   }
 
   get empty(): boolean {
-    return this.inferences === 0 && this.errors.size === 0;
+    return this.inferences === 0 && this.errors.size === 0 && this.labelled === 0 && this.metrics.size === 0;
   }
 
   close(nowMs: number): ClosedWindow {
@@ -53,6 +68,7 @@ export class Window {
       inferences: this.inferences, errors: Object.fromEntries(this.errors),
       latency: { preprocess: preprocess.toBase64(), invoke: invoke.toBase64(), total: total.toBase64() },
       labelled: this.labelled, correct: this.correct,
+      ...(this.metrics.size > 0 ? { metrics: Object.fromEntries(this.metrics) } : {}),
       ...(this.scores.count > 0 ? { scores: this.scores.toBase64() } : {}),
     };
   }

@@ -1,4 +1,6 @@
+import { readFile } from 'node:fs/promises';
 import { ReefError } from '@reefkeeper/platform/errors';
+import { decodeBmp, isBmp } from './bmp.ts';
 import type { TensorInfo } from './tensor.ts';
 
 /** How an image becomes the model's input. Has the shape of the bundle manifest's `preprocessing`. */
@@ -15,18 +17,23 @@ export interface ImagePreprocessing {
 }
 
 /**
- * Decodes an image file (JPEG, PNG, WebP, GIF, TIFF) and scales it bilinearly.
+ * Decodes an image file (JPEG, PNG, WebP, GIF, TIFF, uncompressed BMP) and scales it bilinearly.
  * @param file a path or the file's bytes
+ * @param maxPixels images with more are refused before they are decoded
  * @returns height x width x channels bytes, row by row
  * @throws ReefError `image.unreadable`, `image.decoder_missing`
  */
-export async function readImage(file: string | Buffer, wanted: ImagePreprocessing): Promise<Buffer> {
+export async function readImage(file: string | Buffer, wanted: ImagePreprocessing, maxPixels = 0x3fff * 0x3fff): Promise<Buffer> {
   const { default: sharp } = await import('sharp').catch((cause: NodeJS.ErrnoException) => {
     if (cause.code !== 'ERR_MODULE_NOT_FOUND') throw cause;
     throw new ReefError('image.decoder_missing', 'invalid', 'Image files cannot be read here: the decoder is not installed. On a device: apt-get install reef-images (raw frames need none).', { cause });
   });
   try {
-    const upright = sharp(file, { failOn: 'error' }).rotate().flatten({ background: '#000' });
+    const content = typeof file === 'string' && /\.bmp$/i.test(file) ? await readFile(file) : file;
+    // libvips does not know BMP.
+    const bitmap = typeof content !== 'string' && isBmp(content) ? decodeBmp(content, maxPixels) : undefined;
+    const picture = bitmap ? sharp(bitmap.pixels, { raw: { width: bitmap.width, height: bitmap.height, channels: 3 } }) : sharp(content, { failOn: 'error', limitInputPixels: maxPixels });
+    const upright = picture.rotate().flatten({ background: '#000' });
     const colours = wanted.channels === 1 ? upright.greyscale() : upright.toColourspace('srgb');
     const { data, info } = await colours.resize(wanted.width, wanted.height, { fit: wanted.resize === 'stretch' ? 'fill' : 'cover', position: 'centre', kernel: 'linear', fastShrinkOnLoad: false }).raw().toBuffer({ resolveWithObject: true });
     if (info.channels === wanted.channels) return data;

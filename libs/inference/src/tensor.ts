@@ -55,13 +55,24 @@ export function dequantise(bytes: Uint8Array, info: Pick<TensorInfo, 'dtype' | '
   return out;
 }
 
-function numbersOf(bytes: Uint8Array, dtype: TensorType): ArrayLike<number> {
+/** Real numbers as a tensor's bytes: round(real / scale) + zeroPoint, clamped to the type. Float tensors take them as they are. @throws RangeError for types other than int8, uint8 and float32 */
+export function quantiseTensor(values: ArrayLike<number>, info: Pick<TensorInfo, 'dtype' | 'scale' | 'zeroPoint'>): Buffer {
+  if (info.dtype === 'float32') return Buffer.from(Float32Array.from(values).buffer);
+  if ((info.dtype !== 'int8' && info.dtype !== 'uint8') || info.scale === null) throw new RangeError(`real numbers cannot be given to a tensor of type ${info.dtype}`);
+  const [low, high] = info.dtype === 'int8' ? [-128, 127] : [0, 255];
+  const out = Buffer.allocUnsafe(values.length);
+  for (let at = 0; at < values.length; at += 1) out[at] = Math.min(high, Math.max(low, Math.round(values[at]! / info.scale) + (info.zeroPoint ?? 0))) & 0xff;
+  return out;
+}
+
+/** The tensor's bytes (little-endian) as the numbers they stand for, not dequantised. @throws RangeError for types without numbers */
+export function numbersOf(bytes: Uint8Array, dtype: TensorType): ArrayLike<number> {
   switch (dtype) {
     case 'int8': return new Int8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     case 'uint8': case 'bool': return bytes;
     default: {
       // A copy, since a view of wider numbers must begin at an aligned offset.
-      const copy = bytes.slice().buffer;
+      const copy = Uint8Array.from(bytes).buffer;
       if (dtype === 'float32') return new Float32Array(copy);
       if (dtype === 'int32') return new Int32Array(copy);
       if (dtype === 'int16') return new Int16Array(copy);
@@ -74,7 +85,17 @@ function numbersOf(bytes: Uint8Array, dtype: TensorType): ArrayLike<number> {
 
 /** The `k` highest values with their indexes, highest first; equal values in index order. */
 export function topK(values: ArrayLike<number>, k: number): { index: number; score: number }[] {
-  return Array.from(values, (score, index) => ({ index, score })).sort((a, b) => b.score - a.score || a.index - b.index).slice(0, k);
+  // Sorting a thousand classes for the sake of two would cost a small board more than the rest of the answer.
+  const best: { index: number; score: number }[] = [];
+  for (let index = 0; index < values.length; index += 1) {
+    const score = values[index]!;
+    if (best.length >= k && !(score > (best.at(-1)?.score ?? Infinity))) continue;
+    let at = best.length;
+    while (at > 0 && best[at - 1]!.score < score) at -= 1;
+    best.splice(at, 0, { index, score });
+    if (best.length > k) best.pop();
+  }
+  return best;
 }
 
 /** Scores that sum to 1 from a classifier's raw outputs; subtracting the highest keeps exp() from overflowing. */

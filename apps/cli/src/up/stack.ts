@@ -129,7 +129,7 @@ export class Stack {
     const waiting = Array.from({ length: this.options.agents }, (_, index) => {
       const id = `${this.options.agentName}-${index + 1}`;
       const home = resolve(this.options.dir, 'agents', id);
-      const managed = this.declare(id, 'apps/agent/dist/main.js', { REEF_AGENT_DIR: home, FRAMES_FPS: `${this.options.fps}`, ...(this.options.frames ? { FRAMES_DIR: resolve(this.options.frames) } : {}) }, ['run']);
+      const managed = this.declare(id, 'apps/agent/dist/main.js', { REEF_AGENT_DIR: home, REEF_LOCAL_API: '127.0.0.1:0', FRAMES_FPS: `${this.options.fps}`, ...(this.options.frames ? { FRAMES_DIR: resolve(this.options.frames) } : {}) }, ['run']);
       return { id, home, managed, line: index % 2 === 0 ? 'a' : 'b' };
     });
     const lane = async () => {
