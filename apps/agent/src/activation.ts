@@ -101,6 +101,7 @@ export function activationExecutors(options: ActivationOptions): Executors {
       const older = await olderManifests(workload);
       const files = neededFiles(manifest, wanted);
       const total = Math.max(1, sum(files));
+      await store.ensureRoomFor(files);
       try {
         for (const [at, file] of files.entries()) await bring(file, at);
       } finally {

@@ -79,6 +79,23 @@ describe('agent', () => {
     expect(seqs).toEqual(seqs.map((_, index) => index));
   });
 
+  it('fetches a file once that several workloads and bundles share', async () => {
+    const [one, two] = [fleet.publish(1), fleet.publish(1, { alter: (manifest) => ({ ...manifest, version: 2, labels: ['r', 'g', 'b', 'y'] }) })];
+    await start();
+    await fleet.want(device, 1, { classifier: { bundle: one.bundle, ...soon }, second: { bundle: two.bundle, ...soon } });
+    await fleet.reportWhere(({ workloads }) => ['classifier', 'second'].every((name) => workloads[name]?.execution?.state === 'SUCCEEDED'));
+    const { variants, golden } = one.manifest;
+    expect(fleet.requests.filter((request) => request.startsWith('GET /v1/blobs')).sort()).toEqual([`GET /v1/blobs/${variants[0]!.file.digest}`, `GET /v1/blobs/${golden!.digest}`].sort());
+  });
+
+  it('does not begin a bundle that has no room', async () => {
+    const one = fleet.publish(1);
+    await start({ REEF_DISK_RESERVE: String(Number.MAX_SAFE_INTEGER) });
+    await fleet.want(device, 1, { classifier: { bundle: one.bundle, ...soon } });
+    expect(await executionOf(1)).toMatchObject({ running: null, execution: { state: 'FAILED', step: 'download', failure: { code: 'disk.full' } } });
+    expect(fleet.requests.filter((request) => request.startsWith('GET /v1/blobs'))).toEqual([]);
+  });
+
   it('ignores repeats and lower revisions, and says which one it holds', async () => {
     const [one, two] = [fleet.publish(1), fleet.publish(2)];
     await start();

@@ -140,6 +140,24 @@ describe('a file that resembles one that is here', () => {
     expect(fleet.requests).toEqual([wholePath()]);
   });
 
+  it('comes whole where there is no room for a delta beside it', async () => {
+    const room = store.ensureRoom.bind(store);
+    store.ensureRoom = async (bytes) => (bytes > next.bytes ? (await Store.open(join(dir, 'full'), Number.MAX_SAFE_INTEGER)).ensureRoom(bytes) : room(bytes));
+    await bring(next, { bases: [base] });
+    expect(fleet.requests).toEqual([deltaPath(), wholePath()]);
+    expect(noDelta).toEqual([expect.stringContaining('kept back')]);
+    expect(await leftovers()).toEqual([]);
+  });
+
+  it('is not begun where the bundle as a whole has no room; what is here or half here counts', async () => {
+    const full = await Store.open(join(dir, 'store'), Number.MAX_SAFE_INTEGER);
+    const other = fleet.put(randomBytes(50_000));
+    await writeFile(store.partPath(other.digest), Buffer.alloc(20_000));
+    await expect(full.ensureRoomFor([base, next, other])).rejects.toMatchObject({ code: 'disk.full', detail: { needed: next.bytes + 30_000 } });
+    await full.ensureRoomFor([base]);
+    await store.ensureRoomFor([base, next, other]);
+  });
+
   it('needs no request where another bundle has brought it', async () => {
     await bring(next);
     fleet.requests.length = 0;

@@ -43,7 +43,9 @@ async function byDelta(gateway: Gateway, store: Store, blob: BlobName, options: 
     } catch (thrown) {
       options.signal?.throwIfAborted();
       const error = isFullDisk(thrown) ? fullDisk(thrown) : asReefError(thrown);
-      if (error.code === 'disk.full' || error.code === 'budget_exceeded') throw error;
+      if (error.code === 'budget_exceeded') throw error;
+      // Delta and file together need more room than the file alone.
+      if (error.code === 'disk.full') await store.dropParts(blob.digest, /\.(delta|made)$/);
       if (error.code === 'delta.unusable' || error.code === 'artifact.checksum_mismatch') await store.refuseDeltas(blob.digest);
       options.onNoDelta?.(error.message);
       return false;

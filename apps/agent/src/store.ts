@@ -104,6 +104,16 @@ export class Store {
     }
   }
 
+  /**
+   * Asked before the first byte of a bundle: all of it fits, beside what is here, or none of it is begun. What a delta needs for itself is not
+   * counted: without room for it the whole file comes. @throws ReefError `disk.full`
+   */
+  async ensureRoomFor(files: readonly BlobName[]): Promise<void> {
+    let missing = 0;
+    for (const file of files) if (!(await this.holds(file))) missing += Math.max(0, file.bytes - (await stat(this.partPath(file.digest)).then(({ size }) => size, () => 0)));
+    if (missing > 0) await this.ensureRoom(missing);
+  }
+
   async putEnvelope(bundle: string, envelope: unknown): Promise<void> {
     await writeFileAtomic(this.envelopePath(bundle), JSON.stringify(envelope));
   }
