@@ -13,7 +13,7 @@ import { blameless, type Runner } from './runner.ts';
 import type { Serving } from './serving.ts';
 import type { StateFile } from './state.ts';
 import { basesOf, filesFor, type BlobName, type Store } from './store.ts';
-import { activated, begun, closed, committed, did, entered, failed, refetched, removed, returned, sameSlot, type Slot } from './workload.ts';
+import { activated, begun, closed, committed, defaultProbationS, did, entered, failed, left, refetched, removed, returned, sameSlot, type Slot } from './workload.ts';
 
 export interface ActivationOptions {
   state: StateFile;
@@ -173,7 +173,8 @@ export function activationExecutors(options: ActivationOptions): Executors {
       options.onPercent(workload, null);
       if (!state.workload(workload).execution?.rollback) await state.move(workload, (now) => entered(now, 'commit'));
       options.crashPoint('commit:effect');
-      await state.move(workload, committed);
+      const { probationS = defaultProbationS } = state.now.desired?.workloads[workload]?.policy ?? {};
+      await state.move(workload, (now) => committed(now, probationS * 1_000));
       log.info({ workload, revision: state.workload(workload).execution?.revision, bundle: state.workload(workload).running?.bundle }, 'activation succeeded');
     },
 
@@ -192,6 +193,14 @@ export function activationExecutors(options: ActivationOptions): Executors {
       options.crashPoint('rollback:effect');
       await state.move(workload, (now) => returned(now, to));
       log.warn({ workload, to: to?.bundle ?? null }, 'returned to the last good bundle');
+    },
+
+    async leave({ workload, to }) {
+      const { fault } = state.workload(workload);
+      options.serving(workload).want(to);
+      options.crashPoint('leave:effect');
+      await state.move(workload, (now) => left(now, to));
+      log.error({ workload, from: fault?.bundle, to: to.bundle, code: fault?.failure.code, reason: fault?.failure.message }, 'left a committed bundle for the one before');
     },
 
     async close({ workload, state: end }) {

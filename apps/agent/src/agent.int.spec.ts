@@ -172,11 +172,14 @@ describe('agent', () => {
     expect(await executionOf(2)).toMatchObject({ running: one.bundle, execution: { state: 'FAILED', failure: { code: 'observe.errors' } } });
   });
 
-  it('leaves a committed bundle that crash-loops, offline too, and stays there', async () => {
+  it.each([
+    ['on probation', 'PROBATION_FAILED', 'probation.crashed', 600],
+    ['later, when it crash-loops', 'CRASH_LOOP', 'service.crash_loop', 0],
+  ])('leaves a committed bundle that dies %s, offline too, and stays there', async (_, condition, code, probationS) => {
     const [one, two] = [fleet.publish(1), fleet.publish(2)];
     await start();
     for (const [revision, { bundle }] of [[1, one], [2, two]] as const) {
-      await fleet.want(device, revision, { classifier: { bundle, ...soon } });
+      await fleet.want(device, revision, { classifier: { bundle, policy: { observeS: 0.3, probationS } } });
       await ended(revision);
     }
     await fleet.stopBroker();
@@ -189,9 +192,16 @@ describe('agent', () => {
       }
       return (JSON.parse(await readFile(join(dir, 'state.json'), 'utf8')) as { workloads: { classifier: { running: { bundle: string } } } }).workloads.classifier.running.bundle === one.bundle;
     });
+    expect(killed.size).toBe(probationS > 0 ? 3 : 4);
     await fleet.startBroker();
-    const report = await fleet.reportWhere(({ conditions }) => conditions.includes('CRASH_LOOP'));
-    expect(report).toMatchObject({ health: 'DEGRADED', workloads: { classifier: { running: one.bundle, execution: { revision: 2, state: 'SUCCEEDED' } } } });
+    const left = { health: 'DEGRADED', conditions: [condition], workloads: { classifier: { running: one.bundle, execution: { revision: 2, state: 'SUCCEEDED' }, fault: { bundle: two.bundle, failure: { code } } } } };
+    expect(await fleet.reportWhere(({ conditions }) => conditions.includes(condition))).toMatchObject(left);
+    await stop();
+    await start();
+    expect(await fleet.reportWhere(({ session, workloads }) => session > 2 && workloads.classifier !== undefined)).toMatchObject(left);
+    // A new order to run it is a new chance.
+    await fleet.want(device, 3, { classifier: { bundle: two.bundle, ...soon } });
+    expect(await executionOf(3)).toMatchObject({ running: two.bundle, previous: one.bundle, fault: null, execution: { state: 'SUCCEEDED' } });
   });
 
   it('helps itself with the CPU where no Edge TPU is, or waits and stays up', async () => {

@@ -6,6 +6,7 @@ import type { EdgeTpuDevice } from '@reefkeeper/inference';
 import type { Logger } from '@reefkeeper/platform/logger';
 import { agentConfig, commandResult, reported, telemetry, type Command, type Desired } from '@reefkeeper/protocol';
 import { Accelerators } from './accelerator.ts';
+import { Aftercare } from './aftercare.ts';
 import { activationExecutors, type ActivationOptions } from './activation.ts';
 import { sleep } from './backoff.ts';
 import { Budget, limitOf } from './budget.ts';
@@ -30,7 +31,7 @@ import { StateFile } from './state.ts';
 import { Store } from './store.ts';
 import type { TpuHealth } from './tpu-health.ts';
 import type { ClosedWindow } from './window.ts';
-import { isOpen, resumed, returned, type Slot } from './workload.ts';
+import { crashedAgain, isOpen, resumed, type Slot } from './workload.ts';
 
 const renewalCheckMs = 6 * 3_600_000;
 
@@ -40,6 +41,7 @@ export interface Tuning {
   link?: { firstDelayMs: number; maxDelayMs: number };
   serving?: { firstDelayMs: number; maxDelayMs: number };
   health?: TpuHealth;
+  aftercare?: { tickMs: number };
 }
 
 /** One device's agent: holds the parts and carries word between them. What is done and why is decided in `plan.ts`. */
@@ -59,6 +61,7 @@ export class Agent {
   private gateway: Gateway;
   private readonly accelerators: Accelerators;
   private readonly hosts: Hosts;
+  private readonly aftercare: Aftercare;
   private readonly link: Link;
   private readonly reconciler: Reconciler;
   private commands!: Commands;
@@ -77,6 +80,13 @@ export class Agent {
       nextSession: async () => {
         await state.update((now) => ({ ...now, session: now.session + 1 }));
         return state.now.session;
+      },
+    });
+    this.aftercare = new Aftercare({
+      state, store, log, serving: () => this.serving, goldenEveryMs: settings.REEF_GOLDEN_EVERY_S * 1_000, ...tuning.aftercare,
+      poke: () => {
+        this.reportSoon(0);
+        this.reconciler.poke();
       },
     });
     const crash = crashPoint(settings.REEF_AGENT_CRASH_AT, settings.REEF_AGENT_DIR);
@@ -132,6 +142,7 @@ export class Agent {
     // First: what was asked is still answered.
     await this.localApi?.stop();
     await this.reconciler.stop();
+    await this.aftercare.booted(-1);
     await Promise.all([...this.serving.values()].map((serving) => serving.stop()));
     await this.pendingWindows;
     // A last try: what does not leave now leaves after the next start.
@@ -165,6 +176,7 @@ export class Agent {
       },
     });
     for (const [name, { running }] of Object.entries(this.state.now.workloads)) if (running) this.servingOf(name).want(running);
+    await this.aftercare.booted(1);
     await this.listen();
     this.state.onChange(() => this.reportSoon(0));
     this.state.onChange(() => this.awaitBudget());
@@ -177,6 +189,7 @@ export class Agent {
     void this.renewals();
     // Whatever they waited for: that is found out at once.
     await this.resumeDownloads();
+    void this.aftercare.run(this.stopped.signal);
     this.reconciler.poke();
   }
 
@@ -245,6 +258,7 @@ export class Agent {
       ...reportOf(this.state.now, {
         accelerator: this.accelerators.now, acceleratorFailing: this.accelerators.failing, percent: this.percent,
         devices: new Map([...this.serving].map(([name, serving]) => [name, serving.device])), stateWasDamaged: this.state.wasDamaged,
+        wrong: this.aftercare.wrong,
         crashLooping: new Set([...this.serving].filter(([, serving]) => serving.crashLooping).map(([name]) => name)),
       }),
       ...(birth ? { capabilities: await capabilitiesOf(this.accelerators.found) } : {}),
@@ -285,7 +299,7 @@ export class Agent {
       fps: () => Math.min(FRAMES_FPS, this.config.maxFps ?? Infinity),
       start: (slot) => this.startRunner(workload, slot),
       onWindow: (window) => this.keep(window),
-      onCrashLoop: (slot) => void this.leave(workload, slot),
+      onCrash: (slot, why, inARow) => void this.crashed(workload, slot, why, inARow).catch((err: unknown) => this.log.error({ err, workload }, 'a crash could not be noted')),
     });
     this.serving.set(workload, serving);
     return serving;
@@ -332,18 +346,11 @@ export class Agent {
     }
   }
 
-  /** A committed bundle dies again and again: back to the one before, with or without a network. */
-  private async leave(workload: string, slot: Slot): Promise<void> {
-    const now = this.state.workload(workload);
+  /** The process of a served bundle died by its own fault. */
+  private async crashed(workload: string, slot: Slot, { code, message }: ReefError, inARow: number): Promise<void> {
+    await this.state.move(workload, (now) => crashedAgain(now, slot.bundle, { code, message }, inARow));
     this.reportSoon(0);
-    // While an execution is open, its own observation decides. A missing accelerator is not the bundle's fault.
-    if (isOpen(now.execution) || !now.previous || now.running?.bundle !== slot.bundle) return;
-    if (slot.backend === 'edgetpu' && !this.accelerators.now.present) return;
-    const back = now.previous;
-    if (!(await this.store.manifest(back.bundle))) return;
-    this.log.error({ workload, from: slot.bundle, to: back.bundle }, 'crash loop: returning to the bundle before');
-    await this.state.move(workload, (state) => (isOpen(state.execution) ? state : returned(state, back)));
-    this.servingOf(workload).want(this.state.workload(workload).running ?? undefined);
+    this.reconciler.poke();
   }
 
   private get config(): Desired['config'] {

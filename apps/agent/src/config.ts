@@ -48,6 +48,8 @@ const schema = z.object({
   REEF_TPU_RESETS_PER_H: z.coerce.number().int().min(0).max(60).default(3),
   /** Where the kernel's sysfs is mounted; containers may have the host's elsewhere. */
   REEF_SYSFS: z.string().default('/sys'),
+  /** How often a model in service takes its golden self-test, seconds; 0 = only before it serves. */
+  REEF_GOLDEN_EVERY_S: z.coerce.number().nonnegative().default(3_600),
   /** A connection that held this long counts as stable, seconds. */
   REEF_STABLE_S: z.coerce.number().positive().default(30),
   /** The local inference API: host:port, unix:/path, or off. Whoever reaches it may use it, so it stays on this machine by default. */

@@ -39,7 +39,7 @@ describe.skipIf(!canBuildFakeEdgeTpu)('an agent with Edge TPUs that come, go and
   async function start(env: Record<string, string> = {}, health = new TpuHealth()): Promise<Agent> {
     const quick = { firstDelayMs: 10, maxDelayMs: 50 };
     const settings = agentSettings({ REEF_AGENT_DIR: dir, FRAMES_DIR: join(dir, 'frames'), FRAMES_FPS: '50', REEF_EDGETPU_LIBRARY: tpus.library, REEF_PROBE_MAX_S: '0.2', REEF_DISK_RESERVE: '0', REEF_LOCAL_API: 'off', ...env });
-    agent = await Agent.start(settings, openLogger('agent', process.env.AGENT_LOG ?? 'silent'), { download: { tries: 3, ...quick }, link: quick, serving: quick, health });
+    agent = await Agent.start(settings, openLogger('agent', process.env.AGENT_LOG ?? 'silent'), { download: { tries: 3, ...quick }, link: quick, serving: quick, health, aftercare: { tickMs: 200 } });
     return agent;
   }
   const onTpu = (bundle: string, policy: object = {}) => ({ bundle, variant: 'edgetpu-14', policy: { observeS: 0, ...policy } });
@@ -146,5 +146,21 @@ describe.skipIf(!canBuildFakeEdgeTpu)('an agent with Edge TPUs that come, go and
     expect(ill.workloads.classifier).toMatchObject({ running: bundle, execution: { state: 'SUCCEEDED' } });
     tpus.plug(usb);
     await fleet.reportWhere(({ health, workloads }) => health === 'HEALTHY' && workloads.classifier?.backend === 'edgetpu');
+  });
+
+  it('finds a model that goes wrong in service by its golden self-test, and goes back; without anything to go back to it says so', async () => {
+    tpus.plug(usb);
+    const [one, two] = [publishForTpu(fleet, 1), publishForTpu(fleet, 2)];
+    await start({ REEF_GOLDEN_EVERY_S: '0.3' });
+    for (const [revision, { bundle }] of [[1, one], [2, two]] as const) {
+      await fleet.want(device, revision, { classifier: onTpu(bundle, { probationS: 100 }) }, window);
+      await settled(revision);
+    }
+    tpus.plug({ ...usb, mood: 'wrong' });
+    const back = await fleet.reportWhere(({ conditions }) => conditions.includes('PROBATION_FAILED'));
+    expect(back.workloads.classifier).toMatchObject({ fault: { bundle: two.bundle, failure: { code: 'probation.golden_failed' } } });
+    await fleet.reportWhere(({ workloads, conditions }) => workloads.classifier?.running === one.bundle && conditions.includes('GOLDEN_FAILED'));
+    tpus.plug(usb);
+    await fleet.reportWhere(({ workloads, conditions }) => workloads.classifier?.running === one.bundle && !conditions.includes('GOLDEN_FAILED') && conditions.includes('PROBATION_FAILED'));
   });
 });

@@ -2,12 +2,13 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { desired as desiredMessage, terminalStates, type Desired } from '@reefkeeper/protocol';
 import { chooseVariant, plan, type Accelerator, type Actual, type InstalledBundle, type Step } from './plan.ts';
-import { activated, begun, closed, committed, deferred, did, emptyWorkload, entered, failed, isOpen, maxTrials, onTrial, refetched, removed, resumed, returned, type Slot, type WorkloadState } from './workload.ts';
+import { activated, begun, booted, closed, committed, crashedAgain, deferred, did, emptyWorkload, entered, failed, faulted, isOpen, left, maxTrials, onTrial, refetched, removed, resumed, returned, served, type Slot, type WorkloadState } from './workload.ts';
 
 const [A, B, C] = ['a', 'b', 'c'].map((letter) => letter.repeat(64)) as [string, string, string];
 const both: InstalledBundle = { variants: [{ name: 'cpu-int8', minRuntime: null }, { name: 'edgetpu-14', minRuntime: 14 }] };
 const cpu = (bundle: string): Slot => ({ bundle, variant: 'cpu-int8', backend: 'cpu' });
 const settled = (bundle: string, revision: number, previous: Slot | null = null): WorkloadState => ({
+  ...emptyWorkload,
   running: cpu(bundle), good: cpu(bundle), previous,
   execution: { revision, bundle, wantedVariant: 'cpu-int8', rollback: false, state: 'SUCCEEDED', step: null, percent: null, failure: null, done: [], elapsedMs: 0, trials: 0, waiting: null },
 });
@@ -20,6 +21,54 @@ function actual(workloads: Record<string, WorkloadState> = {}, installed: string
   return { workloads, installed: new Map(installed.map((bundle) => [bundle, both])), stored: new Set(installed), accelerator, unfit: new Set() };
 }
 const kinds = (steps: Step[]) => steps.map(({ kind }) => kind);
+
+describe('after the commit', () => {
+  const why = { code: 'inference.crashed', message: 'gone' };
+  const proving = (probationMs: number) => committed(activated(begun(settled(A, 1), 2, wish(2, { w: { bundle: B } }).workloads.w!), cpu(B)), probationMs);
+  const crash = (state: WorkloadState, times: number, inARow = 1) => Array.from({ length: times }).reduce<WorkloadState>((now) => crashedAgain(now, B, why, inARow), state);
+  const next = (state: WorkloadState, installed = [A, B], revision = 2) => plan(wish(revision, { w: { bundle: B } }), actual({ w: state }, installed));
+
+  it('three crashes on probation lead back, however far apart; two do not, and neither do three later', () => {
+    expect(proving(1_000)).toMatchObject({ good: cpu(B), previous: cpu(A), probation: { leftMs: 1_000 } });
+    expect(next(crash(proving(1_000), 2))).toEqual([]);
+    const faulty = crash(proving(1_000), 3);
+    expect(faulty.fault).toMatchObject({ bundle: B, failure: { code: 'probation.crashed' } });
+    expect(next(faulty)).toEqual([{ kind: 'leave', workload: 'w', to: cpu(A) }]);
+    expect(next(crash(served(served(proving(1_000), 600), 500), 3))).toEqual([]);
+  });
+
+  it('later only a crash loop does, and only where there is something to go back to', () => {
+    expect(crash(proving(0), 1, 4).fault).toMatchObject({ failure: { code: 'service.crash_loop' } });
+    expect(crash({ ...proving(0), previous: null }, 1, 9).fault).toBeNull();
+  });
+
+  it('once back it stays, until something else has proved itself', () => {
+    const back = left(crash(proving(1_000), 3), cpu(A));
+    expect(back).toMatchObject({ running: cpu(A), good: cpu(A), previous: null, probation: null, fault: { bundle: B } });
+    expect(next(back)).toEqual([]);
+    const again = begun(back, 3, wish(3, { w: { bundle: B } }).workloads.w!);
+    expect(committed(activated(again, cpu(B)), 0).fault).toBeNull();
+  });
+
+  it('stays where it is when the one before is not on disk, and leaves before it begins anything new', () => {
+    expect(kinds(next(crash(proving(1_000), 3), [B]))).toEqual([]);
+    expect(kinds(next(crash(proving(1_000), 3), [A, B], 3))).toEqual(['leave']);
+  });
+
+  it('an agent that dies again and again is the bundle\'s doing, one that is stopped is not', () => {
+    let state = proving(1_000);
+    for (let start = 0; start < 20; start += 1) state = booted(booted(state, 1), -1);
+    expect(state.fault).toBeNull();
+    for (let start = 0; start < maxTrials; start += 1) state = booted(state, 1);
+    expect(state.fault).toMatchObject({ failure: { code: 'probation.agent_crash_loop' } });
+  });
+
+  it('what happens to another bundle, or while an execution is open, is not its fault', () => {
+    expect(crashedAgain(proving(1_000), A, why, 9)).toEqual(proving(1_000));
+    const open = begun(proving(1_000), 3, wish(3, { w: { bundle: C } }).workloads.w!);
+    expect(faulted(open, B, why)).toBe(open);
+  });
+});
 
 describe('plan', () => {
   it('does nothing without a wish', () => {
@@ -155,11 +204,12 @@ class Device {
       case 'begin': return move((now) => begun(now, step.revision, step.wanted));
       case 'fail': return move((now) => failed(now, step));
       case 'rollback': return move((now) => returned(now, step.to));
+      case 'leave': return move((now) => left(now, step.to));
       case 'refetch': return move(refetched);
       case 'remove': return move((now) => removed(now, step.revision));
       case 'commit':
         this.ends.push(`${step.workload}@${this.workloads[step.workload]!.execution!.revision}`);
-        return move(committed);
+        return move((now) => committed(now));
       case 'close':
         this.ends.push(`${step.workload}@${this.workloads[step.workload]!.execution!.revision}`);
         return move((now) => closed(now, step.state));

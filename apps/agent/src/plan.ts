@@ -34,6 +34,8 @@ export type Step =
   /** Gives up, for a reason that no step has met. */
   | (Of & { kind: 'fail'; code: string; message: string })
   | (Of & { kind: 'rollback'; to: Slot | null })
+  /** Back to the bundle before, since the committed one has a fault. */
+  | (Of & { kind: 'leave'; to: Slot })
   | (Of & { kind: 'close'; state: 'SUCCEEDED' | 'FAILED' | 'TIMED_OUT' })
   /** Serves the same bundle by another variant: an accelerator came or went. */
   | (Of & { kind: 'reseat'; slot: Slot; wanted: WantedWorkload })
@@ -66,6 +68,10 @@ export function plan(desired: Desired | null, actual: Actual): Step[] {
 function planWorkload(workload: string, revision: number, wanted: WantedWorkload | undefined, state: WorkloadState, actual: Actual): Step[] {
   if (!wanted) return state.running || isOpen(state.execution) ? [{ kind: 'remove', workload, revision }] : [];
 
+  // Before anything new begins: what has a fault must not become what that returns to.
+  if (state.fault && state.fault.bundle === state.running?.bundle && !isOpen(state.execution) && state.previous && actual.installed.has(state.previous.bundle)) {
+    return [{ kind: 'leave', workload, to: state.previous }];
+  }
   if (!state.execution || state.execution.revision < revision) {
     const after = begun(state, revision, wanted);
     return [{ kind: 'begin', workload, revision, wanted }, ...planWorkload(workload, revision, wanted, after, actual)];

@@ -12,11 +12,16 @@ export interface Live {
   devices: ReadonlyMap<string, string | undefined>;
   /** Of the step at hand, by workload. */
   percent: ReadonlyMap<string, number>;
+  /** Workloads whose model fails its self-test in service, with nothing to go back to. */
+  wrong: ReadonlySet<string>;
   /** Workloads whose inference process dies again and again. */
   crashLooping: ReadonlySet<string>;
   /** The agent could not read its own state at start and began anew. */
   stateWasDamaged: boolean;
 }
+
+/** Nothing on the way, nothing wrong. */
+export const quiet: Live = { accelerator: { present: false }, acceleratorFailing: false, devices: new Map(), percent: new Map(), wrong: new Set(), crashLooping: new Set(), stateWasDamaged: false };
 
 /** What the device says of itself, all of it derived: nothing is reported that is not in the state. */
 export function reportOf(state: Readonly<AgentState>, live: Live): Pick<Reported, 'observedRevision' | 'health' | 'conditions' | 'workloads'> {
@@ -33,10 +38,10 @@ function conditionsOf(state: Readonly<AgentState>, live: Live): string[] {
   if (missesAccelerator(state.desired, live.accelerator)) conditions.add('NO_ACCELERATOR');
   if (live.acceleratorFailing && wantsAccelerator(state.desired)) conditions.add('ACCELERATOR_FAILING');
   for (const [name, workload] of Object.entries(state.workloads)) {
-    const wanted = state.desired?.workloads[name];
-    // After a success only a crash loop makes us leave what is wanted.
-    const left = wanted && workload.running && workload.execution?.revision === state.desired?.revision && workload.execution?.state === 'SUCCEEDED' && workload.running.bundle !== wanted.bundle;
-    if (left || live.crashLooping.has(name)) conditions.add('CRASH_LOOP');
+    const { fault } = workload;
+    if (fault && fault.bundle === state.desired?.workloads[name]?.bundle) conditions.add(fault.failure.code.startsWith('probation.') ? 'PROBATION_FAILED' : fault.failure.code === 'service.golden_failed' ? 'GOLDEN_FAILED' : 'CRASH_LOOP');
+    if (live.wrong.has(name)) conditions.add('GOLDEN_FAILED');
+    if (live.crashLooping.has(name)) conditions.add('CRASH_LOOP');
   }
   if (live.stateWasDamaged) conditions.add('STATE_LOST');
   return [...conditions].sort();
@@ -52,11 +57,11 @@ function wantsAccelerator(desired: Desired | null): boolean {
 }
 
 function reportedWorkload(workload: WorkloadState, percent: number | null, device: string | null): ReportedWorkload {
-  const { running, good, previous, execution } = workload;
+  const { running, good, previous, execution, fault } = workload;
   return {
     running: running?.bundle ?? null, variant: running?.variant ?? null, backend: running?.backend ?? null,
     previous: (onTrial(workload) && good?.bundle !== running?.bundle ? good : previous)?.bundle ?? null,
-    execution: execution && reportedExecution(execution, percent), device,
+    execution: execution && reportedExecution(execution, percent), device, fault,
   };
 }
 

@@ -5,9 +5,10 @@ import { Backoff, sleep } from './backoff.ts';
 import { questionOf, type Frame } from './frames.ts';
 import { RecentResults } from './recent.ts';
 import { blameless, type Runner } from './runner.ts';
+import type { Store } from './store.ts';
 import { Turns } from './turns.ts';
 import { maxMetrics, Window, type ClosedWindow } from './window.ts';
-import { sameSlot, type Slot } from './workload.ts';
+import { crashLoopAt, sameSlot, type Slot } from './workload.ts';
 
 export interface FrameSource {
   next(): Promise<Frame | undefined>;
@@ -20,15 +21,13 @@ export interface ServingOptions {
   fps: () => number;
   start: (slot: Slot) => Promise<Runner>;
   onWindow: (window: ClosedWindow) => void;
-  /** Restarting does not help: the loop has died `crashes` times in a row. Whoever listens may go back to another bundle. */
-  onCrashLoop: (slot: Slot, crashes: number) => void;
+  /** The model's process died, for the `crashes`th time in a row. Whoever listens may go back to another bundle. */
+  onCrash: (slot: Slot, why: ReefError, crashes: number) => void;
   log: Logger;
   firstDelayMs?: number;
   maxDelayMs?: number;
 }
 
-/** Deaths in a row, without a minute of good service in between, that make a crash loop. */
-const crashLoopAt = 4;
 /** An observation fails early when at least so many inferences failed and they are more than a fifth. */
 const burst = { errors: 5, share: 0.2 };
 
@@ -220,6 +219,14 @@ export class Serving {
     }
   }
 
+  /** The golden self-test on the model that serves, between its frames. @returns whether there was one to test @throws ReefError as `Runner.proveGolden` */
+  async proveGolden(store: Store, signal: AbortSignal): Promise<boolean> {
+    const { runner } = this;
+    if (!runner) return false;
+    await runner.use(() => runner.proveGolden(store, () => {}, signal));
+    return true;
+  }
+
   async bench(runs: number): Promise<number[]> {
     if (!this.runner) throw new ReefError('inference.not_running', 'unavailable', 'Nothing is being served by this workload now.');
     return this.runner.bench(runs, (await this.options.frames?.next())?.path);
@@ -369,7 +376,7 @@ export class Serving {
     // A missing accelerator sends the observation back to the planner, which knows what to do then; a neighbour's end is no business of ours.
     if (blamed) this.trial?.reject(crashed(why));
     else if (why.code !== 'inference.neighbour_ended') this.trial?.reject(new ReefError('inference.no_device', 'unavailable', why.message, { cause: why }));
-    if (blamed && this.crashes >= crashLoopAt) this.options.onCrashLoop(slot, this.crashes);
+    if (blamed) this.options.onCrash(slot, why, this.crashes);
     this.wake();
   }
 

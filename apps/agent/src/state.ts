@@ -11,6 +11,9 @@ const workload = z.object({
   execution: execution.extend({
     wantedVariant: z.string(), rollback: z.boolean(), done: z.array(executionStep), elapsedMs: z.number(), trials: z.number(), waiting: failure.nullable().default(null),
   }).nullable(),
+  // Absent in files of earlier agents.
+  probation: z.object({ leftMs: z.number(), crashes: z.number(), boots: z.number() }).nullable().default(null),
+  fault: z.object({ bundle: digest, failure }).nullable().default(null),
 });
 const schema = z.object({
   schema: z.literal(1),

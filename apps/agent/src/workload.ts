@@ -31,9 +31,27 @@ export interface WorkloadState {
   /** The good one before `good`. */
   previous: Slot | null;
   execution: Execution | null;
+  /** After the commit the bundle in service is watched for a while more; null = it has held. */
+  probation: Probation | null;
+  /** What was found wrong with a bundle after its commit. While it still runs, it is to be left. */
+  fault: { bundle: string; failure: Failure } | null;
 }
 
-export const emptyWorkload: WorkloadState = { running: null, good: null, previous: null, execution: null };
+export interface Probation {
+  /** Service that is still to be watched, by the monotonic clock. */
+  leftMs: number;
+  crashes: number;
+  /** Starts of the agent that no orderly stop came before: a model may take the whole device down. */
+  boots: number;
+}
+
+export const emptyWorkload: WorkloadState = { running: null, good: null, previous: null, execution: null, probation: null, fault: null };
+
+export const defaultProbationS = 600;
+/** Crashes on probation that send a bundle back, however far apart. */
+export const probationCrashes = 3;
+/** Crashes in a row, without a minute of good service in between, that send any bundle back. */
+export const crashLoopAt = 4;
 
 /** An agent that dies this often while it observes one bundle blames the bundle. */
 export const maxTrials = 4;
@@ -108,13 +126,51 @@ export function returned(state: WorkloadState, slot: Slot | null): WorkloadState
   return { ...state, running: slot, good: slot, previous };
 }
 
-export function committed(state: WorkloadState): WorkloadState {
+/** @param probationMs how long the bundle is watched on; what is gone back to has held before and is not */
+export function committed(state: WorkloadState, probationMs = 0): WorkloadState {
   if (!isOpen(state.execution) || !state.running) return state;
+  const probation = state.execution.rollback || probationMs === 0 ? null : { leftMs: probationMs, crashes: 0, boots: 0 };
   const { running, good } = state;
   const moved = good !== null && good.bundle !== running.bundle;
   // After a rollback the one we came from is known to be bad; it must never be somewhere to return to.
   const previous = state.execution.rollback ? (state.previous?.bundle === running.bundle ? null : state.previous) : moved ? good : state.previous;
-  return closed({ ...state, good: running, previous: previous?.bundle === running.bundle ? null : previous }, 'SUCCEEDED');
+  return closed({ ...state, good: running, previous: previous?.bundle === running.bundle ? null : previous, probation, fault: null }, 'SUCCEEDED');
+}
+
+/** Something is wrong with a bundle after its commit. While an execution is open, its own observation decides. */
+export function faulted(state: WorkloadState, bundle: string, failure: Failure): WorkloadState {
+  if (isOpen(state.execution) || state.running?.bundle !== bundle || state.fault?.bundle === bundle) return state;
+  return { ...state, fault: { bundle, failure } };
+}
+
+/** The process of a committed bundle has died, for the `inARow`th time in a row. */
+export function crashedAgain(state: WorkloadState, bundle: string, why: Failure, inARow: number): WorkloadState {
+  if (isOpen(state.execution) || state.running?.bundle !== bundle) return state;
+  const { probation } = state;
+  if (probation) {
+    const after = { ...state, probation: { ...probation, crashes: probation.crashes + 1 } };
+    return after.probation.crashes < probationCrashes ? after : faulted(after, bundle, { code: 'probation.crashed', message: `It died ${after.probation.crashes} times while it was on probation, last by ${why.code}: ${why.message}`.slice(0, 2_000) });
+  }
+  return inARow < crashLoopAt || !state.previous ? state : faulted(state, bundle, { code: 'service.crash_loop', message: `It died ${inARow} times in a row, last by ${why.code}: ${why.message}`.slice(0, 2_000) });
+}
+
+/** The agent starts (1), or stops in an orderly way (-1). */
+export function booted(state: WorkloadState, step: 1 | -1): WorkloadState {
+  if (!state.probation || !state.running || isOpen(state.execution)) return state;
+  const boots = Math.max(0, state.probation.boots + step);
+  const after = { ...state, probation: { ...state.probation, boots } };
+  return boots < maxTrials ? after : faulted(after, state.running.bundle, { code: 'probation.agent_crash_loop', message: `The agent died ${boots} times while this bundle was on probation.` });
+}
+
+export function served(state: WorkloadState, ms: number): WorkloadState {
+  if (!state.probation) return state;
+  const leftMs = state.probation.leftMs - ms;
+  return { ...state, probation: leftMs > 0 ? { ...state.probation, leftMs } : null };
+}
+
+/** Back to the bundle before, by our own decision; what was wrong stays known until something else has proved itself. */
+export function left(state: WorkloadState, to: Slot): WorkloadState {
+  return { ...returned(state, to), probation: null };
 }
 
 export function closed(state: WorkloadState, end: 'SUCCEEDED' | 'FAILED' | 'TIMED_OUT'): WorkloadState {

@@ -26,6 +26,8 @@ export const policy = z.object({
   device: z.string().min(1).max(200).optional(),
   /** How long the new model must serve without a crash before it is committed, seconds. */
   observeS: z.number().min(0).max(86_400).default(10),
+  /** How long a committed model is watched on, seconds: three crashes or a failed self-test send it back; 600 when absent. */
+  probationS: z.number().min(0).max(604_800).optional(),
   /** Give up on the whole activation after this long, seconds. */
   timeoutS: z.number().min(1).max(604_800).default(600),
   /** Fetch it over a metered link whatever is left of the data budget. */
@@ -114,6 +116,8 @@ export const reportedWorkload = z.object({
   /** The last good bundle kept on disk beside the running one. */
   previous: digest.nullable(),
   execution: execution.nullable(),
+  /** What the device found wrong with a bundle after its success; where there was one to go back to, it has gone back. */
+  fault: z.object({ bundle: digest, failure }).nullable().optional(),
   /** Path of the Edge TPU that it is on now; null = none. */
   device: z.string().max(200).nullable().optional(),
 });

@@ -3,8 +3,8 @@ import { command, commandResult, desired, parseTopic, presence, reported, Sketch
 import type { IPublishPacket } from 'mqtt-packet';
 import { Backoff } from '../../../apps/agent/src/backoff.ts';
 import { plan, type Actual, type InstalledBundle, type Step } from '../../../apps/agent/src/plan.ts';
-import { reportOf } from '../../../apps/agent/src/report.ts';
-import { activated, begun, closed, committed, did, emptyWorkload, entered, failed, refetched, removed, returned, type WorkloadState } from '../../../apps/agent/src/workload.ts';
+import { quiet, reportOf } from '../../../apps/agent/src/report.ts';
+import { activated, begun, closed, committed, did, emptyWorkload, entered, failed, left, refetched, removed, returned, type WorkloadState } from '../../../apps/agent/src/workload.ts';
 import { Line } from './line.ts';
 
 export interface Behaviour {
@@ -213,6 +213,7 @@ export class SimulatedDevice {
       case 'commit': move((now) => committed(now)); return next();
       case 'refetch': move(refetched); return next();
       case 'fail': move((now) => failed(now, { code: step.code, message: step.message })); return next();
+      case 'leave': move((now) => left(now, step.to)); this.serve(); return next();
       case 'rollback': move((now) => returned(entered(now, 'rollback'), step.to)); this.serve(); return next();
       case 'close': move((now) => closed(now, step.state)); return next();
       case 'remove': move((now) => removed(now, step.revision)); return next();
@@ -229,7 +230,7 @@ export class SimulatedDevice {
     if (this.reporting) clearImmediate(this.reporting);
     this.reporting = undefined;
     if (!this.connected) return;
-    const said = reportOf({ desired: this.wanted, workloads: this.workloads } as never, { accelerator: { present: false }, percent: new Map(), crashLooping: new Set(), stateWasDamaged: false, acceleratorFailing: false, devices: new Map() });
+    const said = reportOf({ desired: this.wanted, workloads: this.workloads } as never, quiet);
     this.line!.publish(reported.topicFor(this.id), reported.encode({ bootId: this.bootId, seq: this.reportSeq++, session: this.session, ...said, ...(birth ? { capabilities } : {}) }), reported);
   }
 

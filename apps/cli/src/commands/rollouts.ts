@@ -22,7 +22,7 @@ const ended = new Set(['SUCCEEDED', 'ROLLED_BACK', 'ABORTED']);
 
 interface CreateOptions {
   workload: string; selector?: string; exclude?: string[]; excludeSelector?: string; name?: string; wave?: string[]; soak?: string; deadline?: string; minSamples?: string; observe?: string; timeout?: string; supersede?: boolean; start?: boolean; watch?: boolean;
-  maxLatencyIncrease?: string; maxAccuracyDrop?: string; maxErrorIncrease?: string; maxInstallFailures?: string; gate?: string[]; cpuFallback?: boolean; ignoreBudget?: boolean; edgeTpu?: string;
+  maxLatencyIncrease?: string; maxAccuracyDrop?: string; maxErrorIncrease?: string; maxInstallFailures?: string; gate?: string[]; cpuFallback?: boolean; ignoreBudget?: boolean; edgeTpu?: string; probation?: string;
 }
 
 export function registerRollouts(program: Command): void {
@@ -35,7 +35,7 @@ export function registerRollouts(program: Command): void {
     .option('--observe <seconds>', 'how long a device watches itself before it commits').option('--timeout <seconds>', 'for one device\'s activation')
     .option('--max-latency-increase <percent>', 'p95 against the same device before').option('--max-accuracy-drop <points>', 'on labelled frames').option('--max-error-increase <points>').option('--max-install-failures <percent>')
     .option('--gate <setting...>', 'any setting of any gate: latencyP99.maxIncreasePercent=80, temperature=on, accuracy=off, custom.reject_rate.max=0.1')
-    .option('--no-cpu-fallback', 'wait for an Edge TPU rather than serve on the CPU').option('--ignore-budget', 'fetch it over metered links, too, whatever is left of their data budgets').option('--edge-tpu <which>', 'usb, pci, usb:1 or a path; the least loaded where absent').option('--supersede', 'stop other rollouts of this workload on these devices');
+    .option('--no-cpu-fallback', 'wait for an Edge TPU rather than serve on the CPU').option('--ignore-budget', 'fetch it over metered links, too, whatever is left of their data budgets').option('--probation <seconds>', 'how long a device watches a committed model on, 600 where absent').option('--edge-tpu <which>', 'usb, pci, usb:1 or a path; the least loaded where absent').option('--supersede', 'stop other rollouts of this workload on these devices');
 
   described('preview <version>', 'who would get it, in which waves, and what could go wrong at most').action(action(async ({ output, client }, version: string, options: CreateOptions) => {
     const plan = await (await client()).post<PlanView>('/rollouts/preview', bodyOf(version, options));
@@ -158,7 +158,7 @@ function bodyOf(version: string, options: CreateOptions): Record<string, unknown
     exclude: options.exclude || options.excludeSelector ? only({ devices: options.exclude, selector: options.excludeSelector }) : undefined,
     waves: options.wave?.map(waveOf),
     soakS: number('--soak', options.soak), deadlineS: number('--deadline', options.deadline), minSamples: number('--min-samples', options.minSamples),
-    policy: only({ observeS: number('--observe', options.observe), timeoutS: number('--timeout', options.timeout), cpuFallback: options.cpuFallback === false ? false : undefined, ignoreBudget: options.ignoreBudget, device: options.edgeTpu }),
+    policy: only({ observeS: number('--observe', options.observe), timeoutS: number('--timeout', options.timeout), cpuFallback: options.cpuFallback === false ? false : undefined, ignoreBudget: options.ignoreBudget, device: options.edgeTpu, probationS: number('--probation', options.probation) }),
     gates: mergedGates(only({
       latencyP95: limit('maxIncreasePercent', '--max-latency-increase', options.maxLatencyIncrease), accuracy: limit('maxDropPoints', '--max-accuracy-drop', options.maxAccuracyDrop),
       errorRate: limit('maxIncreasePoints', '--max-error-increase', options.maxErrorIncrease), installFailures: limit('maxPercent', '--max-install-failures', options.maxInstallFailures),
