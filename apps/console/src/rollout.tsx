@@ -64,12 +64,26 @@ function Head({ rollout, reload }: { rollout: Rollout; reload: () => void }) {
       {rollout.stateReason && <p className={`notice ${['ROLLED_BACK', 'ROLLING_BACK', 'ABORTED'].includes(rollout.state) ? 'bad' : rollout.state === 'PAUSED' ? 'warn' : ''}`}>{rollout.stateReason.message} <code>{rollout.stateReason.code}</code></p>}
       <p>{verbs[rollout.state]?.map(({ verb, text, body, ask }) => <button type="button" key={text} onClick={() => void act(verb, body, ask)}>{text}</button>)}</p>
       {problem && <p className="notice bad" role="alert">{problem}</p>}
+      {rollout.rollback && <WayBack counts={rollout.rollback} />}
       <div className="waves">{rollout.waves.map((wave) => <WaveCard key={wave.index} wave={wave} current={wave.index === rollout.wave} />)}</div>
     </>
   );
 }
 
 const segments: [string, string][] = [['SUCCEEDED', 'good'], ['IN_PROGRESS', 'busy'], ['QUEUED', 'idle'], ['TIMED_OUT', 'warn'], ['CANCELED', 'warn'], ['REMOVED', 'warn'], ['REJECTED', 'bad'], ['FAILED', 'bad']];
+
+const backSegments: [string, string, string][] = [['SUCCEEDED', 'good', 'back'], ['IN_PROGRESS', 'busy', 'on the way'], ['QUEUED', 'busy', 'told'], ['PENDING', 'idle', 'in line'], ['CANCELED', 'idle', 'taken over or retired'], ['TIMED_OUT', 'warn', 'without an answer'], ['FAILED', 'bad', 'could not go back']];
+
+function WayBack({ counts }: { counts: Record<string, number> }) {
+  const parts = backSegments.flatMap(([state, tone, words]) => ((counts[state] ?? 0) > 0 ? [{ state, tone, words, count: counts[state]! }] : []));
+  return (
+    <section className="card">
+      <h3>Way back</h3>
+      <div className="stack">{parts.map(({ state, tone, count }) => <div key={state} className={tone} style={{ flexGrow: count }}>{count}</div>)}</div>
+      <p className="faint">{parts.map(({ count, words }) => `${count} ${words}`).join(', ')}</p>
+    </section>
+  );
+}
 
 function WaveCard({ wave, current }: { wave: Wave; current: boolean }) {
   return (

@@ -12,7 +12,7 @@ const rolloutOf = (sizes: number[], more: Record<string, unknown> = {}, state: R
   settings: settingsFor(createRollout.parse({ version: 'm@2', workload: 'w', soakS: 10, deadlineS: 60, ...more }), sizes.reduce((a, b) => a + b, 0)),
   waves: sizes.map((size, index) => ({ index, size, state: 'PENDING', startedAt: null, analysingAt: null, deadlineAt: null, endedAt: null })),
 });
-const facts = (some: Partial<Facts> = {}): Facts => ({ counts: noCounts(), unassigned: [], nextTimeoutAt: null, samples: [], rollback: { open: 0, done: 0, failed: 0, unanswered: 0, nextTimeoutAt: null }, skipped: 0, ...some });
+const facts = (some: Partial<Facts> = {}): Facts => ({ counts: noCounts(), unassigned: [], nextTimeoutAt: null, samples: [], rollback: { pending: 0, open: 0, done: 0, failed: 0, unanswered: 0, nextTimeoutAt: null, lost: [] }, skipped: 0, ...some });
 const good: Sample = { inferences: 200, errors: 0, p50Us: 8_000, p95Us: 10_000, labelled: 100, correct: 90 };
 const sampleOf = (device: string, current: Partial<Sample> = {}): DeviceSample => ({ device, first: false, baseline: good, current: { ...good, ...current } });
 const kinds = (decisions: Decision[]): string[] => decisions.map(({ kind }) => kind);
@@ -61,9 +61,10 @@ describe('scenarios', () => {
     expect(decide(analysing(rolloutOf([2, 2], off), 0), facts({ counts: { ...noCounts(), TIMED_OUT: 2 } }), at(10))).toMatchObject([{ kind: 'closeWave', as: 'INCONCLUSIVE' }, { kind: 'pause', reason: { code: 'no_device_updated' } }]);
   });
   it('a rollback ends, also with devices that never answer (case 7)', () => {
-    const rollback = (some: Partial<Facts['rollback']>) => facts({ rollback: { open: 0, done: 0, failed: 0, unanswered: 0, nextTimeoutAt: null, ...some } });
+    const rollback = (some: Partial<Facts['rollback']>) => facts({ rollback: { pending: 0, open: 0, done: 0, failed: 0, unanswered: 0, nextTimeoutAt: null, lost: [], ...some } });
     expect(decide(rolloutOf([2], {}, 'ROLLING_BACK'), rollback({ open: 1, done: 1, nextTimeoutAt: at(30) }), t0)).toMatchObject([{ kind: 'wait' }]);
     expect(decide(rolloutOf([2], {}, 'ROLLING_BACK'), rollback({ done: 1, unanswered: 1 }), t0)).toMatchObject([{ kind: 'endRollback', reason: { code: 'rolled_back_incomplete' } }]);
+    expect(decide(rolloutOf([2], {}, 'ROLLING_BACK'), rollback({ done: 1, unanswered: 1, lost: ['b'] }), t0)).toMatchObject([{ reason: { message: expect.stringContaining('(b)') as string, numbers: { lost: ['b'] } } }]);
   });
   it('a schedule is kept', () => {
     const rollout = { ...rolloutOf([1], {}, 'SCHEDULED'), startAt: at(100) };
@@ -83,14 +84,14 @@ const behaviour: fc.Arbitrary<Behaviour> = fc.record({
 });
 const plan = fc.record({
   waves: fc.array(fc.array(behaviour, { minLength: 1, maxLength: 8 }), { minLength: 1, maxLength: 4 }),
-  maxPercent: fc.integer({ min: 0, max: 50 }), maxUnansweredPercent: fc.integer({ min: 0, max: 100 }), onFailure: fc.constantFrom('rollback', 'pause'),
+  maxPercent: fc.integer({ min: 0, max: 50 }), maxUnansweredPercent: fc.integer({ min: 0, max: 100 }), onFailure: fc.constantFrom('rollback', 'pause'), backAtOnce: fc.integer({ min: 1, max: 12 }),
 });
 
 interface Trace { states: RolloutState[]; end: Rollout; assigned: Map<string, number>; decisions: { now: Date; state: RolloutState; decisions: Decision[]; facts: Facts }[]; settledIn: number }
 
-function play({ waves, maxPercent, maxUnansweredPercent, onFailure }: { waves: Behaviour[][]; maxPercent: number; maxUnansweredPercent: number; onFailure: string }): Trace {
-  const rollout = rolloutOf(waves.map((wave) => wave.length), { installTimeoutS: 30, rollbackTimeoutS: 30, onFailure, gates: { installFailures: { maxPercent, maxUnansweredPercent } } });
-  const devices = waves.flatMap((wave, w) => wave.map((one, i) => ({ id: `${w}-${i}`, wave: w, ...one, state: 'PENDING' as RolloutExecutionState, assignedAt: null as Date | null, back: null as null | 'OPEN' | 'DONE' | 'UNANSWERED', backAt: null as Date | null })));
+function play({ waves, maxPercent, maxUnansweredPercent, onFailure, backAtOnce }: { waves: Behaviour[][]; maxPercent: number; maxUnansweredPercent: number; onFailure: string; backAtOnce: number }): Trace {
+  const rollout = rolloutOf(waves.map((wave) => wave.length), { installTimeoutS: 30, rollbackTimeoutS: 30, rollback: { maxInProgress: backAtOnce }, onFailure, gates: { installFailures: { maxPercent, maxUnansweredPercent } } });
+  const devices = waves.flatMap((wave, w) => wave.map((one, i) => ({ id: `${w}-${i}`, wave: w, ...one, state: 'PENDING' as RolloutExecutionState, assignedAt: null as Date | null, back: null as null | 'PENDING' | 'OPEN' | 'DONE' | 'UNANSWERED', backAt: null as Date | null })));
   const trace: Trace = { states: [rollout.state], end: rollout, assigned: new Map(), decisions: [], settledIn: 0 };
   const moveWave = (index: number, to: WaveState) => {
     const wave = rollout.waves[index]!;
@@ -123,7 +124,7 @@ function play({ waves, maxPercent, maxUnansweredPercent, onFailure }: { waves: B
     return {
       counts, unassigned: own.filter(({ state }) => state === 'PENDING').map(({ id }) => id), nextTimeoutAt: open.length > 0 ? new Date(Math.min(...open)) : null,
       samples: own.filter(({ state }) => state === 'SUCCEEDED').map(({ id, telemetry }) => sampleOf(id, bad[telemetry])),
-      rollback: { open: devices.filter(({ back }) => back === 'OPEN').length, done: devices.filter(({ back }) => back === 'DONE').length, failed: 0, unanswered: devices.filter(({ back }) => back === 'UNANSWERED').length, nextTimeoutAt: null },
+      rollback: { pending: devices.filter(({ back }) => back === 'PENDING').length, lost: [], open: devices.filter(({ back }) => back === 'OPEN').length, done: devices.filter(({ back }) => back === 'DONE').length, failed: 0, unanswered: devices.filter(({ back }) => back === 'UNANSWERED').length, nextTimeoutAt: null },
       skipped: devices.filter(({ state }) => state === 'TIMED_OUT').length,
     };
   };
@@ -141,7 +142,8 @@ function play({ waves, maxPercent, maxUnansweredPercent, onFailure }: { waves: B
         case 'analyse': { moveWave(rollout.wave, 'ANALYSING'); const wave = rollout.waves[rollout.wave]!; wave.analysingAt ??= now; wave.deadlineAt = decision.until; break; }
         case 'closeWave': moveWave(rollout.wave, decision.as); break;
         case 'pause': move('PAUSED'); break;
-        case 'rollBack': move('ROLLING_BACK'); for (const one of devices) if (one.assignedAt) { one.back = 'OPEN'; one.backAt = now; } else one.state = 'CANCELED'; break;
+        case 'rollBack': move('ROLLING_BACK'); for (const one of devices) if (one.assignedAt) one.back = 'PENDING'; else one.state = 'CANCELED'; break;
+        case 'tellBack': for (const one of devices.filter(({ back }) => back === 'PENDING').slice(0, decision.devices)) { one.back = 'OPEN'; one.backAt = now; } break;
         case 'complete': move('SUCCEEDED'); break;
         case 'endRollback': move('ROLLED_BACK'); break;
         case 'judge': break;
@@ -196,8 +198,10 @@ describe('properties', () => {
       const trace = play({ ...p, onFailure: 'rollback' });
       if (!trace.states.includes('ROLLING_BACK')) return;
       expect(trace.end.state).toBe('ROLLED_BACK');
+      for (const { facts: { rollback: back } } of trace.decisions) expect(back.open).toBeLessThanOrEqual(p.backAtOnce);
       const last = trace.decisions.at(-2)!.facts.rollback;
       expect(last.done + last.unanswered).toBe(trace.assigned.size);
+      expect(last.pending).toBe(0);
     }), { numRuns: 200 });
   });
   it('reasons carry a code', () => {

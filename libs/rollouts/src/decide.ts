@@ -1,3 +1,4 @@
+import { defaultRollback, tellNow, type RollbackCounts } from './rollback.ts';
 import { devicesIn, endedStates, reason, type DeviceSample, type Reason, type Rollout } from './rollout.ts';
 import { judgeInstall, judgeSamples, openCount, type Counts, type Verdict } from './verdict.ts';
 
@@ -12,7 +13,7 @@ export interface Facts {
   /** One per updated device of the current wave. */
   samples: DeviceSample[];
   /** Executions on their way back, and those that reached an end of it. */
-  rollback: { open: number; done: number; failed: number; unanswered: number; nextTimeoutAt: Date | null };
+  rollback: RollbackCounts & { nextTimeoutAt: Date | null; /** Devices that could not be brought back, the first of them. */ lost: string[] };
   /** Devices that were passed over or did not answer, in all waves. */
   skipped: number;
 }
@@ -22,6 +23,7 @@ export type Decision =
   | { kind: 'begin'; reason: Reason }
   | { kind: 'openWave'; wave: number; reason: Reason }
   | { kind: 'assign'; devices: string[]; reason: Reason }
+  | { kind: 'tellBack'; devices: number; reason: Reason }
   | { kind: 'analyse'; until: Date; reason: Reason }
   | { kind: 'judge'; verdicts: Verdict[]; reason: Reason }
   | { kind: 'closeWave'; as: 'PASSED' | 'FAILED' | 'INCONCLUSIVE' | 'SKIPPED'; verdicts: Verdict[]; reason: Reason }
@@ -54,7 +56,7 @@ export function decide(rollout: Rollout, facts: Facts, now: Date): Decision[] {
         ? [{ kind: 'wait', until: rollout.startAt, reason: reason('scheduled', `Starts at ${rollout.startAt.toISOString()}.`) }]
         : [{ kind: 'begin', reason: reason('start_time_reached', 'The scheduled time has come.') }];
     case 'RUNNING': return decideWave(rollout, facts, now);
-    case 'ROLLING_BACK': return decideRollback(facts, now);
+    case 'ROLLING_BACK': return decideRollback(rollout, facts, now);
     // A person decides. Open executions are still followed, so what they report is not lost.
     default: return [];
   }
@@ -125,11 +127,14 @@ function fail(rollout: Rollout, verdicts: Verdict[], failed: Verdict): Decision[
   return [{ kind: 'closeWave', as: 'FAILED', verdicts, reason: why }, { kind: rollout.settings.onFailure === 'pause' ? 'pause' : 'rollBack', reason: why }];
 }
 
-function decideRollback({ rollback }: Facts, now: Date): Decision[] {
-  if (rollback.open > 0) return [{ kind: 'wait', until: earliest(now, rollback.nextTimeoutAt, new Date(now.getTime() + pollMs)), reason: reason('awaiting_rollback', `${devicesIn(rollback.open)} on the way back.`, { open: rollback.open }) }];
-  const { done, failed, unanswered } = rollback;
-  const said = `${devicesIn(done)} back on the bundle from before.${failed > 0 ? ` ${failed} could not go back.` : ''}${unanswered > 0 ? ` No answer from ${unanswered}: back on return.` : ''}`;
-  return [{ kind: 'endRollback', reason: reason(failed + unanswered > 0 ? 'rolled_back_incomplete' : 'rolled_back', said, { done, failed, unanswered }) }];
+function decideRollback({ settings }: Rollout, { rollback }: Facts, now: Date): Decision[] {
+  const { pending, open, done, failed, unanswered, lost } = rollback;
+  const devices = tellNow(settings.rollback ?? defaultRollback, rollback);
+  if (devices > 0) return [{ kind: 'tellBack', devices, reason: reason(open === 0 ? 'rollback_wave' : 'rollback_continues', `${devicesIn(devices)} told to go back${pending > devices ? `, ${pending - devices} in line` : ''}.`, { devices, pending: pending - devices, open, done, failed, unanswered }) }];
+  if (open > 0) return [{ kind: 'wait', until: earliest(now, rollback.nextTimeoutAt, new Date(now.getTime() + pollMs)), reason: reason('awaiting_rollback', `${devicesIn(open)} on the way back.`, { open, pending }) }];
+  const names = lost.length === 0 ? '' : ` (${lost.join(', ')}${failed + unanswered > lost.length ? ', ...' : ''})`;
+  const said = `${devicesIn(done)} back on the bundle from before.${failed > 0 ? ` ${failed} could not go back.` : ''}${unanswered > 0 ? ` No answer from ${unanswered}: back on return.` : ''}${names}`;
+  return [{ kind: 'endRollback', reason: reason(failed + unanswered > 0 ? 'rolled_back_incomplete' : 'rolled_back', said, { done, failed, unanswered, ...(lost.length > 0 ? { lost } : {}) }) }];
 }
 
 function numbersOf(verdicts: Verdict[]): Record<string, unknown> {

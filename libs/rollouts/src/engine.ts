@@ -9,6 +9,7 @@ import { follow, rollbackOpen, type Followup } from './follow.ts';
 import { ExecutionRow, RolloutRow, WaveRow } from './rollout.entity.ts';
 import { mayMove, reason, type DeviceSample, type Reason, type Rollout, type RolloutExecutionState, type RolloutState, type Sample, type WaveState } from './rollout.ts';
 import { noCounts } from './verdict.ts';
+import { lineUp, lostOnTheWay, tellNext } from './way-back.ts';
 
 /** One locked rollout during a pass. */
 interface Held { row: RolloutRow; waves: WaveRow[]; changed: boolean }
@@ -118,7 +119,7 @@ export class RolloutEngine {
       SELECT wave, state, rollback_state AS rollback, skipped, count(*) AS n, min(assigned_at) AS oldest, min(rollback_assigned_at) AS "oldestRollback"
       FROM rollout_executions WHERE rollout_id = $1 GROUP BY 1, 2, 3, 4`, [row.id]);
     const counts = noCounts();
-    const rollback = { open: 0, done: 0, failed: 0, unanswered: 0, nextTimeoutAt: null as Date | null };
+    const rollback: Facts['rollback'] = { pending: 0, open: 0, done: 0, failed: 0, unanswered: 0, nextTimeoutAt: null, lost: [] };
     let nextTimeoutAt: Date | null = null;
     let skipped = 0;
     let open = false;
@@ -136,6 +137,7 @@ export class RolloutEngine {
         nextTimeoutAt = first(nextTimeoutAt, group.oldest, row.settings.installTimeoutS);
       }
       if (group.state === 'TIMED_OUT' || group.state === 'CANCELED') skipped += n;
+      if (group.rollback === 'PENDING') rollback.pending += n;
       if (group.rollback === 'SUCCEEDED') rollback.done += n;
       if (group.rollback === 'FAILED') rollback.failed += n;
       if (group.rollback === 'TIMED_OUT') rollback.unanswered += n;
@@ -144,6 +146,7 @@ export class RolloutEngine {
         rollback.nextTimeoutAt = first(rollback.nextTimeoutAt, group.oldestRollback, row.settings.rollbackTimeoutS);
       }
     }
+    if (row.state === 'ROLLING_BACK' && rollback.failed + rollback.unanswered > 0) rollback.lost = await lostOnTheWay(tx, row.id);
     const unassigned = row.state === 'RUNNING' && counts.PENDING > 0 && held.waves[row.wave]?.state === 'RUNNING'
       ? (await tx.query<{ id: string }[]>("SELECT device_id AS id FROM rollout_executions WHERE rollout_id = $1 AND wave = $2 AND state = 'PENDING' ORDER BY device_id", [row.id, row.wave])).map(({ id }) => id)
       : [];
@@ -171,6 +174,8 @@ export class RolloutEngine {
     held.changed = true;
     const told = moved.filter(({ execution, to }) => to.failure && (to.state !== execution.state || to.failure.code !== execution.failure?.code));
     await this.event(tx, row, told.map(({ execution, to }) => ({ kind: 'device', wave: execution.wave, actor: 'engine', reason: reason(to.failure!.code.replaceAll('.', '_'), `${execution.deviceId}: ${to.failure!.message}`, { device: execution.deviceId, state: to.state }) })));
+    const lost = moved.filter(({ execution, to }) => to.rollbackState !== execution.rollbackState && to.rollbackFailure);
+    await this.event(tx, row, lost.map(({ execution, to }) => ({ kind: 'device', wave: execution.wave, actor: 'engine', reason: reason(`rollback_${to.rollbackFailure!.code.replaceAll('.', '_')}`, `${execution.deviceId}, on the way back: ${to.rollbackFailure!.message}`, { device: execution.deviceId, rollback: to.rollbackState }) })));
   }
 
   private async write(tx: Tx, id: string, moved: { device: string; to: Followup }[], now: Date): Promise<void> {
@@ -208,6 +213,7 @@ export class RolloutEngine {
       case 'closeWave': wave!.verdicts = decision.verdicts; moveWave(held, row.wave, decision.as, now); await say(`wave_${decision.as.toLowerCase()}`); break;
       case 'pause': this.move(held, 'PAUSED', decision.reason, now); await say('paused'); break;
       case 'rollBack': await this.startRollback(tx, held, decision.reason, 'engine'); break;
+      case 'tellBack': await tellNext(tx, this.fleet, row, decision.devices, now); if (decision.reason.code === 'rollback_wave') await say('telling_back', null); break;
       case 'complete': this.move(held, 'SUCCEEDED', decision.reason, now); await say('succeeded', null); break;
       case 'endRollback': {
         // Why it went back stays the reason of the state; how the way back went is added to it.
@@ -218,7 +224,7 @@ export class RolloutEngine {
       }
     }
     held.changed = true;
-    if (decision.kind !== 'assign') this.log.info({ rollout: row.id, decision: decision.kind, code: decision.reason.code, state: row.state }, decision.reason.message);
+    if (decision.kind !== 'assign' && decision.kind !== 'tellBack') this.log.info({ rollout: row.id, decision: decision.kind, code: decision.reason.code, state: row.state }, decision.reason.message);
   }
 
   /** @throws never for a legal move; an illegal one is a bug in decide(), caught here before it is stored */
@@ -252,29 +258,14 @@ export class RolloutEngine {
         column(({ deviceId }) => previous.get(deviceId)?.variant ?? null), column(({ deviceId }) => (baseline.has(deviceId) ? JSON.stringify(sampleOf(baseline.get(deviceId))) : null)), now]);
   }
 
-  /** Every device that was told goes back to its own previous bundle, from its own disk; those not told yet never are. */
+  /** Every device that was told goes back to its own previous bundle, from its own disk, in the waves of the way back; those not told yet never are. */
   async startRollback(tx: Tx, held: Held, why: Reason, actor: string): Promise<void> {
     const { row } = held;
     const now = this.clock.now();
-    await tx.query(`
-      UPDATE rollout_executions SET state = 'CANCELED', settled_at = $2, failure = '{"code":"rollout.rolled_back","message":"The rollout went back before the device had answered."}'
-      WHERE rollout_id = $1 AND state IN ('PENDING', 'QUEUED', 'IN_PROGRESS')`, [row.id, now]);
-    const told = await tx.query<ExecutionRow[]>(`SELECT ${executionColumns} FROM rollout_executions WHERE rollout_id = $1 AND assigned_at IS NOT NULL AND revision IS NOT NULL AND rollback_state IS NULL`, [row.id]);
-    const seen = await this.fleet.seen(tx, told.map(({ deviceId }) => deviceId), row.workload);
-    // A device that a newer rollout has taken over is no longer ours to move.
-    const ours = told.filter(({ deviceId }) => { const one = seen.get(deviceId); return one && !one.retired && one.wantedBundle === row.bundle; });
-    const back = ours.filter(({ previousBundle }) => previousBundle !== null);
-    const revisions = new Map([
-      ...await this.fleet.assign(tx, { workload: row.workload, policy: row.settings.policy, rollback: true, devices: new Map(back.map((one) => [one.deviceId, { bundle: one.previousBundle!, versionId: one.previousVersionId, variant: one.previousVariant! }])) }),
-      ...await this.fleet.unassign(tx, ours.filter(({ previousBundle }) => previousBundle === null).map(({ deviceId }) => deviceId), row.workload),
-    ]);
-    await tx.query(`
-      UPDATE rollout_executions e SET rollback_state = 'QUEUED', rollback_revision = b.revision, rollback_assigned_at = $4
-      FROM unnest($2::text[], $3::bigint[]) AS b(device_id, revision) WHERE e.rollout_id = $1 AND e.device_id = b.device_id`,
-      [row.id, [...revisions.keys()], [...revisions.values()], now]);
+    const devices = await lineUp(tx, this.fleet, row, now);
     for (const wave of held.waves) if (wave.state === 'PENDING' || wave.state === 'RUNNING' || wave.state === 'ANALYSING') moveWave(held, wave.index, 'SKIPPED', now);
     this.move(held, 'ROLLING_BACK', why, now);
-    await this.event(tx, row, [{ kind: 'rolling_back', wave: row.wave, reason: { ...why, numbers: { ...why.numbers, devices: revisions.size } }, actor }]);
+    await this.event(tx, row, [{ kind: 'rolling_back', wave: row.wave, reason: { ...why, numbers: { ...why.numbers, devices } }, actor }]);
   }
 
   async event(tx: Tx, row: RolloutRow, events: readonly { kind: string; wave: number | null; reason: Reason; actor: string }[]): Promise<void> {

@@ -29,7 +29,7 @@ function waitsFor(view: Explained, { open, devices, nextTimeoutAt }: Unanswered)
   switch (state) {
     case 'AWAITING_APPROVAL': return [{ what: `an approver other than ${view.createdBy}`, until: null }];
     case 'SCHEDULED': return [{ what: 'its start time', until: startAt }];
-    case 'ROLLING_BACK': return [{ what: `${devicesIn((rollback?.QUEUED ?? 0) + (rollback?.IN_PROGRESS ?? 0))} on the way back; after ${settings.rollbackTimeoutS} s without an answer a device is counted as that, and goes back when it returns`, until: null }];
+    case 'ROLLING_BACK': return [{ what: `${devicesIn((rollback?.QUEUED ?? 0) + (rollback?.IN_PROGRESS ?? 0))} on the way back${rollback?.PENDING ? ` and ${rollback.PENDING} in line` : ''}; after ${settings.rollbackTimeoutS} s without an answer a device is counted as that, and goes back when it returns`, until: null }];
     case 'RUNNING': break;
     default: return [];
   }

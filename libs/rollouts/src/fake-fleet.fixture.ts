@@ -8,7 +8,8 @@ export interface FleetWorld {
   telemetry: Telemetry;
   enrol(id: string, labels: Record<string, string>): Promise<void>;
   online(id: string, online: boolean, session: number): Promise<void>;
-  desiredOf(id: string): Promise<Desired | null>;
+  /** By device; absent where nothing is wanted. */
+  desiredOf(ids: readonly string[]): Promise<Map<string, Desired>>;
   report(id: string, reported: Reported): Promise<void>;
 }
 
@@ -43,7 +44,15 @@ export class FakeFleet {
   }
 
   async tick(): Promise<void> {
-    for (const device of this.devices.values()) if (device.reachable) await device.round();
+    // One question and one batch of windows for all of them, as the broker and the inbox would make of it.
+    const reachable = [...this.devices.values()].filter((device) => device.reachable);
+    const desired = await this.world.desiredOf(reachable.map(({ id }) => id));
+    const windows: { device: string; window: Window }[] = [];
+    for (const device of reachable) {
+      await device.takeIn(desired.get(device.id) ?? null);
+      if (device.running && !device.silent) windows.push({ device: device.id, window: device.window() });
+    }
+    if (windows.length > 0) await this.world.telemetry.ingest(windows);
   }
 }
 
@@ -53,6 +62,8 @@ export class FakeDevice {
   silent = false;
   /** Takes what is wanted in, and does not begin before this is null again. */
   waitsFor: { code: string; message: string } | null = null;
+  /** Cannot switch to anything. */
+  refuses: { code: string; message: string } | null = null;
   running: string | null = null;
   installs: { revision: number; bundle: string }[] = [];
   private variant: string | null = null;
@@ -85,7 +96,11 @@ export class FakeDevice {
   }
 
   async round(): Promise<void> {
-    const desired = await this.fleet.world.desiredOf(this.id);
+    await this.takeIn((await this.fleet.world.desiredOf([this.id])).get(this.id) ?? null);
+    if (this.running && !this.silent) await this.fleet.world.telemetry.ingest([{ device: this.id, window: this.window() }]);
+  }
+
+  async takeIn(desired: Desired | null): Promise<void> {
     if (desired && (this.observed ?? 0) < desired.revision) {
       this.observed = desired.revision;
       const wanted = desired.workloads[this.fleet.workload];
@@ -98,7 +113,6 @@ export class FakeDevice {
       this.install(this.execution.revision, desired!.workloads[this.fleet.workload]!);
       await this.report();
     }
-    if (this.running && !this.silent) await this.send();
   }
 
   private install(revision: number, wanted: { bundle: string; variant: string }): void {
@@ -107,7 +121,7 @@ export class FakeDevice {
       return;
     }
     this.installs.push({ revision, bundle: wanted.bundle });
-    const failure = this.fleet.behaviours.get(wanted.bundle)?.failsWith ?? null;
+    const failure = this.refuses ?? this.fleet.behaviours.get(wanted.bundle)?.failsWith ?? null;
     if (!failure) {
       this.previous = this.running;
       this.running = wanted.bundle;
@@ -124,13 +138,13 @@ export class FakeDevice {
     });
   }
 
-  async send(): Promise<void> {
+  /** The next one that is due. */
+  window(): Window {
     const does = { ...steady, ...this.fleet.behaviours.get(this.running!) };
     const latency = Sketch.of(Array.from({ length: does.inferences }, (_, i) => does.p50Us * (i % 20 === 19 ? 1.3 : 0.95 + (i % 10) / 100)));
-    const window: Window = {
+    return {
       bootId: this.bootId, seq: this.windowSeq++, workload: this.fleet.workload, bundle: this.running!, variant: this.variant!, backend: 'cpu', startedAt: new Date().toISOString(), durationMs: 5_000,
       inferences: does.inferences, errors: does.errors > 0 ? { 'inference.failed': does.errors } : {}, latency: { total: latency.toBase64() }, labelled: does.labelled, correct: does.correct, temperatureC: null, ...does.besides,
     };
-    await this.fleet.world.telemetry.ingest([{ device: this.id, window }]);
   }
 }

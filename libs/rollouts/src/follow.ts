@@ -18,7 +18,8 @@ export interface Followed {
   previousBundle: string | null;
 }
 
-export type RollbackState = 'QUEUED' | 'IN_PROGRESS' | 'SUCCEEDED' | 'FAILED' | 'TIMED_OUT' | 'CANCELED';
+/** `PENDING`: in line, not told yet. */
+export type RollbackState = 'PENDING' | 'QUEUED' | 'IN_PROGRESS' | 'SUCCEEDED' | 'FAILED' | 'TIMED_OUT' | 'CANCELED';
 export const rollbackOpen = (state: RollbackState | null): boolean => state === 'QUEUED' || state === 'IN_PROGRESS';
 
 /** What is known of the device: its latest report on the workload and what it is wanted to run now. */

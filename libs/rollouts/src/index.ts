@@ -10,6 +10,7 @@ export * from './follow.ts';
 export * from './gates.ts';
 export * from './loop.ts';
 export * from './plan.ts';
+export * from './rollback.ts';
 export * from './rollout.entity.ts';
 export * from './rollout.ts';
 export * from './rollouts.module.ts';

@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import { defaultRollback, longestBackS } from './rollback.ts';
 import { devicesIn, type Settings, type Stratum, type WaveSpec } from './rollout.ts';
 
 /** One device as the planner sees it. */
@@ -136,14 +137,13 @@ export function kindName(by: Stratum, value: string): string {
 }
 
 export function blastRadiusOf(sizes: readonly number[], settings: Settings): BlastRadius {
-  const seconds = settings.installTimeoutS + settings.deadlineS + settings.rollbackTimeoutS;
   let exposed = 0;
-  const perWave = sizes.map((size, wave) => ({ wave, unproven: size, exposed: exposed += size, seconds }));
+  const perWave = sizes.map((size, wave) => ({ wave, unproven: size, exposed: exposed += size, seconds: settings.installTimeoutS + settings.deadlineS + longestBackS(settings.rollback ?? defaultRollback, exposed, settings.rollbackTimeoutS) }));
   const unprovenDevices = Math.max(...sizes);
   const first = perWave[0]!;
   return {
     unprovenDevices, perWave,
-    statement: `A fault that shows in the first wave reaches ${first.exposed} of ${devicesIn(exposed)}, for at most ${seconds} s each until they are back or counted as unanswered. At no time are more than ${devicesIn(unprovenDevices)} on a version whose wave has no verdict. An inconclusive wave waits for a person.`,
+    statement: `A fault that shows in the first wave reaches ${first.exposed} of ${devicesIn(exposed)}, for at most ${first.seconds} s each until they are back or counted as unanswered. At no time are more than ${devicesIn(unprovenDevices)} on a version whose wave has no verdict. An inconclusive wave waits for a person.`,
   };
 }
 

@@ -1,6 +1,7 @@
 import { deviceId, policy, terminalStates, workloadName, type ExecutionState, type MetricMoments } from '@reefkeeper/protocol';
 import { z } from 'zod';
 import { gates, type Gates } from './gates.ts';
+import { rollbackPlan, type RollbackPlan } from './rollback.ts';
 
 /** The words of a rollout: states, the moves between them, settings with their defaults. Nothing here knows a database or a clock. */
 
@@ -98,6 +99,7 @@ export const createRollout = z.object({
   minReportingPercent: percentOf.default(80).describe('share of the updated devices that must have that sample'),
   installTimeoutS: z.number().min(1).max(2_592_000).optional().describe('a device that has not answered after this is TIMED_OUT; policy.timeoutS + policy.observeS + 30 when absent'),
   rollbackTimeoutS: z.number().min(1).max(2_592_000).default(300),
+  rollback: rollbackPlan.prefault({}).describe('how devices go back, should they have to'),
   baselineWindowS: z.number().min(1).max(2_592_000).default(1_800).describe('telemetry of the previous bundle before the assignment that makes the baseline'),
   alpha: z.number().positive().max(0.5).default(0.05).describe('chance of a wrong verdict per gate and wave, over all looks together'),
   policy: policy.prefault({}),
@@ -119,6 +121,8 @@ export interface Settings {
   minReportingPercent: number;
   installTimeoutS: number;
   rollbackTimeoutS: number;
+  /** Absent in rollouts of older controllers. */
+  rollback?: RollbackPlan;
   baselineWindowS: number;
   alpha: number;
   policy: z.output<typeof policy>;
@@ -139,6 +143,7 @@ export function settingsFor(body: CreateRollout, eligible: number): Settings {
     minReportingPercent: body.minReportingPercent,
     installTimeoutS: body.installTimeoutS ?? body.policy.timeoutS + body.policy.observeS + 30,
     rollbackTimeoutS: body.rollbackTimeoutS,
+    rollback: body.rollback,
     baselineWindowS: body.baselineWindowS,
     alpha: body.alpha,
     policy: body.policy,

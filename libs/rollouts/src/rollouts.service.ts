@@ -230,7 +230,8 @@ export class Rollouts {
    */
   private async claim(tx: Tx, row: RolloutRow, actor: string): Promise<void> {
     const overlapping = await tx.query<{ id: string; name: string; state: RolloutState; devices: string }[]>(`
-      SELECT r.id, r.name, r.state, count(*) AS devices FROM rollouts r JOIN rollout_executions theirs ON theirs.rollout_id = r.id AND theirs.state NOT IN ('CANCELED', 'REMOVED')
+      SELECT r.id, r.name, r.state, count(*) AS devices FROM rollouts r JOIN rollout_executions theirs ON theirs.rollout_id = r.id
+        AND (theirs.state NOT IN ('CANCELED', 'REMOVED') OR theirs.rollback_state IN ('PENDING', 'QUEUED', 'IN_PROGRESS'))
       JOIN rollout_executions ours ON ours.rollout_id = $1 AND ours.device_id = theirs.device_id
       WHERE r.workload = $2 AND r.id <> $1 AND r.state = ANY($3) GROUP BY 1, 2, 3`, [row.id, row.workload, holdingStates]);
     if (overlapping.length === 0) return;

@@ -29,6 +29,16 @@ describe('a simulated rollout', () => {
     expect(done.waves.slice(1).map(({ state }) => state)).toEqual(['SKIPPED', 'SKIPPED']);
   });
 
+  it('goes back in waves where a rollout says so, whoever came last first, and takes longer for it', () => {
+    const bad = { ...sameAsBefore, accuracyDropPoints: 12 };
+    const staged = createRollout.parse({ ...body, rollback: { maxInProgress: 60, waves: [{ count: 5 }, { percent: 50 }] } });
+    const [atOnce, inWaves] = [run({ version: bad, faults: noFaults }), run({ version: bad, faults: noFaults, body: staged })];
+    expect(inWaves).toMatchObject({ state: 'ROLLED_BACK', wrong: 0, exposed: atOnce.exposed });
+    expect(inWaves.transcript.filter((line) => line.includes('rollback_wave')).length).toBeGreaterThanOrEqual(3);
+    expect(atOnce.transcript.filter((line) => line.includes('rollback_wave'))).toHaveLength(1);
+    expect(inWaves.tookS).toBeGreaterThan(atOnce.tookS);
+  });
+
   it('is the same for the same seed, and another for another', () => {
     expect(run().digest).toBe(run().digest);
     expect(run({ seed: 8 }).digest).not.toBe(run().digest);

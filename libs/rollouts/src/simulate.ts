@@ -1,7 +1,8 @@
 import { createHash } from 'node:crypto';
 import { decide, lookMs, type Decision, type Facts } from './decide.ts';
-import { follow, type RollbackState } from './follow.ts';
+import { follow, rollbackOpen, type RollbackState } from './follow.ts';
 import { planWaves, type Plan } from './plan.ts';
+import { defaultRollback } from './rollback.ts';
 import { isSettled, mayMove, settingsFor, type CreateRollout, type DeviceSample, type Rollout, type RolloutExecutionState, type RolloutState, type Wave } from './rollout.ts';
 import { noCounts, verdictViewOf, type Verdict, type VerdictView } from './verdict.ts';
 import { newBundle, oldBundle, VirtualFleet, type Faults, type Report, type VersionBehaviour, type VirtualDevice } from './virtual-fleet.ts';
@@ -76,6 +77,7 @@ class Shell {
   private readonly exposed = new Set<string>();
   private unproven = 0;
   private mostUnproven = 0;
+  private returning = 0;
   private reason = { code: 'created', message: '' };
 
   constructor(private readonly fleet: VirtualFleet, private readonly plan: Plan, settings: Rollout['settings'], private readonly limitS: number) {
@@ -137,14 +139,18 @@ class Shell {
     if (looked) this.lookedAt = this.now;
     const samples: DeviceSample[] = [];
     if (looked) for (const { state, device } of own) if (state === 'SUCCEEDED') samples.push(this.fleet.sample(device, this.now));
-    const rollback: Facts['rollback'] = { open: 0, done: 0, failed: 0, unanswered: 0, nextTimeoutAt: null };
+    const rollback: Facts['rollback'] = { pending: 0, open: 0, done: 0, failed: 0, unanswered: 0, nextTimeoutAt: null, lost: [] };
     if (rollout.state === 'ROLLING_BACK') {
-      for (const { rollback: state, rollbackAt } of this.byDevice.values()) {
-        if (state === 'QUEUED' || state === 'IN_PROGRESS') { rollback.open += 1; rollback.nextTimeoutAt ??= date(rollbackAt! + settings.rollbackTimeoutS * 1_000); }
+      let oldest = Infinity;
+      for (const { rollback: state, rollbackAt, device } of this.byDevice.values()) {
+        if (state === 'PENDING') rollback.pending += 1;
+        if (state === 'QUEUED' || state === 'IN_PROGRESS') { rollback.open += 1; oldest = Math.min(oldest, rollbackAt!); }
+        if ((state === 'FAILED' || state === 'TIMED_OUT') && rollback.lost.length < 20) rollback.lost.push(device.id);
         if (state === 'SUCCEEDED') rollback.done += 1;
         if (state === 'FAILED') rollback.failed += 1;
         if (state === 'TIMED_OUT') rollback.unanswered += 1;
       }
+      if (rollback.open > 0) rollback.nextTimeoutAt = date(oldest + settings.rollbackTimeoutS * 1_000);
     }
     return {
       looked,
@@ -161,7 +167,7 @@ class Shell {
     const { rollout } = this;
     const now = new Date(this.now);
     const wave = rollout.waves[rollout.wave];
-    if (decision.kind !== 'wait' && decision.kind !== 'judge') this.say(decision);
+    if (decision.kind !== 'wait' && decision.kind !== 'judge' && decision.reason.code !== 'rollback_continues') this.say(decision);
     switch (decision.kind) {
       case 'wait': this.waitUntil = decision.until.getTime(); break;
       case 'judge': if (looked) this.verdicts.set(rollout.wave, decision.verdicts); break;
@@ -172,6 +178,7 @@ class Shell {
       case 'closeWave': Object.assign(wave!, { state: decision.as, endedAt: now }); this.verdicts.set(rollout.wave, decision.verdicts); break;
       case 'pause': this.move('PAUSED', decision); break;
       case 'rollBack': this.startRollback(decision); break;
+      case 'tellBack': this.tellNext(decision.devices); break;
       case 'complete': this.move('SUCCEEDED', decision); break;
       case 'endRollback': this.move('ROLLED_BACK', { ...decision, reason: this.reason as Decision['reason'] }); break;
     }
@@ -185,14 +192,30 @@ class Shell {
   }
 
   private startRollback(decision: Decision): void {
+    const told = [...this.byDevice.values()].filter(({ assignedAt }) => assignedAt !== null);
+    for (const execution of told) execution.rollback = 'PENDING';
+    // As in the engine: whoever has not got there yet is told at once and must not arrive; the others have their turn.
     for (const execution of this.byDevice.values()) {
-      if (!isSettled(execution.state)) this.change(execution, 'CANCELED');
-      if (execution.assignedAt === null) continue;
-      this.send(this.fleet.tell(execution.device, oldBundle, this.now, 0));
-      Object.assign(execution, { rollback: 'QUEUED', rollbackAt: this.now, rollbackRevision: execution.device.revision });
+      if (isSettled(execution.state)) continue;
+      this.change(execution, 'CANCELED');
+      if (execution.assignedAt !== null) this.tellBack(execution);
     }
     for (const wave of this.rollout.waves) if (['PENDING', 'RUNNING', 'ANALYSING'].includes(wave.state)) Object.assign(wave, { state: 'SKIPPED', endedAt: new Date(this.now) });
     this.move('ROLLING_BACK', decision);
+  }
+
+  private tellNext(count: number): void {
+    const newest = (this.rollout.settings.rollback ?? defaultRollback).order === 'newest-first' ? -1 : 1;
+    const inLine = [...this.byDevice.values()].filter(({ rollback }) => rollback === 'PENDING').sort((a, b) => newest * (a.assignedAt! - b.assignedAt!) || (a.device.id < b.device.id ? -1 : 1));
+    for (const execution of inLine.slice(0, count)) this.tellBack(execution);
+    const { maxInProgress } = this.rollout.settings.rollback ?? defaultRollback;
+    if (this.returning > maxInProgress) throw new Error(`${this.returning} devices are on their way back; ${maxInProgress} may be`);
+  }
+
+  private tellBack(execution: Execution): void {
+    this.send(this.fleet.tell(execution.device, oldBundle, this.now, 0));
+    Object.assign(execution, { rollback: 'QUEUED', rollbackAt: this.now, rollbackRevision: execution.device.revision });
+    this.returning += 1;
   }
 
   private take(report: Report): void {
@@ -224,6 +247,7 @@ class Shell {
     );
     if (!to) return;
     if (to.state !== execution.state) this.change(execution, to.state);
+    if (rollbackOpen(execution.rollback) && !rollbackOpen(to.rollbackState)) this.returning -= 1;
     execution.rollback = to.rollbackState;
   }
 

@@ -20,7 +20,7 @@ export interface RolloutView {
   waves: WaveView[];
   /** Devices that will not begin yet, by what they say they wait for. */
   waitingDevices: Waiting[];
-  rollback: Record<'QUEUED' | 'IN_PROGRESS' | 'SUCCEEDED' | 'FAILED' | 'TIMED_OUT' | 'CANCELED', number> | null;
+  rollback: Record<'PENDING' | 'QUEUED' | 'IN_PROGRESS' | 'SUCCEEDED' | 'FAILED' | 'TIMED_OUT' | 'CANCELED', number> | null;
   settings: Settings;
   plan: KeptPlan;
   createdAt: Date;
@@ -66,7 +66,7 @@ async function viewsOf(db: DataSource, rows: RolloutRow[]): Promise<RolloutView[
   return rows.map((row) => {
     const own = groups.filter(({ id }) => id === row.id);
     const back = own.filter(({ rollback }) => rollback !== null);
-    const rollback = { QUEUED: 0, IN_PROGRESS: 0, SUCCEEDED: 0, FAILED: 0, TIMED_OUT: 0, CANCELED: 0 };
+    const rollback = { PENDING: 0, QUEUED: 0, IN_PROGRESS: 0, SUCCEEDED: 0, FAILED: 0, TIMED_OUT: 0, CANCELED: 0 };
     for (const { rollback: state, n } of back) rollback[state as keyof typeof rollback] += Number(n);
     return {
       id: row.id, name: row.name, version: row.versionRef, versionId: row.versionId, bundle: row.bundle, workload: row.workload, selector: row.selector, state: row.state, stateReason: row.stateReason, wave: row.wave,

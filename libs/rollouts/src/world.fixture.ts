@@ -51,7 +51,7 @@ export async function openWorld(): Promise<World> {
     telemetry,
     enrol: async (id, labels) => { await db.query('INSERT INTO devices (id, labels, enrolled_at) VALUES ($1, $2, $3)', [id, labels, clock.now()]); },
     online: (id, online, session) => devices.presence([{ device: id, presence: { online, session } }]),
-    desiredOf: async (id) => (await desired.messages([id]))[0]?.message ?? null,
+    desiredOf: async (ids) => new Map((await desired.messages([...ids])).map(({ device, message }) => [device, message])),
     report: async (id, reported) => { await reports.ingest([{ device: id, report: reported }]); },
   }, workload);
 

@@ -23,6 +23,7 @@ const ended = new Set(['SUCCEEDED', 'ROLLED_BACK', 'ABORTED']);
 interface CreateOptions {
   workload: string; selector?: string; exclude?: string[]; excludeSelector?: string; name?: string; wave?: string[]; soak?: string; deadline?: string; minSamples?: string; observe?: string; timeout?: string; supersede?: boolean; start?: boolean; watch?: boolean;
   maxLatencyIncrease?: string; maxAccuracyDrop?: string; maxErrorIncrease?: string; maxInstallFailures?: string; gate?: string[]; cpuFallback?: boolean; ignoreBudget?: boolean; edgeTpu?: string; probation?: string;
+  rollbackAtOnce?: string; rollbackWave?: string[];
 }
 
 export function registerRollouts(program: Command): void {
@@ -34,6 +35,7 @@ export function registerRollouts(program: Command): void {
     .option('--soak <seconds>', 'how long a wave serves before it can pass').option('--deadline <seconds>', 'after which an undecided wave is inconclusive').option('--min-samples <n>', 'inferences per device before it is judged')
     .option('--observe <seconds>', 'how long a device watches itself before it commits').option('--timeout <seconds>', 'for one device\'s activation')
     .option('--max-latency-increase <percent>', 'p95 against the same device before').option('--max-accuracy-drop <points>', 'on labelled frames').option('--max-error-increase <points>').option('--max-install-failures <percent>')
+    .option('--rollback-at-once <n>', 'devices on their way back at once, should they have to go').option('--rollback-wave <size...>', 'percent (20%, cumulative) or count, in order')
     .option('--gate <setting...>', 'any setting of any gate: latencyP99.maxIncreasePercent=80, temperature=on, accuracy=off, custom.reject_rate.max=0.1')
     .option('--no-cpu-fallback', 'wait for an Edge TPU rather than serve on the CPU').option('--ignore-budget', 'fetch it over metered links, too, whatever is left of their data budgets').option('--probation <seconds>', 'how long a device watches a committed model on, 600 where absent').option('--edge-tpu <which>', 'usb, pci, usb:1 or a path; the least loaded where absent').option('--supersede', 'stop other rollouts of this workload on these devices');
 
@@ -106,6 +108,7 @@ export async function followRollout(api: Client, output: Output, id: string): Pr
   let last = '0';
   const seen = new Map<number, string>();
   let waiting = { text: '', at: 0 };
+  let returned = '';
   return api.follow<RolloutView>(`subscription { rolloutChanged(id: ${JSON.stringify(id)}) { id } }`, async () => {
     const now = await api.get<RolloutView>(`/rollouts/${encodeURIComponent(id)}`);
     // The cursor is the id of the last event read.
@@ -121,6 +124,11 @@ export async function followRollout(api: Client, output: Output, id: string): Pr
       }
     }
     const text = waitsFor(now);
+    const back = now.state === 'ROLLING_BACK' && now.rollback ? backText(now.rollback) : '';
+    if (back && back !== returned) {
+      returned = back;
+      output.step({ event: 'rolling-back', rollout: id, counts: now.rollback }, `         ${back}`);
+    }
     if (text && text !== waiting.text && Date.now() - waiting.at >= waitingEveryMs) {
       waiting = { text, at: Date.now() };
       output.step({ event: 'waiting', rollout: id, wave: now.wave, for: text }, colours.dim(`         wave ${now.wave + 1} waits: ${text}`));
@@ -163,6 +171,7 @@ function bodyOf(version: string, options: CreateOptions): Record<string, unknown
       latencyP95: limit('maxIncreasePercent', '--max-latency-increase', options.maxLatencyIncrease), accuracy: limit('maxDropPoints', '--max-accuracy-drop', options.maxAccuracyDrop),
       errorRate: limit('maxIncreasePoints', '--max-error-increase', options.maxErrorIncrease), installFailures: limit('maxPercent', '--max-install-failures', options.maxInstallFailures),
     }), gatesOf(options.gate ?? [])),
+    rollback: options.rollbackAtOnce || options.rollbackWave ? only({ maxInProgress: number('--rollback-at-once', options.rollbackAtOnce), waves: options.rollbackWave?.map(waveOf) }) : undefined,
     supersede: options.supersede, start: options.start === false ? false : undefined,
   });
 }
@@ -186,11 +195,18 @@ function mergedGates(short: Record<string, unknown>, long: Record<string, unknow
 
 export function rolloutText(one: RolloutView): string {
   return [
-    facts([['rollout', one.id], ['name', one.name], ['version', one.version], ['workload', one.workload], ['devices', one.selector || 'all'], ['state', tone(one.state)], ['why', one.stateReason.message], ['by', `${one.createdBy}, ${ago(one.createdAt)}`]]),
+    facts([['rollout', one.id], ['name', one.name], ['version', one.version], ['workload', one.workload], ['devices', one.selector || 'all'], ['state', tone(one.state)], ['why', one.stateReason.message], ...(one.rollback ? [['way back', backText(one.rollback)] as [string, string]] : []), ['by', `${one.createdBy}, ${ago(one.createdAt)}`]]),
     table(['wave', 'state', 'size', 'done', 'failed', 'open'], one.waves.map((wave) => [`${wave.index + 1}${wave.canary ? ' (canary)' : ''}${kindOf(wave.of)}`, tone(wave.state), wave.size, wave.counts.SUCCEEDED ?? 0, (wave.counts.FAILED ?? 0) + (wave.counts.TIMED_OUT ?? 0) + (wave.counts.REJECTED ?? 0), (wave.counts.QUEUED ?? 0) + (wave.counts.IN_PROGRESS ?? 0)])),
     ...one.waitingDevices.map((some) => `${counted(some.count, 'device')} QUEUED, ${some.code} (${some.devices.join(', ')}${some.count > some.devices.length ? ', ...' : ''})\n${some.message}`),
     ...one.waves.filter((wave) => wave.verdicts.length > 0).map((wave) => `wave ${wave.index + 1}\n${verdictTable(wave.verdicts)}`),
   ].join('\n\n');
+}
+
+/** `7 of 10 back, 2 on the way, 1 in line` */
+export function backText(rollback: Record<string, number>): string {
+  const { PENDING = 0, QUEUED = 0, IN_PROGRESS = 0, SUCCEEDED = 0, FAILED = 0, TIMED_OUT = 0 } = rollback;
+  const parts: [number, string][] = [[QUEUED + IN_PROGRESS, 'on the way'], [PENDING, 'in line'], [FAILED, 'could not go back'], [TIMED_OUT, 'without an answer']];
+  return [`${SUCCEEDED} of ${PENDING + QUEUED + IN_PROGRESS + SUCCEEDED + FAILED + TIMED_OUT} back`, ...parts.flatMap(([n, what]) => (n > 0 ? [`${n} ${what}`] : []))].join(', ');
 }
 
 export function verdictTable(verdicts: Verdict[]): string {
