@@ -3,7 +3,7 @@ import { createReadStream } from 'node:fs';
 import { mkdir, open, readdir, readFile, rename, rm, stat, statfs, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
-import { bundleDigest, parseManifest, type Manifest } from '@reefkeeper/bundle';
+import { bundleDigest, parseManifest, unverifiedManifest, type Manifest } from '@reefkeeper/bundle';
 import { ReefError } from '@reefkeeper/platform/errors';
 import writeFileAtomic from 'write-file-atomic';
 import type { InstalledBundle } from './plan.ts';
@@ -156,8 +156,7 @@ export class Store {
   /** What the envelope of a bundle names that is not installed: good enough to leave its parts alone, and for nothing else, since nobody has verified it. */
   private async announced(bundle: string): Promise<Manifest | undefined> {
     try {
-      const { payload } = (await this.envelope(bundle)) as { payload: string };
-      return parseManifest((JSON.parse(Buffer.from(payload, 'base64').toString('utf8')) as { predicate: unknown }).predicate);
+      return unverifiedManifest(await this.envelope(bundle));
     } catch {
       return undefined;
     }

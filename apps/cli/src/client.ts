@@ -76,6 +76,10 @@ export class Client {
     if (hash.digest('hex') !== digest) throw new ReefError('artifact.checksum_mismatch', 'unavailable', `${file} did not arrive as it is stored; try again.`);
   }
 
+  async bytes(path: string): Promise<Buffer> {
+    return Buffer.from(await (await this.send('GET', path)).arrayBuffer());
+  }
+
   /** What is no JSON: a stored text. */
   async text(path: string): Promise<string> {
     return (await this.send('GET', path)).text();

@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Command, CommanderError } from 'commander';
 import { registerAccess } from './commands/access.ts';
+import { registerBundles } from './commands/bundles.ts';
 import { registerCompletion } from './commands/completion.ts';
 import { registerDevices } from './commands/devices.ts';
 import { registerGc } from './commands/gc.ts';
@@ -34,6 +35,7 @@ registerGc(program);
 registerDevices(program);
 registerRollouts(program);
 registerOffline(program);
+registerBundles(program);
 registerAccess(program);
 registerCompletion(program);
 

@@ -27,7 +27,7 @@ const ownTypes: Record<string, Schema> = {
 const bodies: Record<string, Schema> = {
   'Devices.list': page(ref('Device')), 'Devices.one': ref('Device'), 'Devices.change': ref('Device'), 'Devices.configure': object({ devices: count }), 'Devices.send': ref('DeviceCommand'), 'Devices.command': ref('DeviceCommand'),
   'EnrolmentTokens.create': ref('EnrolmentToken'), 'ApiTokens.list': page(ref('ApiToken')), 'ApiTokens.create': ref('NewApiToken'), 'Audit.list': page(ref('AuditEntry')),
-  'Models.list': page(ref('Model')), 'Models.create': ref('Model'), 'Models.one': ref('Model'), 'Models.versions': page(ref('Version')), 'Models.version': ref('Version'), 'Models.confirm': ref('Version'),
+  'Models.list': page(ref('Model')), 'Models.create': ref('Model'), 'Models.one': ref('Model'), 'Models.versions': page(ref('Version')), 'Models.version': ref('Version'), 'Models.confirm': ref('Version'), 'Models.bundle': { ...anything, description: 'A DSSE envelope' }, 'Artifacts.delta': object({ from: text, to: text, bytes: count, deltaBytes: orNull(count) }),
   'Buckets.import': object({ version: ref('Version'), job: ref('Job') }), 'Buckets.exports': page(ref('BucketExport')),
   'Builds.train': object({ version: ref('Version'), job: ref('Job') }),
   'Cocompile.create': object({ items: { type: 'array', items: object({ version: ref('Version'), job: ref('Job') }) } }),

@@ -154,6 +154,20 @@ describe('downloads', () => {
     }
   });
 
+  it('people see what a device would transfer, and the envelope it gets', async () => {
+    const registry = world.app.get(Registry, { strict: false });
+    const [old, content] = [randomBytes(50_000), randomBytes(100)];
+    const keep = async (bytes: Buffer) => (await registry.keep(bytes, { mediaType: 'application/octet-stream', role: 'model' })).digest;
+    const [from, to, other] = [await keep(old), await keep(Buffer.concat([content, old])), await keep(randomBytes(10_000))];
+    expect(await world.call('GET', `/api/v1/artifacts/${to}/delta?from=${from}`)).toMatchObject({ status: 200, body: { from, to, bytes: 50_100, deltaBytes: expect.any(Number) } });
+    expect(await world.call('GET', `/api/v1/artifacts/${other}/delta?from=${from}`)).toMatchObject({ status: 200, body: { bytes: 10_000, deltaBytes: null } });
+    expect(await world.call('GET', `/api/v1/artifacts/${to}/delta?from=${'0'.repeat(64)}`)).toMatchObject({ status: 404, body: { code: 'artifact.missing' } });
+    expect(await world.call('GET', `/api/v1/artifacts/${to}/delta`)).toMatchObject({ status: 400 });
+    expect(await world.call('GET', '/api/v1/models/m/versions/1/bundle')).toMatchObject({ status: 200, body: JSON.parse(envelope.toString()) });
+    await registry.createVersion('m');
+    expect(await world.call('GET', '/api/v1/models/m/versions/2/bundle')).toMatchObject({ status: 404, body: { code: 'bundle.missing' } });
+  });
+
   it('many at once get the same bytes', async () => {
     const answers = await Promise.all(Array.from({ length: 20 }, (_, n) => get(blob(), { range: `bytes=${n * 1000}-` })));
     expect(answers.every(({ body }, n) => body.equals(model.subarray(n * 1000)))).toBe(true);

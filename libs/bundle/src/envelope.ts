@@ -72,6 +72,18 @@ export function verifyBundle(candidate: unknown, trustedKeys: readonly TrustedKe
   return manifest;
 }
 
+/**
+ * The manifest as the envelope claims it, whoever wrote it: to look at, and to leave files alone; never to run anything.
+ * @throws ReefError `bundle.malformed`
+ */
+export function unverifiedManifest(candidate: unknown): Manifest {
+  const parsed = envelope.safeParse(candidate);
+  if (!parsed.success) throw malformed(`it is not a DSSE envelope: ${z.prettifyError(parsed.error)}`, parsed.error);
+  const held = statement.safeParse(jsonOf(Buffer.from(parsed.data.payload, 'base64')));
+  if (!held.success) throw malformed(`it is not an in-toto statement about a bundle: ${z.prettifyError(held.error)}`, held.error);
+  return parseManifest(held.data.predicate);
+}
+
 /** PAE(type, body) of DSSE, protocol.md: lengths keep type and body from running into each other. */
 function preAuthentication(type: string, body: Buffer): Buffer {
   return Buffer.concat([Buffer.from(`DSSEv1 ${Buffer.byteLength(type)} ${type} ${body.length} `), body]);

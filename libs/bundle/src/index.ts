@@ -3,3 +3,4 @@ export * from './envelope.ts';
 export * from './signing-key.ts';
 export * from './golden.ts';
 export * from './delta.ts';
+export * from './diff.ts';

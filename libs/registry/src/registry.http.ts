@@ -2,8 +2,9 @@ import { Body, Controller, Get, HttpCode, Inject, Param, Post, Query, Streamable
 import { ApiTags } from '@nestjs/swagger';
 import { z } from 'zod';
 import { modelName } from '@reefkeeper/bundle';
-import type { ObjectStore } from '@reefkeeper/platform';
+import { ReefError, type ObjectStore } from '@reefkeeper/platform';
 import { Actor } from '@reefkeeper/platform/http';
+import { Deltas } from './deltas.ts';
 import { Registry, type ModelSummary, type Page } from './registry.service.ts';
 import { mapPage, versionLine, versionView, type VersionView } from './views.ts';
 
@@ -11,6 +12,7 @@ const newModel = z.object({ name: modelName, description: z.string().max(2_000).
 const pageQuery = z.object({ limit: z.coerce.number().int().min(1).max(500).optional(), cursor: z.string().max(200).optional() });
 const number = z.coerce.number().int().min(1).max(999_999_999);
 const digest = z.string().regex(/^[0-9a-f]{64}$/, 'a SHA-256 in 64 lower-case hex digits');
+const deltaQuery = z.object({ from: digest });
 
 @ApiTags('models')
 @Controller('models')
@@ -42,6 +44,14 @@ export class ModelsController {
     return versionView(await this.registry.versionByRef(`${name}@${version}`));
   }
 
+  /** The signed envelope, as devices get it. */
+  @Get(':name/versions/:number/bundle')
+  async bundle(@Param('name', { schema: modelName }) name: string, @Param('number', { schema: number }) version: number): Promise<object> {
+    const { bundleDigest } = await this.registry.versionByRef(`${name}@${version}`);
+    if (!bundleDigest) throw new ReefError('bundle.missing', 'not_found', `${name}@${version} has no bundle yet; only a READY version has one.`, { detail: { version: `${name}@${version}` } });
+    return JSON.parse((await this.registry.envelopeOf(bundleDigest)).toString('utf8')) as object;
+  }
+
   /** Takes off what holds the version up: somebody has looked at it. */
   @Post(':name/versions/:number/confirm')
   @HttpCode(200)
@@ -53,12 +63,20 @@ export class ModelsController {
 @ApiTags('artifacts')
 @Controller('artifacts')
 export class ArtifactsController {
-  constructor(@Inject(Registry) private readonly registry: Registry, @Inject('OBJECTS') private readonly objects: ObjectStore) {}
+  constructor(@Inject(Registry) private readonly registry: Registry, @Inject(Deltas) private readonly deltas: Deltas, @Inject('OBJECTS') private readonly objects: ObjectStore) {}
 
   /** The bytes of a model file, golden pack or upload. */
   @Get(':digest')
   async download(@Param('digest', { schema: digest }) wanted: string): Promise<StreamableFile> {
     const { bytes, mediaType } = await this.registry.artifact(wanted);
     return new StreamableFile(await this.objects.read(wanted), { type: mediaType, length: bytes, disposition: `attachment; filename="${wanted}"` });
+  }
+
+  /** How large the delta is that devices get which have `from`; null where they get the whole. It is made where it was not yet. */
+  @Get(':digest/delta')
+  async delta(@Param('digest', { schema: digest }) to: string, @Query({ schema: deltaQuery }) { from }: z.output<typeof deltaQuery>): Promise<{ from: string; to: string; bytes: number; deltaBytes: number | null }> {
+    await this.registry.artifact(from);
+    const { bytes } = await this.registry.artifact(to);
+    return { from, to, bytes, deltaBytes: (await this.deltas.between(from, to))?.bytes ?? null };
   }
 }

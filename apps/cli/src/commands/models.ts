@@ -144,7 +144,7 @@ export function buildOptions(command: Command): Command {
 }
 
 /** Of one version in the API. Here a bare name does not do: what is meant must not change with the next version. */
-function pathOf(ref: string): string {
+export function pathOf(ref: string): string {
   const [name = '', number = ''] = ref.split('@');
   if (!/^\d+$/.test(number)) throw new ReefError('version.ref_invalid', 'invalid', `Name the version with its number, such as ${name || 'classifier'}@3.`);
   return `/models/${encodeURIComponent(name)}/versions/${number}`;
