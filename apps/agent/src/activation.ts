@@ -13,7 +13,7 @@ import { blameless, type Runner } from './runner.ts';
 import type { Serving } from './serving.ts';
 import type { StateFile } from './state.ts';
 import { basesOf, filesFor, type BlobName, type Store } from './store.ts';
-import { activated, begun, closed, committed, defaultProbationS, did, entered, failed, left, refetched, removed, returned, sameSlot, type Slot } from './workload.ts';
+import { activated, begun, closed, committed, defaultProbationS, did, entered, failed, left, noted, refetched, removed, returned, sameSlot, type Slot } from './workload.ts';
 
 export interface ActivationOptions {
   state: StateFile;
@@ -138,6 +138,26 @@ export function activationExecutors(options: ActivationOptions): Executors {
         throw error;
       }
       proved.set(workload, runner);
+    }),
+
+    shadow: ({ workload, bundle, slot, wanted }, signal) => step(workload, 'shadow', async () => {
+      const serving = options.serving(workload);
+      const policy = wanted.policy.shadow!;
+      const note = (code: string, message: string) => {
+        log.info({ workload, bundle, code, reason: message }, 'shadow step');
+        return state.move(workload, (now) => noted(now, { code, message }));
+      };
+      if (!slot || !serving.ready) return note('shadow.skipped', slot ? 'Nothing serves beside which it could run.' : 'An Edge TPU serves one process, and the bundle has no cpu-int8 variant on this device that could run beside it.');
+      const waiting = proved.get(workload);
+      const own = waiting && sameSlot(waiting.slot, slot) && !waiting.crashed ? undefined : await options.start(workload, slot);
+      try {
+        const { end, frames, agreed, errors, dropped } = await serving.shadow(own ?? waiting!, policy, (percent) => options.onPercent(workload, percent), signal);
+        log.info({ workload, bundle, end, frames, agreed, errors, dropped }, 'ran beside what serves');
+        if (end === 'hurts') await note('shadow.hurts', `The active model's p95 rose by more than ${policy.maxAddedPercent} % although the candidate was shown ever fewer frames; it was taken away after ${frames} of ${policy.frames}.`);
+        else if (end === 'time') await note('shadow.too_few_frames', `${frames} of ${policy.frames} frames were compared within ${policy.maxS} s.`);
+      } finally {
+        await own?.close();
+      }
     }),
 
     async activate({ workload, slot, wanted }) {

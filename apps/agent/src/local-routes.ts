@@ -3,7 +3,7 @@ import { ReefError } from '@reefkeeper/platform/errors';
 import { metricName } from '@reefkeeper/protocol';
 import { z } from 'zod';
 import { boxesOf, classesOf, type Answer, type Question } from './answer.ts';
-import { checkOutputs, encodeInferResponse, modelInputs, modelMetadata, parseInferRequest } from './open-inference.ts';
+import { encodeInferResponse, modelInputs, modelMetadata, outputPlaces, parseInferRequest } from './open-inference.ts';
 import { imageInput, type Pixels } from './runner.ts';
 import type { Serving } from './serving.ts';
 import { maxMetrics } from './window.ts';
@@ -79,11 +79,14 @@ async function infer(ask: Ask, name: string, version: string | undefined): Promi
   const announced = ask.headers['inference-header-content-length'];
   const request = parseInferRequest(ask.body, announced === undefined ? undefined : Number(announced));
   const id = request.id ?? ask.id;
-  const answer = await serving.ask({ id, label: null, prepare: ({ manifest, tensors }) => {
-    checkOutputs(request, manifest);
-    return modelInputs(request, manifest, tensors);
+  let places: number[] | undefined;
+  let meant: Parameters<Question['prepare']>[0] | undefined;
+  const answer = await serving.ask({ id, label: null, prepare: (model) => {
+    places ??= outputPlaces(request, model.manifest);
+    meant ??= model;
+    return modelInputs(request, model.manifest, model.tensors, meant);
   } }, ask.signal);
-  const { body, headerBytes } = encodeInferResponse(request, name, id, answer);
+  const { body, headerBytes } = encodeInferResponse(request, name, id, answer, places);
   return { body, headers: { ...saidBy(answer, id), ...(headerBytes === undefined ? {} : { 'content-type': 'application/octet-stream', 'inference-header-content-length': headerBytes }) } };
 }
 

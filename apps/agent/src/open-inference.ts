@@ -96,11 +96,23 @@ export function namesOf(side: 'inputs' | 'outputs', manifest: Manifest): string[
   return manifest[side].map(({ name }, index) => name || `${side.slice(0, -1)}_${index}`);
 }
 
+/** What was meant for one model, for another: by place, since converters rename inputs, and by the numbers it stands for, since scales differ. */
+function translated(bytes: Buffer[], from: Tensors, to: Tensors): Buffer[] {
+  if (from.inputs.length !== to.inputs.length) throw new ReefError('infer.input_missing', 'invalid', `The request has ${from.inputs.length} inputs and this model takes ${to.inputs.length}.`);
+  return bytes.map((own, index) => {
+    const [one, other] = [from.inputs[index]!, to.inputs[index]!];
+    if (one.shape.join() !== other.shape.join()) throw new ReefError('infer.shape_wrong', 'invalid', `Input ${index} has shape [${one.shape.join(', ')}]; this model takes [${other.shape.join(', ')}].`);
+    return one.dtype === other.dtype && one.scale === other.scale && one.zeroPoint === other.zeroPoint ? own : quantiseTensor(dequantise(own, one), other);
+  });
+}
+
 /**
  * The model's own bytes for what was asked: real numbers are quantised by the model's parameters, its own type is taken as it is.
+ * @param meant the model that the client saw, where that is another one: a swap came in between, or this one runs in its shadow
  * @throws ReefError `infer.input_unknown`, `infer.input_missing`, `infer.input_twice`, `infer.shape_wrong`, `infer.datatype_wrong`, `infer.data_wrong`
  */
-export function modelInputs({ inputs }: Pick<InferRequest, 'inputs'>, manifest: Manifest, tensors: Tensors): Buffer[] {
+export function modelInputs({ inputs }: Pick<InferRequest, 'inputs'>, manifest: Manifest, tensors: Tensors, meant?: { manifest: Manifest; tensors: Tensors }): Buffer[] {
+  if (meant && (meant.manifest !== manifest || meant.tensors !== tensors)) return translated(modelInputs({ inputs }, meant.manifest, meant.tensors), meant.tensors, tensors);
   const names = namesOf('inputs', manifest);
   const unknown = inputs.find(({ name }) => !names.includes(name));
   if (unknown) throw new ReefError('infer.input_unknown', 'invalid', `The model has no input ${unknown.name}; it has ${names.join(', ')}.`);
@@ -122,22 +134,24 @@ function modelInput({ name, shape, datatype, bytes }: InferRequest['inputs'][num
   return quantiseTensor(values, tensor);
 }
 
-/** @throws ReefError `infer.output_unknown` */
-export function checkOutputs({ outputs }: Pick<InferRequest, 'outputs'>, manifest: Manifest): void {
+/** @returns the places of the wanted outputs. @throws ReefError `infer.output_unknown` */
+export function outputPlaces({ outputs }: Pick<InferRequest, 'outputs'>, manifest: Manifest): number[] {
   const names = namesOf('outputs', manifest);
   const unknown = outputs?.find(({ name }) => !names.includes(name));
   if (unknown) throw new ReefError('infer.output_unknown', 'invalid', `The model has no output ${unknown.name}; it has ${names.join(', ')}.`);
+  return outputs?.map(({ name }) => names.indexOf(name)) ?? names.map((_, index) => index);
 }
 
 /** @returns the body; with `headerBytes` where tensors follow the JSON */
-export function encodeInferResponse(request: InferRequest, workload: string, id: string, answer: Answer): { body: Buffer; headerBytes: number | undefined } {
+export function encodeInferResponse(request: InferRequest, workload: string, id: string, answer: Answer, places = outputPlaces(request, answer.manifest)): { body: Buffer; headerBytes: number | undefined } {
   const { manifest, tensors, slot } = answer;
   const names = namesOf('outputs', manifest);
-  const wanted = request.outputs ?? names.map((name): WantedOutput => ({ name, binary: undefined, real: undefined }));
   const tails: Buffer[] = [];
-  const outputs = wanted.map(({ name, binary = request.binary, real = request.real }) => {
-    const index = names.indexOf(name);
-    const tensor = tensors.outputs[index]!;
+  const outputs = places.map((index, at) => {
+    const { binary = request.binary, real = request.real, name = names[index]! }: Partial<WantedOutput> = request.outputs?.[at] ?? {};
+    const tensor = tensors.outputs[index];
+    // Answered by another version than the client saw, which has fewer.
+    if (!tensor) throw new ReefError('infer.output_unknown', 'invalid', `The model has no output ${name}; it has ${names.join(', ')}.`);
     const values = real ? dequantise(answer.outputs[index]!, tensor) : undefined;
     const datatype = real ? 'FP32' : datatypes[tensor.dtype] ?? 'FP32';
     const quantisation = !real && tensor.scale !== null ? { scale: tensor.scale, zero_point: tensor.zeroPoint ?? 0 } : {};

@@ -13,7 +13,7 @@ const settled = (bundle: string, revision: number, previous: Slot | null = null)
   execution: { revision, bundle, wantedVariant: 'cpu-int8', rollback: false, state: 'SUCCEEDED', step: null, percent: null, failure: null, done: [], elapsedMs: 0, trials: 0, waiting: null },
 });
 
-interface Wish { bundle: string; variant?: string; rollback?: boolean; rollbackTo?: string | null; policy?: { cpuFallback?: boolean; timeoutS?: number; observeS?: number } }
+interface Wish { bundle: string; variant?: string; rollback?: boolean; rollbackTo?: string | null; policy?: { cpuFallback?: boolean; timeoutS?: number; observeS?: number; shadow?: object } }
 function wish(revision: number, workloads: Record<string, Wish>): Desired {
   return desiredMessage.schema.parse({ revision, workloads: Object.fromEntries(Object.entries(workloads).map(([name, one]) => [name, { variant: 'cpu-int8', manifestUrl: '/x', ...one }])) });
 }
@@ -83,6 +83,24 @@ describe('plan', () => {
   it('goes on where it was', () => {
     const state = did(did(did(begun(settled(A, 1), 2, wish(2, { w: { bundle: B } }).workloads.w!), 'download'), 'verify'), 'install');
     expect(kinds(plan(wish(2, { w: { bundle: B } }), actual({ w: state }, [A, B])))).toEqual(['golden', 'activate', 'observe', 'commit']);
+  });
+
+  it('runs a candidate beside what serves, where that is asked for and there is something', () => {
+    const shadow = { shadow: {} };
+    const beside = (state: WorkloadState | undefined, wanted: Desired, accelerator?: Accelerator, installed = [A, B]) => plan(wanted, actual(state ? { w: state } : {}, installed, accelerator));
+    const wanted = wish(2, { w: { bundle: B, policy: shadow } });
+    expect(kinds(beside(settled(A, 1), wanted)).slice(4)).toEqual(['golden', 'shadow', 'activate', 'observe', 'commit']);
+    expect(kinds(beside(undefined, wanted))).not.toContain('shadow');
+    expect(kinds(beside(settled(A, 1), wish(2, { w: { bundle: B, rollback: true, policy: shadow } })))).not.toContain('shadow');
+    // Cut off behind the switch: the candidate is not compared with itself.
+    const switched = activated(['download', 'verify', 'install', 'golden', 'shadow'].reduce((now, step) => did(now, step as 'golden'), begun(settled(A, 1), 2, wanted.workloads.w!)), cpu(B));
+    expect(kinds(beside(switched, wanted))).toEqual(['observe', 'commit']);
+    // On an Edge TPU it runs on the CPU, or not at all.
+    const tpu: Accelerator = { present: true, runtime: 14, devices: [] };
+    const onTpu = wish(2, { w: { bundle: B, variant: 'edgetpu-14', policy: shadow } });
+    expect(beside(settled(A, 1), onTpu, tpu).find(({ kind }) => kind === 'shadow')).toMatchObject({ slot: cpu(B) });
+    const only = { ...actual({ w: settled(A, 1) }, [A, B], tpu), installed: new Map([[A, both], [B, { variants: both.variants.slice(1) }]]) };
+    expect(plan(onTpu, only).find(({ kind }) => kind === 'shadow')).toMatchObject({ slot: null });
   });
 
   it('keeps what was done for the same bundle under a lower revision', () => {

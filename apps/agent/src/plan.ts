@@ -1,4 +1,4 @@
-import type { Desired, ExecutionStep, WantedWorkload } from '@reefkeeper/protocol';
+import { activationLimitS, type Desired, type ExecutionStep, type WantedWorkload } from '@reefkeeper/protocol';
 import type { EdgeTpuDevice } from '@reefkeeper/inference';
 import { matching } from './placement.ts';
 import { begun, emptyWorkload, isOpen, maxTrials, onTrial, sameSlot, type Execution, type Slot, type WorkloadState } from './workload.ts';
@@ -29,6 +29,8 @@ export type Step =
   | (Of & { kind: 'begin'; revision: number; wanted: WantedWorkload })
   | (OfBundle & { kind: 'download' | 'verify' | 'install' })
   | (OfBundle & { kind: 'golden' | 'activate' | 'observe'; slot: Slot })
+  /** `slot`: how the candidate runs beside what serves; null where it cannot. */
+  | (OfBundle & { kind: 'shadow'; slot: Slot | null })
   | (Of & { kind: 'commit' })
   | (Of & { kind: 'refetch' })
   /** Gives up, for a reason that no step has met. */
@@ -88,7 +90,7 @@ function planExecution(workload: string, wanted: WantedWorkload, state: Workload
     return onTrial(state) ? [{ kind: 'rollback', workload, to: returnTo(wanted, state, actual) }, close] : [close];
   }
   const fail = (code: string, message: string): Step[] => [{ kind: 'fail', workload, code, message }];
-  const limitMs = (wanted.policy.timeoutS + wanted.policy.observeS) * 1_000;
+  const limitMs = activationLimitS(wanted.policy) * 1_000;
   if (execution.elapsedMs > limitMs) return fail(timeoutCode, `The activation was not finished within ${wanted.policy.timeoutS} s.`);
 
   const installed = actual.installed.get(bundle);
@@ -115,11 +117,23 @@ function planExecution(workload: string, wanted: WantedWorkload, state: Workload
   const slot: Slot = { bundle, ...choice.variant };
   // On trial by another variant than there is an accelerator for now: what was proved was the other one.
   const moved = execution.done.includes('activate') && !sameSlot(state.running, slot);
-  const proving = (['golden', 'activate', 'observe'] as const)
+  const proving = (['golden', 'shadow', 'activate', 'observe'] as const)
     // A rollback goes to what has proved itself here before: no golden run, no observation, only the switch.
     .filter((kind) => (left(kind) || moved) && (!execution.rollback || kind === 'activate'))
-    .map((kind) => ({ kind, ...of, slot }));
+    .filter((kind) => kind !== 'shadow' || shadows(wanted, state, execution))
+    .map((kind): Step => (kind === 'shadow' ? { kind, ...of, slot: besides(slot, installed) } : { kind, ...of, slot }));
   return [...fetching, ...proving, { kind: 'commit', workload }];
+}
+
+/** A candidate runs beside something else that serves, and before it takes its place. */
+function shadows({ policy, bundle }: WantedWorkload, { running }: WorkloadState, { done }: Execution): boolean {
+  return policy.shadow !== undefined && running !== null && running.bundle !== bundle && !done.includes('activate');
+}
+
+/** A process of its own on the CPU: on the Edge TPU it would stand in line with the model that serves, and could take its process down. */
+function besides(slot: Slot, installed: InstalledBundle): Slot | null {
+  if (slot.backend === 'cpu') return slot;
+  return installed.variants.some(({ name }) => name === cpuVariant) ? { bundle: slot.bundle, variant: cpuVariant, backend: 'cpu' } : null;
 }
 
 /** Nothing is open. The only thing that can still be wrong is the variant, when an accelerator has come. */

@@ -1,6 +1,6 @@
 import { asReefError, ReefError } from '@reefkeeper/platform/errors';
 import type { Logger } from '@reefkeeper/platform/logger';
-import type { Desired } from '@reefkeeper/protocol';
+import { activationLimitS, type Desired } from '@reefkeeper/protocol';
 import type { CrashPoint } from './crash-point.ts';
 import { plan, timeoutCode, type Actual, type Executors, type Step } from './plan.ts';
 import type { StateFile } from './state.ts';
@@ -16,7 +16,7 @@ export interface ReconcilerOptions {
 }
 
 /** Steps that may be broken off when something else is wanted; the others are short. */
-const breakable: ReadonlySet<Step['kind']> = new Set<Step['kind']>(['download', 'golden', 'observe']);
+const breakable: ReadonlySet<Step['kind']> = new Set<Step['kind']>(['download', 'golden', 'shadow', 'observe']);
 
 /**
  * Plans, does the first step, and plans again, until nothing is left. Whoever changes a fact calls `poke()`. A step that throws
@@ -138,7 +138,7 @@ export class Reconciler {
     const wanted = state.now.desired?.workloads[workload];
     const execution: Execution | null = state.workload(workload).execution;
     if (!wanted || !isOpen(execution) || !breakable.has(step.kind)) return undefined;
-    const limitMs = (wanted.policy.timeoutS + wanted.policy.observeS) * 1_000 - execution.elapsedMs;
+    const limitMs = activationLimitS(wanted.policy) * 1_000 - execution.elapsedMs;
     return setTimeout(() => abort.abort(new ReefError(timeoutCode, 'unavailable', `The activation was not finished within ${wanted.policy.timeoutS} s.`)), Math.max(0, Math.min(limitMs, 2 ** 31 - 1)));
   }
 }

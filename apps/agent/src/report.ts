@@ -66,6 +66,6 @@ function reportedWorkload(workload: WorkloadState, percent: number | null, devic
 }
 
 function reportedExecution(execution: Execution, percent: number | null): ReportedExecution {
-  const { revision, bundle, state, step, failure, waiting } = execution;
-  return { revision, bundle, state, step, percent: isOpen(execution) ? percent : null, failure: failure ?? waiting };
+  const { revision, bundle, state, step, failure, waiting, notes } = execution;
+  return { revision, bundle, state, step, percent: isOpen(execution) ? percent : null, failure: failure ?? waiting, ...(notes ? { notes } : {}) };
 }

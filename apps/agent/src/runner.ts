@@ -2,7 +2,7 @@ import { decodeGolden, judgeGolden, type Manifest } from '@reefkeeper/bundle';
 import { quantisePixels, readImage, resizePixels, type EdgeTpuDevice, type LoadedModel } from '@reefkeeper/inference';
 import { asReefError, ReefError } from '@reefkeeper/platform/errors';
 import { readFile } from 'node:fs/promises';
-import type { Tensors } from './answer.ts';
+import type { Question, Tensors } from './answer.ts';
 import { InvokeDeadline } from './deadline.ts';
 import type { Hosts, Lease } from './hosts.ts';
 import type { Store } from './store.ts';
@@ -134,6 +134,15 @@ export class Runner {
     this.lease.host.off('exit', this.hostEnded);
     await this.lease.release();
   }
+}
+
+export interface Prepared { inputs: Uint8Array[]; preprocessUs: number }
+
+/** @throws what `prepare` throws: the question, not the model, is wrong then */
+export async function prepared(question: Question, runner: Runner): Promise<Prepared> {
+  const begin = performance.now();
+  const inputs = await question.prepare(runner);
+  return { inputs, preprocessUs: (performance.now() - begin) * 1_000 };
 }
 
 /** A phone's photo has 12 to 50 million pixels; an image that claims far more only fills the memory. */

@@ -4,7 +4,8 @@ import { classesOf, isRight, type Answer, type Question } from './answer.ts';
 import { Backoff, sleep } from './backoff.ts';
 import { questionOf, type Frame } from './frames.ts';
 import { RecentResults } from './recent.ts';
-import { blameless, type Runner } from './runner.ts';
+import { blameless, prepared, type Prepared, type Runner } from './runner.ts';
+import { Shadow, type ShadowPolicy, type ShadowResult } from './shadow.ts';
 import type { Store } from './store.ts';
 import { Turns } from './turns.ts';
 import { maxMetrics, Window, type ClosedWindow } from './window.ts';
@@ -48,6 +49,9 @@ export class Serving {
   /** Who waits for something to be different: a runner that came or went, another slot wanted. */
   private readonly watchers = new Set<() => void>();
   private trial: Trial | undefined;
+  private shadowed: Shadow | undefined;
+  /** Whole times of the latest answers of the runner that serves, microseconds. */
+  private paces: number[] = [];
   private readonly backoff: Backoff;
   private readonly stopped = new AbortController();
   private readonly loops: Promise<unknown>;
@@ -227,6 +231,24 @@ export class Serving {
     return true;
   }
 
+  /**
+   * Runs `candidate` beside what serves, on a part of the live frames, until enough are compared or the time is over. Its numbers are in the telemetry
+   * of what serves. @throws ReefError `shadow.crashed`, `shadow.errors`, the reason of `signal`
+   */
+  async shadow(candidate: Runner, policy: ShadowPolicy, onPercent: (percent: number) => void, signal: AbortSignal): Promise<ShadowResult> {
+    const shadow = new Shadow(candidate, policy, this.paces, ({ slot }, sample) => {
+      const other = this.windowOf(slot).shadowOf;
+      if (other !== undefined && other !== candidate.slot.bundle) this.closeWindow(keyOf(slot));
+      this.windowOf(slot).shadow(candidate.slot.bundle, sample);
+    });
+    this.shadowed = shadow;
+    try {
+      return await shadow.over(onPercent, signal);
+    } finally {
+      if (this.shadowed === shadow) this.shadowed = undefined;
+    }
+  }
+
   async bench(runs: number): Promise<number[]> {
     if (!this.runner) throw new ReefError('inference.not_running', 'unavailable', 'Nothing is being served by this workload now.');
     return this.runner.bench(runs, (await this.options.frames?.next())?.path);
@@ -289,6 +311,7 @@ export class Serving {
         const { outputs, invokeUs } = await runner.infer(inputs);
         const answer: Answer = { slot: runner.slot, manifest: runner.manifest, tensors: runner.tensors, outputs, preprocessUs, invokeUs, totalUs: preprocessUs + (performance.now() - begin) * 1_000 };
         this.count(answer, question);
+        if (runner === this.runner) this.shadowed?.offer(question, answer);
         return answer;
       } catch (thrown) {
         const { code } = asReefError(thrown);
@@ -305,6 +328,8 @@ export class Serving {
     const right = (truth: string) => best !== undefined && isRight(manifest, best.index, truth);
     this.windowOf(slot).add({ preprocessUs, invokeUs, totalUs, score: best?.score ?? null, correct: best === undefined || label === null ? null : right(label) });
     if (best && id !== undefined) this.recent.add(id, { slot, top1: best.index, label: best.label, right });
+    this.paces.push(totalUs);
+    if (this.paces.length > 240) this.paces = this.paces.slice(-120);
     if (this.trial && sameSlot(slot, this.runner?.slot ?? null)) this.trial.inferences += 1;
     if (performance.now() - this.goodSince > 60_000) {
       this.crashes = 0;
@@ -313,7 +338,7 @@ export class Serving {
   }
 
   private windowOf(slot: Slot): Window {
-    const key = `${slot.bundle}/${slot.variant}/${slot.backend}`;
+    const key = keyOf(slot);
     let open = this.windows.get(key);
     if (!open) this.windows.set(key, open = { slot, window: new Window(this.options.workload, slot, new Date(), performance.now()) });
     return open.window;
@@ -327,6 +352,7 @@ export class Serving {
 
   private use(runner: Runner): void {
     this.runner = runner;
+    this.paces = [];
     this.goodSince = performance.now();
     this.watch(runner);
     this.wake();
@@ -424,12 +450,8 @@ export class Serving {
   }
 }
 
-interface Prepared { inputs: Uint8Array[]; preprocessUs: number }
-
-async function prepared(question: Question, runner: Runner): Promise<Prepared> {
-  const begin = performance.now();
-  const inputs = await question.prepare(runner);
-  return { inputs, preprocessUs: (performance.now() - begin) * 1_000 };
+function keyOf({ bundle, variant, backend }: Slot): string {
+  return `${bundle}/${variant}/${backend}`;
 }
 
 function crashed(why: ReefError): ReefError {

@@ -1,4 +1,5 @@
 import { Sketch, type MetricMoments, type Telemetry } from '@reefkeeper/protocol';
+import type { ShadowSample } from './shadow.ts';
 import type { Slot } from './workload.ts';
 
 export interface Sample {
@@ -23,6 +24,7 @@ export class Window {
   private readonly errors = new Map<string, number>();
   private inferences = 0;
   private readonly metrics = new Map<string, MetricMoments>();
+  private shadowed: { bundle: string; frames: number; agreed: number; errors: number; latency: Sketch; active: Sketch } | undefined;
   private labelled = 0;
   private correct = 0;
 
@@ -52,12 +54,28 @@ export class Window {
     return true;
   }
 
+  /** The candidate whose frames this window counts. */
+  get shadowOf(): string | undefined {
+    return this.shadowed?.bundle;
+  }
+
+  shadow(bundle: string, { agreed, candidateUs, activeUs }: ShadowSample): void {
+    const so = (this.shadowed ??= { bundle, frames: 0, agreed: 0, errors: 0, latency: new Sketch(), active: new Sketch() });
+    so.frames += 1;
+    if (agreed) so.agreed += 1;
+    if (agreed === null) so.errors += 1;
+    // Paired: what one of them did not answer is in neither.
+    if (candidateUs === null) return;
+    so.latency.add(candidateUs);
+    so.active.add(activeUs);
+  }
+
   fail(code: string): void {
     this.errors.set(code, (this.errors.get(code) ?? 0) + 1);
   }
 
   get empty(): boolean {
-    return this.inferences === 0 && this.errors.size === 0 && this.labelled === 0 && this.metrics.size === 0;
+    return this.inferences === 0 && this.errors.size === 0 && this.labelled === 0 && this.metrics.size === 0 && this.shadowed === undefined;
   }
 
   close(nowMs: number): ClosedWindow {
@@ -68,6 +86,7 @@ export class Window {
       inferences: this.inferences, errors: Object.fromEntries(this.errors),
       latency: { preprocess: preprocess.toBase64(), invoke: invoke.toBase64(), total: total.toBase64() },
       labelled: this.labelled, correct: this.correct,
+      ...(this.shadowed ? { shadow: { ...this.shadowed, latency: this.shadowed.latency.toBase64(), active: this.shadowed.active.toBase64() } } : {}),
       ...(this.metrics.size > 0 ? { metrics: Object.fromEntries(this.metrics) } : {}),
       ...(this.scores.count > 0 ? { scores: this.scores.toBase64() } : {}),
     };

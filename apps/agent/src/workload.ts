@@ -79,7 +79,7 @@ export function begun(state: WorkloadState, revision: number, wanted: WantedWork
     execution: {
       revision, bundle: wanted.bundle, wantedVariant: wanted.variant, rollback: wanted.rollback,
       state: 'IN_PROGRESS', step: same ? before.step : null, percent: null, failure: null,
-      done: same ? before.done : [], elapsedMs: 0, trials: same ? before.trials : 0, waiting: null,
+      done: same ? before.done : [], elapsedMs: 0, trials: same ? before.trials : 0, waiting: null, ...(same && before.notes ? { notes: before.notes } : {}),
     },
   };
 }
@@ -102,6 +102,13 @@ export function resumed(state: WorkloadState): WorkloadState {
 export function did(state: WorkloadState, step: ExecutionStep): WorkloadState {
   if (!isOpen(state.execution) || state.execution.done.includes(step)) return state;
   return { ...state, execution: { ...state.execution, done: [...state.execution.done, step] } };
+}
+
+/** Something to be known of the execution; said once. */
+export function noted(state: WorkloadState, note: Failure): WorkloadState {
+  if (!isOpen(state.execution)) return state;
+  const others = (state.execution.notes ?? []).filter(({ code }) => code !== note.code);
+  return { ...state, execution: { ...state.execution, notes: [...others, note].slice(-8) } };
 }
 
 /** The bundle's files are gone from disk; everything up to the switch is to be done again. */

@@ -17,7 +17,7 @@ export interface Device {
   pins: { workload: string; reason: string; pinnedBy: string; pinnedAt: string }[];
 }
 
-export interface Execution { revision: number; bundle: string; state: string; step: string | null; percent: number | null; failure: { code: string; message: string } | null }
+export interface Execution { revision: number; bundle: string; state: string; step: string | null; percent: number | null; failure: { code: string; message: string } | null; notes?: { code: string; message: string }[] }
 
 export interface Model { name: string; description: string | null; createdAt: string; latestVersion: number | null; versions?: number }
 

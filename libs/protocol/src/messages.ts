@@ -30,10 +30,25 @@ export const policy = z.object({
   probationS: z.number().min(0).max(604_800).optional(),
   /** Give up on the whole activation after this long, seconds. */
   timeoutS: z.number().min(1).max(604_800).default(600),
+  /**
+   * Before it serves, the new model runs beside the active one on one of `everyN` live frames until `frames` are compared, `maxS` at most, its answers used for nothing. It is shown
+   * fewer frames, and at last none, where the active model's p95 rises by more than `maxAddedPercent`.
+   */
+  shadow: z.object({
+    everyN: z.number().int().min(1).max(10_000).default(10),
+    frames: z.number().int().min(1).max(1_000_000).default(200),
+    maxAddedPercent: z.number().min(0).max(1_000).default(20),
+    maxS: z.number().min(1).max(604_800).default(600),
+  }).optional(),
   /** Fetch it over a metered link whatever is left of the data budget. */
   ignoreBudget: z.boolean().optional(),
 });
 export type Policy = z.infer<typeof policy>;
+
+/** How long a device may take for the whole of an activation, seconds. */
+export function activationLimitS({ timeoutS, observeS, shadow }: Pick<Policy, 'timeoutS' | 'observeS' | 'shadow'>): number {
+  return timeoutS + observeS + (shadow?.maxS ?? 0);
+}
 
 /** What one workload should run. */
 export const wantedWorkload = z.object({
@@ -106,6 +121,8 @@ export const execution = z.object({
   percent: z.number().min(0).max(100).nullable(),
   /** Why it failed; with QUEUED, what it waits for (`budget_exceeded`). */
   failure: failure.nullable().default(null),
+  /** What is to be known although nothing failed (`shadow.too_few_frames`). */
+  notes: z.array(failure).max(8).optional(),
 });
 export type Execution = z.infer<typeof execution>;
 

@@ -1,4 +1,4 @@
-import { deviceId, policy, terminalStates, workloadName, type ExecutionState, type MetricMoments } from '@reefkeeper/protocol';
+import { activationLimitS, deviceId, policy, terminalStates, workloadName, type ExecutionState, type MetricMoments } from '@reefkeeper/protocol';
 import { z } from 'zod';
 import { gates, type Gates } from './gates.ts';
 import { rollbackPlan, type RollbackPlan } from './rollback.ts';
@@ -97,7 +97,7 @@ export const createRollout = z.object({
   deadlineS: z.number().min(1).max(2_592_000).optional().describe('seconds from the last installation until an undecided wave is inconclusive'),
   minSamples: z.number().int().min(1).default(50).describe('inferences per device before it is judged'),
   minReportingPercent: percentOf.default(80).describe('share of the updated devices that must have that sample'),
-  installTimeoutS: z.number().min(1).max(2_592_000).optional().describe('a device that has not answered after this is TIMED_OUT; policy.timeoutS + policy.observeS + 30 when absent'),
+  installTimeoutS: z.number().min(1).max(2_592_000).optional().describe('a device that has not answered after this is TIMED_OUT; policy.timeoutS + policy.observeS + policy.shadow.maxS + 30 when absent'),
   rollbackTimeoutS: z.number().min(1).max(2_592_000).default(300),
   rollback: rollbackPlan.prefault({}).describe('how devices go back, should they have to'),
   baselineWindowS: z.number().min(1).max(2_592_000).default(1_800).describe('telemetry of the previous bundle before the assignment that makes the baseline'),
@@ -141,7 +141,7 @@ export function settingsFor(body: CreateRollout, eligible: number): Settings {
     deadlineS: body.deadlineS ?? Math.max(eligible <= smallFleet ? 180 : 3_600, soakS * 2),
     minSamples: body.minSamples,
     minReportingPercent: body.minReportingPercent,
-    installTimeoutS: body.installTimeoutS ?? body.policy.timeoutS + body.policy.observeS + 30,
+    installTimeoutS: body.installTimeoutS ?? activationLimitS(body.policy) + 30,
     rollbackTimeoutS: body.rollbackTimeoutS,
     rollback: body.rollback,
     baselineWindowS: body.baselineWindowS,

@@ -7,7 +7,7 @@ import { action, keptCredentials } from '../context.ts';
 import { numberOf } from '../options.ts';
 import { ago, counted, facts, table, tone } from '../output.ts';
 
-interface Workload { running: string | null; variant: string | null; backend: string | null; device?: string | null; fault?: { bundle: string; failure: { code: string; message: string } } | null; execution: { state: string; step: string | null; failure: { code: string; message: string } | null } | null }
+interface Workload { running: string | null; variant: string | null; backend: string | null; device?: string | null; fault?: { bundle: string; failure: { code: string; message: string } } | null; execution: { state: string; step: string | null; failure: { code: string; message: string } | null; notes?: { code: string; message: string }[] } | null }
 export interface DeviceView {
   id: string; labels: Record<string, string>; online: boolean; lastSeenAt: string | null; enrolledAt: string;
   capabilities: { hostClass: string; edgetpus: { path: string }[]; edgetpuRuntime: number | null; agentVersion: string; tfliteVersion: string | null } | null;
@@ -41,7 +41,7 @@ export function registerDevices(program: Command): void {
       ]),
       table(['workload', 'wanted', 'runs', 'variant', 'last execution'], Object.keys({ ...one.desired.workloads, ...one.reported?.workloads }).map((name) => {
         const work = one.reported?.workloads[name];
-        return [name, one.desired.workloads[name]?.bundle.slice(0, 12), work?.running?.slice(0, 12), work?.variant && `${work.variant} on ${work.device ?? work.backend}`, work?.execution && `${tone(work.execution.state)} ${work.execution.step ?? ''} ${work.execution.failure?.message ?? ''}${work.fault ? `; left ${work.fault.bundle.slice(0, 12)} later: ${work.fault.failure.code}, ${work.fault.failure.message}` : ''}`];
+        return [name, one.desired.workloads[name]?.bundle.slice(0, 12), work?.running?.slice(0, 12), work?.variant && `${work.variant} on ${work.device ?? work.backend}`, work?.execution && `${tone(work.execution.state)} ${work.execution.step ?? ''} ${[work.execution.failure, ...(work.execution.notes ?? [])].map((one) => one?.message ?? '').join(' ')}${work.fault ? `; left ${work.fault.bundle.slice(0, 12)} later: ${work.fault.failure.code}, ${work.fault.failure.message}` : ''}`];
       })),
     ].join('\n\n'));
   }));

@@ -24,6 +24,7 @@ interface CreateOptions {
   workload: string; selector?: string; exclude?: string[]; excludeSelector?: string; name?: string; wave?: string[]; soak?: string; deadline?: string; minSamples?: string; observe?: string; timeout?: string; supersede?: boolean; start?: boolean; watch?: boolean;
   maxLatencyIncrease?: string; maxAccuracyDrop?: string; maxErrorIncrease?: string; maxInstallFailures?: string; gate?: string[]; cpuFallback?: boolean; ignoreBudget?: boolean; edgeTpu?: string; probation?: string;
   rollbackAtOnce?: string; rollbackWave?: string[];
+  shadowEvery?: string; shadowFrames?: string; shadowMaxAdded?: string; shadowTimeout?: string;
 }
 
 export function registerRollouts(program: Command): void {
@@ -34,6 +35,7 @@ export function registerRollouts(program: Command): void {
     .option('--wave <size...>', 'in order: percent (20%, cumulative), count (2), selector (canary=true), of each kind ("1 per hostClass", "10% per site"), or a wave per kind ("by site"; hostClass, runtime, site); a canary, half, all where absent')
     .option('--soak <seconds>', 'how long a wave serves before it can pass').option('--deadline <seconds>', 'after which an undecided wave is inconclusive').option('--min-samples <n>', 'inferences per device before it is judged')
     .option('--observe <seconds>', 'how long a device watches itself before it commits').option('--timeout <seconds>', 'for one device\'s activation')
+    .option('--shadow-every <n>', 'first run it beside the active model, on every n-th live frame').option('--shadow-frames <n>', 'until so many are compared').option('--shadow-max-added <percent>', 'by which the active model\'s p95 may rise meanwhile').option('--shadow-timeout <seconds>', 'go on with fewer frames after this')
     .option('--max-latency-increase <percent>', 'p95 against the same device before').option('--max-accuracy-drop <points>', 'on labelled frames').option('--max-error-increase <points>').option('--max-install-failures <percent>')
     .option('--rollback-at-once <n>', 'devices on their way back at once, should they have to go').option('--rollback-wave <size...>', 'percent (20%, cumulative) or count, in order')
     .option('--gate <setting...>', 'any setting of any gate: latencyP99.maxIncreasePercent=80, temperature=on, accuracy=off, custom.reject_rate.max=0.1')
@@ -157,16 +159,23 @@ function exitOf(rollout: RolloutView): number {
   return rollout.state === 'SUCCEEDED' ? 0 : 1;
 }
 
+const number = (flag: string, text: string | undefined) => (text === undefined ? undefined : numberOf(flag, text));
+const only = (parts: Record<string, unknown>) => Object.fromEntries(Object.entries(parts).filter(([, value]) => value !== undefined));
+
+/** Any of its options asks for it; the rest is as the controller has it. */
+function shadowOf({ shadowEvery, shadowFrames, shadowMaxAdded, shadowTimeout }: CreateOptions): object | undefined {
+  const shadow = only({ everyN: number('--shadow-every', shadowEvery), frames: number('--shadow-frames', shadowFrames), maxAddedPercent: number('--shadow-max-added', shadowMaxAdded), maxS: number('--shadow-timeout', shadowTimeout) });
+  return Object.keys(shadow).length > 0 ? shadow : undefined;
+}
+
 function bodyOf(version: string, options: CreateOptions): Record<string, unknown> {
-  const number = (flag: string, text: string | undefined) => (text === undefined ? undefined : numberOf(flag, text));
-  const only = (parts: Record<string, unknown>) => Object.fromEntries(Object.entries(parts).filter(([, value]) => value !== undefined));
   const limit = (name: string, flag: string, text: string | undefined) => (text === undefined ? undefined : { [name]: number(flag, text) });
   return only({
     version, workload: options.workload, selector: options.selector, name: options.name,
     exclude: options.exclude || options.excludeSelector ? only({ devices: options.exclude, selector: options.excludeSelector }) : undefined,
     waves: options.wave?.map(waveOf),
     soakS: number('--soak', options.soak), deadlineS: number('--deadline', options.deadline), minSamples: number('--min-samples', options.minSamples),
-    policy: only({ observeS: number('--observe', options.observe), timeoutS: number('--timeout', options.timeout), cpuFallback: options.cpuFallback === false ? false : undefined, ignoreBudget: options.ignoreBudget, device: options.edgeTpu, probationS: number('--probation', options.probation) }),
+    policy: only({ observeS: number('--observe', options.observe), timeoutS: number('--timeout', options.timeout), cpuFallback: options.cpuFallback === false ? false : undefined, ignoreBudget: options.ignoreBudget, device: options.edgeTpu, probationS: number('--probation', options.probation), shadow: shadowOf(options) }),
     gates: mergedGates(only({
       latencyP95: limit('maxIncreasePercent', '--max-latency-increase', options.maxLatencyIncrease), accuracy: limit('maxDropPoints', '--max-accuracy-drop', options.maxAccuracyDrop),
       errorRate: limit('maxIncreasePoints', '--max-error-increase', options.maxErrorIncrease), installFailures: limit('maxPercent', '--max-install-failures', options.maxInstallFailures),
