@@ -11,6 +11,7 @@ export async function capabilitiesOf(probe: Probe): Promise<Capabilities> {
   return {
     agentVersion, tfliteVersion: probe.tfliteVersion, edgetpuRuntime: probe.runtime, edgetpus: probe.devices,
     hostClass: await hostClass(), arch: arch().slice(0, 16), memoryBytes: totalmem(),
+    timeZone: new Intl.DateTimeFormat().resolvedOptions().timeZone,
   };
 }
 

@@ -75,12 +75,14 @@ export interface Wave { index: number; state: string; size: number; of: { by: st
 
 export interface Rollout {
   id: string; name: string; version: string; bundle: string; workload: string; selector: string; state: string; stateReason: { code: string; message: string } | null; wave: number;
+  waiting: { code: string; message: string } | null; stopAt: string | null;
   waves: Wave[]; rollback: Record<string, number> | null; createdAt: string; createdBy: string; startedAt: string | null; endedAt: string | null;
   plan: { eligible: number | string[]; excluded: { device: string; reason: string }[]; blastRadius: Record<string, unknown> } | null;
 }
 
 /** What a rollout waits for by itself. */
 export interface Explanation { waitsFor: { what: string; until: string | null }[] }
+export interface Freeze { id: string; selector: string; until: string; reason: string; createdBy: string; devices: number }
 
 export interface RolloutEvent { id: string | number; at: string; code: string; message: string; actor: string; wave: number | null }
 

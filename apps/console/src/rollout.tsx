@@ -62,6 +62,8 @@ function Head({ rollout, reload }: { rollout: Rollout; reload: () => void }) {
       <h1>{rollout.name} <State of={rollout.state} /></h1>
       <p>{rollout.version} to workload <strong>{rollout.workload}</strong> on {rollout.selector ? <code>{rollout.selector}</code> : 'every device'}, by {rollout.createdBy} <Ago at={rollout.createdAt} /></p>
       {rollout.stateReason && <p className={`notice ${['ROLLED_BACK', 'ROLLING_BACK', 'ABORTED'].includes(rollout.state) ? 'bad' : rollout.state === 'PAUSED' ? 'warn' : ''}`}>{rollout.stateReason.message} <code>{rollout.stateReason.code}</code></p>}
+      {rollout.waiting && <p className={`notice ${rollout.waiting.code.startsWith('waits_for_') ? 'warn' : ''}`}>{rollout.waiting.message} <code>{rollout.waiting.code}</code></p>}
+      {rollout.stopAt && <p className="faint">Nobody new is told after <time dateTime={rollout.stopAt}>{new Date(rollout.stopAt).toLocaleString()}</time>.</p>}
       <p>{verbs[rollout.state]?.map(({ verb, text, body, ask }) => <button type="button" key={text} onClick={() => void act(verb, body, ask)}>{text}</button>)}</p>
       {problem && <p className="notice bad" role="alert">{problem}</p>}
       {rollout.rollback && <WayBack counts={rollout.rollback} />}

@@ -109,6 +109,8 @@ export const capabilities = z.object({
   hostClass: z.string().max(64),
   arch: z.string().max(16),
   memoryBytes: z.number().int().nonnegative(),
+  /** IANA name of the zone that the device's clock is set to (`Europe/Paris`). */
+  timeZone: z.string().max(64).optional(),
 });
 export type Capabilities = z.infer<typeof capabilities>;
 

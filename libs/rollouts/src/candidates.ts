@@ -3,6 +3,7 @@ import { variantFor, type Version } from '@reefkeeper/registry';
 import type { FleetDevice } from './fleet.ts';
 import type { Candidate } from './plan.ts';
 import type { CreateRollout } from './rollout.ts';
+import { zoneOf } from './windows.ts';
 
 /**
  * What a rollout makes of a device: whether it may have the version, and which variant of it.
@@ -18,6 +19,7 @@ export function candidateOf(version: Version, { exclude, policy }: Pick<CreateRo
     return {
       id: device.id, labels: device.labels, online: device.online, health: device.health,
       strata: { hostClass: capabilities?.hostClass ?? '', runtime: String(capabilities?.edgetpuRuntime ?? ''), site: device.labels.site ?? '' },
+      ...zonedOf(device),
       spared: left ? { code: 'EXCLUDED', message: 'The rollout leaves it out.' } : pin ? { code: 'PINNED', message: `Pinned by ${pin.by}: ${pin.reason}` } : null,
       current: device.running === version.bundleDigest && device.wanted === version.bundleDigest,
       fit: choice?.ok ? { ok: true, variant: choice.variant.name }
@@ -25,4 +27,14 @@ export function candidateOf(version: Version, { exclude, policy }: Pick<CreateRo
           : { ok: false, code: capabilities.edgetpuRuntime === null ? 'UNKNOWN' : 'INCOMPATIBLE', message: choice!.message },
     };
   };
+}
+
+function zonedOf({ labels, capabilities }: FleetDevice): Pick<Candidate, 'zone' | 'invalidZone'> {
+  const { zone, invalid } = zoneOf(labels, capabilities?.timeZone);
+  return { zone, invalidZone: invalid };
+}
+
+/** What a device fetches at most: the whole variant, without its delta. */
+export function bytesOf(version: Version, variant: string): number {
+  return Number(version.variants.find(({ name }) => name === variant)?.bytes ?? 0);
 }

@@ -1,6 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { decide, type Decision, type Facts } from './decide.ts';
+import { noPaceFacts, type PaceFacts } from './pacing.ts';
 import { createRollout, mayMove, reason, settingsFor, waveMoves, type DeviceSample, type Rollout, type RolloutExecutionState, type RolloutState, type Sample, type WaveState } from './rollout.ts';
 import { noCounts } from './verdict.ts';
 
@@ -8,11 +9,12 @@ const t0 = new Date('2026-01-01T00:00:00Z');
 const at = (seconds: number): Date => new Date(t0.getTime() + seconds * 1_000);
 
 const rolloutOf = (sizes: number[], more: Record<string, unknown> = {}, state: RolloutState = 'RUNNING'): Rollout => ({
-  id: 'r', state, wave: 0, startAt: null,
+  id: 'r', state, wave: 0, startAt: null, stopAt: null, waiting: null,
   settings: settingsFor(createRollout.parse({ version: 'm@2', workload: 'w', soakS: 10, deadlineS: 60, ...more }), sizes.reduce((a, b) => a + b, 0)),
   waves: sizes.map((size, index) => ({ index, size, state: 'PENDING', startedAt: null, analysingAt: null, deadlineAt: null, endedAt: null })),
 });
-const facts = (some: Partial<Facts> = {}): Facts => ({ counts: noCounts(), unassigned: [], nextTimeoutAt: null, samples: [], rollback: { pending: 0, open: 0, done: 0, failed: 0, unanswered: 0, nextTimeoutAt: null, lost: [] }, skipped: 0, ...some });
+const queued = (...devices: string[]): PaceFacts => ({ ...noPaceFacts, queues: devices.length > 0 ? [{ site: '', zone: 'UTC', bytes: 1, freeze: null, devices }] : [] });
+const facts = (some: Partial<Facts> = {}): Facts => ({ counts: noCounts(), pace: noPaceFacts, pinned: [], nextTimeoutAt: null, samples: [], rollback: { pending: 0, open: 0, done: 0, failed: 0, unanswered: 0, nextTimeoutAt: null, lost: [] }, skipped: 0, ...some });
 const good: Sample = { inferences: 200, errors: 0, p50Us: 8_000, p95Us: 10_000, labelled: 100, correct: 90 };
 const sampleOf = (device: string, current: Partial<Sample> = {}): DeviceSample => ({ device, first: false, baseline: good, current: { ...good, ...current } });
 const kinds = (decisions: Decision[]): string[] => decisions.map(({ kind }) => kind);
@@ -23,7 +25,7 @@ describe('scenarios', () => {
     const rollout = rolloutOf([1, 4]);
     expect(decide(rollout, facts(), t0)).toMatchObject([{ kind: 'openWave', wave: 0, reason: { code: 'wave_opened' } }]);
     rollout.waves[0]!.state = 'RUNNING';
-    expect(decide(rollout, facts({ counts: { ...noCounts(), PENDING: 1 }, unassigned: ['a'] }), t0)).toMatchObject([{ kind: 'assign', devices: ['a'] }]);
+    expect(decide(rollout, facts({ counts: { ...noCounts(), PENDING: 1 }, pace: queued('a') }), t0)).toMatchObject([{ kind: 'assign', devices: ['a'] }]);
     expect(decide(rollout, facts({ counts: { ...noCounts(), QUEUED: 1 }, nextTimeoutAt: at(600) }), t0)).toMatchObject([{ kind: 'judge' }, { kind: 'wait', reason: { code: 'awaiting_reports' } }]);
     expect(kinds(decide(rollout, facts({ counts: { ...noCounts(), SUCCEEDED: 1 }, samples: [sampleOf('a')] }), t0))).toEqual(['analyse']);
   });
@@ -65,6 +67,25 @@ describe('scenarios', () => {
     expect(decide(rolloutOf([2], {}, 'ROLLING_BACK'), rollback({ open: 1, done: 1, nextTimeoutAt: at(30) }), t0)).toMatchObject([{ kind: 'wait' }]);
     expect(decide(rolloutOf([2], {}, 'ROLLING_BACK'), rollback({ done: 1, unanswered: 1 }), t0)).toMatchObject([{ kind: 'endRollback', reason: { code: 'rolled_back_incomplete' } }]);
     expect(decide(rolloutOf([2], {}, 'ROLLING_BACK'), rollback({ done: 1, unanswered: 1, lost: ['b'] }), t0)).toMatchObject([{ reason: { message: expect.stringContaining('(b)') as string, numbers: { lost: ['b'] } } }]);
+  });
+  it('devices that are held back: what is known is judged, and a look between does not ask for them', () => {
+    const rollout = { ...rolloutOf([3]), stopAt: at(500), waiting: reason('waits_for_freeze', 'frozen') };
+    rollout.waves[0]!.state = 'RUNNING';
+    const held = facts({ counts: { ...noCounts(), PENDING: 2, SUCCEEDED: 1 }, samples: [sampleOf('a')], pace: { ...noPaceFacts, queues: [{ ...queued('b', 'c').queues[0]!, freeze: { until: at(100), reason: 'fair' } }] } });
+    expect(decide(rollout, held, t0)).toMatchObject([{ kind: 'judge' }, { kind: 'wait', until: at(30), reason: { code: 'waits_for_freeze', message: expect.stringContaining('fair') as string } }]);
+    expect(decide(rollout, held, at(90))).toMatchObject([{ kind: 'judge' }, { kind: 'wait', until: at(100) }]);
+    expect(decide(rollout, { ...held, pace: null }, t0)).toMatchObject([{ kind: 'judge' }, { kind: 'wait', reason: { code: 'waits_for_freeze' } }]);
+    expect(kinds(decide(rollout, held, at(500)))).toEqual(['pause']);
+    expect(kinds(decide(rollout, { ...held, counts: { ...noCounts(), PENDING: 2, FAILED: 1 }, pace: null }, t0))).toEqual(['closeWave', 'rollBack']);
+    expect(decide(rollout, { ...held, pinned: ['b'] }, t0)).toMatchObject([{ kind: 'leaveOut', devices: ['b'] }]);
+  });
+  it('after the stop time no wave opens, and the one that was told is still judged', () => {
+    const rollout = { ...rolloutOf([1, 4]), stopAt: at(100) };
+    expect(kinds(decide(rollout, facts(), at(99)))).toEqual(['openWave']);
+    expect(decide(rollout, facts(), at(100))).toMatchObject([{ kind: 'pause', reason: { code: 'stop_time_reached' } }]);
+    const seen = facts({ counts: { ...noCounts(), SUCCEEDED: 1 }, samples: [sampleOf('a')] });
+    expect(kinds(decide(analysing(rollout, 0), seen, at(200)))).toEqual(['closeWave', 'pause']);
+    expect(kinds(decide({ ...analysing(rolloutOf([1]), 0), stopAt: at(100) }, seen, at(200)))).toEqual(['closeWave', 'complete']);
   });
   it('a schedule is kept', () => {
     const rollout = { ...rolloutOf([1], {}, 'SCHEDULED'), startAt: at(100) };
@@ -122,7 +143,7 @@ function play({ waves, maxPercent, maxUnansweredPercent, onFailure, backAtOnce }
     const open = own.filter(({ state }) => state === 'QUEUED').map(({ assignedAt }) => assignedAt!.getTime() + 30_000);
     const bad = { none: { inferences: 0, p50Us: null, p95Us: null, labelled: 0, correct: 0 }, same: {}, worse: { correct: 20 }, slow: { p50Us: 30_000, p95Us: 40_000 } };
     return {
-      counts, unassigned: own.filter(({ state }) => state === 'PENDING').map(({ id }) => id), nextTimeoutAt: open.length > 0 ? new Date(Math.min(...open)) : null,
+      counts, pinned: [], pace: queued(...own.filter(({ state }) => state === 'PENDING').map(({ id }) => id)), nextTimeoutAt: open.length > 0 ? new Date(Math.min(...open)) : null,
       samples: own.filter(({ state }) => state === 'SUCCEEDED').map(({ id, telemetry }) => sampleOf(id, bad[telemetry])),
       rollback: { pending: devices.filter(({ back }) => back === 'PENDING').length, lost: [], open: devices.filter(({ back }) => back === 'OPEN').length, done: devices.filter(({ back }) => back === 'DONE').length, failed: 0, unanswered: devices.filter(({ back }) => back === 'UNANSWERED').length, nextTimeoutAt: null },
       skipped: devices.filter(({ state }) => state === 'TIMED_OUT').length,
@@ -159,7 +180,7 @@ describe('properties', () => {
     fc.assert(fc.property(plan, (p) => {
       const { end } = play(p);
       expect(['SUCCEEDED', 'ROLLED_BACK', 'PAUSED']).toContain(end.state);
-      expect(decide(end, facts({ counts: { ...noCounts(), FAILED: 50 }, unassigned: ['x'] }), at(1e6))).toEqual([]);
+      expect(decide(end, facts({ counts: { ...noCounts(), FAILED: 50 }, pace: queued('x') }), at(1e6))).toEqual([]);
     }), { numRuns: 300 });
   });
   it('every wait is in the future', () => {

@@ -1,3 +1,4 @@
+import { noPace, paceOf, type Hold, type PaceFacts } from './pacing.ts';
 import { defaultRollback, tellNow, type RollbackCounts } from './rollback.ts';
 import { devicesIn, endedStates, reason, type DeviceSample, type Reason, type Rollout } from './rollout.ts';
 import { judgeInstall, judgeSamples, openCount, type Counts, type Verdict } from './verdict.ts';
@@ -6,8 +7,10 @@ import { judgeInstall, judgeSamples, openCount, type Counts, type Verdict } from
 export interface Facts {
   /** Executions of the current wave by state. */
   counts: Counts;
-  /** Devices of the current wave that have not been told yet. */
-  unassigned: string[];
+  /** Devices of the current wave that have not been told yet, and what decides when they are; null = not looked at, because they are held back until the next due look. */
+  pace: PaceFacts | null;
+  /** Of those, the ones that somebody has pinned since the rollout was planned. */
+  pinned: string[];
   /** When the next open execution times out; null when none is open. */
   nextTimeoutAt: Date | null;
   /** One per updated device of the current wave. */
@@ -22,7 +25,7 @@ export interface Facts {
 export type Decision =
   | { kind: 'begin'; reason: Reason }
   | { kind: 'openWave'; wave: number; reason: Reason }
-  | { kind: 'assign'; devices: string[]; reason: Reason }
+  | { kind: 'assign' | 'leaveOut'; devices: string[]; reason: Reason }
   | { kind: 'tellBack'; devices: number; reason: Reason }
   | { kind: 'analyse'; until: Date; reason: Reason }
   | { kind: 'judge'; verdicts: Verdict[]; reason: Reason }
@@ -32,6 +35,8 @@ export type Decision =
 
 /** Reports come as hints too; this is how long a lost hint can delay a move. */
 const pollMs = 1_000;
+/** A freeze may end early, a label change; nobody tells. */
+const heldMs = 30_000;
 /** Reading every window of a wave is the dear part of a look. */
 const looksPerSoak = 15;
 
@@ -66,13 +71,19 @@ function decideWave(rollout: Rollout, facts: Facts, now: Date): Decision[] {
   const { settings } = rollout;
   const wave = rollout.waves[rollout.wave];
   if (!wave) return [complete(facts)];
-  if (wave.state === 'PASSED' || wave.state === 'SKIPPED') return next(rollout, facts);
-  if (wave.state === 'PENDING') return [{ kind: 'openWave', wave: wave.index, reason: reason('wave_opened', `Wave ${wave.index + 1} of ${rollout.waves.length} starts with ${devicesIn(wave.size)}.`, { wave: wave.index, devices: wave.size }) }];
+  if (wave.state === 'PASSED' || wave.state === 'SKIPPED') return next(rollout, facts, now);
+  if (wave.state === 'PENDING') return stopped(rollout, now) ?? [{ kind: 'openWave', wave: wave.index, reason: reason('wave_opened', `Wave ${wave.index + 1} of ${rollout.waves.length} starts with ${devicesIn(wave.size)}.`, { wave: wave.index, devices: wave.size }) }];
 
   // Failing comes first, so a late success can never hide a spent budget.
   const install = judgeInstall(settings, facts.counts);
   if (install?.verdict === 'FAILED') return fail(rollout, [install], install);
-  if (facts.unassigned.length > 0) return [{ kind: 'assign', devices: facts.unassigned, reason: reason('wave_assigned', `${devicesIn(facts.unassigned.length)} told to run the version.`, { wave: wave.index, devices: facts.unassigned.length }) }];
+  if (facts.pinned.length > 0) return [{ kind: 'leaveOut', devices: facts.pinned, reason: reason('devices_pinned', `${devicesIn(facts.pinned.length)} left out: pinned since the rollout was planned.`, { devices: facts.pinned }) }];
+  const paced = facts.pace ? paceOf(settings.pace ?? noPace, facts.pace, now) : { devices: [], holds: [] };
+  if (paced.devices.length > 0 || paced.holds.length > 0) {
+    const stop = stopped(rollout, now);
+    if (stop) return stop;
+  }
+  if (paced.devices.length > 0) return [{ kind: 'assign', devices: paced.devices, reason: toldReason(wave.index, paced.devices.length, facts.counts) }];
 
   const open = openCount(facts.counts);
   const soaked = wave.analysingAt !== null && now >= after(wave.analysingAt, settings.soakS);
@@ -81,6 +92,11 @@ function decideWave(rollout: Rollout, facts: Facts, now: Date): Decision[] {
   if (failed) return fail(rollout, verdicts, failed);
 
   const look = new Date(now.getTime() + (facts.samples.length > 0 ? lookMs(settings.soakS) : pollMs));
+  if (paced.holds.length > 0 || !facts.pace) {
+    const why = facts.pace ? holdReason(paced.holds) : rollout.waiting ?? reason('paced', 'Devices are told bit by bit.');
+    const soon = open > facts.counts.PENDING ? new Date(now.getTime() + pollMs) : null;
+    return [{ kind: 'judge', verdicts, reason: why }, { kind: 'wait', until: earliest(now, ...paced.holds.map(({ until }) => until), rollout.stopAt, soon, new Date(now.getTime() + heldMs)), reason: why }];
+  }
   if (open > 0) {
     return [{ kind: 'judge', verdicts, reason: reason('awaiting_reports', `${devicesIn(open)} yet to answer.`, { open }) }, { kind: 'wait', until: earliest(now, facts.nextTimeoutAt, look, new Date(now.getTime() + pollMs)), reason: reason('awaiting_reports', `${devicesIn(open)} yet to answer.`, { open }) }];
   }
@@ -97,7 +113,7 @@ function decideWave(rollout: Rollout, facts: Facts, now: Date): Decision[] {
   if (!undecided && !nobody) {
     return [
       { kind: 'closeWave', as: 'PASSED', verdicts, reason: reason('wave_passed', `Wave ${wave.index + 1} passed every gate.`, numbersOf(verdicts)) },
-      ...next(rollout, facts),
+      ...next(rollout, facts, now),
     ];
   }
   const deadline = wave.deadlineAt ?? after(wave.analysingAt, settings.deadlineS);
@@ -111,10 +127,33 @@ function decideWave(rollout: Rollout, facts: Facts, now: Date): Decision[] {
   return [{ kind: 'judge', verdicts, reason: reason('awaiting_samples', undecided!.message) }, { kind: 'wait', until: earliest(now, deadline, look), reason: reason('awaiting_samples', undecided!.message, { gate: undecided!.gate, needed: undecided!.needed }) }];
 }
 
-function next(rollout: Rollout, facts: Facts): Decision[] {
+/** After the stop time nobody new is told; whoever was is still judged. */
+function stopped({ stopAt }: Rollout, now: Date): Decision[] | undefined {
+  return stopAt && stopAt <= now ? [{ kind: 'pause', reason: reason('stop_time_reached', `Nobody new is told after ${stopAt.toISOString()}. Resume to go on without a stop time.`, { stopAt }) }] : undefined;
+}
+
+function toldReason(wave: number, devices: number, counts: Counts): Reason {
+  const size = Object.values(counts).reduce((sum, n) => sum + n, 0) - counts.CANCELED - counts.REMOVED;
+  const told = size - counts.PENDING + devices;
+  return told === size && devices === size ? reason('wave_assigned', `${devicesIn(devices)} told to run the version.`, { wave, devices })
+    : reason(told === size ? 'wave_assigned' : 'wave_assigning', `${told} of ${devicesIn(size)} told to run the version.`, { wave, devices, told, size });
+}
+
+/** Said once for all of them, under the code of the first. */
+function holdReason(holds: readonly Hold[]): Reason {
+  const said = holds.map(({ code, devices, until, why }) => {
+    const at = until?.toISOString();
+    if (code === 'waits_for_freeze') return `${devicesIn(devices)} frozen until ${at} (${why})`;
+    if (code === 'waits_for_window') return `${devicesIn(devices)} outside the maintenance window${at ? `, the next one from ${at} (${why})` : ''}`;
+    return `${devicesIn(devices)} told as the pace allows (${why})${at ? `, more from ${at}` : ''}`;
+  });
+  return reason(holds[0]!.code, `${said.join('; ')}.`, { holds });
+}
+
+function next(rollout: Rollout, facts: Facts, now: Date): Decision[] {
   const following = rollout.waves[rollout.wave + 1];
   if (!following) return [complete(facts)];
-  return [{ kind: 'openWave', wave: following.index, reason: reason('wave_opened', `Wave ${following.index + 1} of ${rollout.waves.length} starts with ${devicesIn(following.size)}.`, { wave: following.index, devices: following.size }) }];
+  return stopped(rollout, now) ?? [{ kind: 'openWave', wave: following.index, reason: reason('wave_opened', `Wave ${following.index + 1} of ${rollout.waves.length} starts with ${devicesIn(following.size)}.`, { wave: following.index, devices: following.size }) }];
 }
 
 function complete({ skipped }: Facts): Decision {

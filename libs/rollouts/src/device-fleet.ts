@@ -4,7 +4,7 @@ import type { Tx } from '@reefkeeper/platform';
 import type { Capabilities, Execution, ReportedWorkload } from '@reefkeeper/protocol';
 import { Version } from '@reefkeeper/registry';
 import { In } from 'typeorm';
-import type { Fleet, FleetDevice, Order, Placed } from './fleet.ts';
+import type { Fleet, FleetDevice, Order, Place, Placed } from './fleet.ts';
 import type { Seen } from './follow.ts';
 
 interface Row { id: string; labels: Record<string, string>; online: boolean; health: 'HEALTHY' | 'DEGRADED' | null; capabilities: Capabilities | null; retired: boolean; observedRevision: number | null; reported: ReportedWorkload | null; wanted: string | null; wantedVersion: string | null; wantedVariant: string | null; pin: FleetDevice['pin'] }
@@ -19,6 +19,10 @@ export class DeviceFleet implements Fleet {
     const { sql, params } = selectorSql(parseSelector(selector), 'labels', 1);
     const ids = await tx.query<{ id: string }[]>(`SELECT id FROM devices WHERE retired_at IS NULL AND ${sql} ORDER BY id`, params);
     return (await this.rows(tx, ids.map(({ id }) => id), workload)).map(({ id, labels, online, health, capabilities, reported, wanted, pin }) => ({ id, labels, online, health: health ?? 'UNKNOWN', capabilities, running: reported?.running ?? null, variant: reported?.variant ?? null, wanted, pin }));
+  }
+
+  async places(tx: Tx, ids: readonly string[], workload: string): Promise<Map<string, Place>> {
+    return new Map((await this.rows(tx, ids, workload)).map(({ id, labels, capabilities, pin }) => [id, { labels, timeZone: capabilities?.timeZone ?? null, pin }]));
   }
 
   async seen(tx: Tx, ids: readonly string[], workload: string): Promise<Map<string, Seen>> {

@@ -8,11 +8,16 @@ import type { Fleet } from './fleet.ts';
 import { follow, rollbackOpen, type Followup } from './follow.ts';
 import { ExecutionRow, RolloutRow, WaveRow } from './rollout.entity.ts';
 import { mayMove, reason, type DeviceSample, type Reason, type Rollout, type RolloutExecutionState, type RolloutState, type Sample, type WaveState } from './rollout.ts';
+import { holdCodes, noPaceFacts } from './pacing.ts';
+import { observePace } from './pace-facts.ts';
 import { noCounts } from './verdict.ts';
 import { lineUp, lostOnTheWay, tellNext } from './way-back.ts';
 
 /** One locked rollout during a pass. */
-interface Held { row: RolloutRow; waves: WaveRow[]; changed: boolean }
+interface Held { row: RolloutRow; waves: WaveRow[]; changed: boolean; /** What it waited for before this pass, and in which wave. */ waited?: Reason | null; wave?: number }
+
+/** Waits that people plan with; the others are part of every wave and would fill the log. */
+const tellingWaits = new Set(['waits_for_freeze', 'waits_for_window']);
 
 const executionColumns = `device_id AS "deviceId", wave, variant, state, step, percent, failure, revision::float8 AS revision, previous_bundle AS "previousBundle", previous_version_id AS "previousVersionId", previous_variant AS "previousVariant",
   baseline, assigned_at AS "assignedAt", rollback_state AS "rollbackState", rollback_revision::float8 AS "rollbackRevision", rollback_assigned_at AS "rollbackAssignedAt"`;
@@ -27,6 +32,8 @@ export class RolloutEngine {
   private readonly looks = new Map<string, { at: number; tookMs: number }>();
   /** Rollouts whose wave has soaked and only lacks samples: a window may move them. A cache, too; `wait_until` comes anyway. */
   private readonly thirsty = new Map<string, { sinceMs: number; lookMs: number }>();
+  /** When a wave's telling was last written down. A cache, too: losing it costs one line of the log. */
+  private readonly saidAt = new Map<string, number>();
 
   constructor(
     @Inject(DataSource) private readonly db: DataSource, @Inject('CLOCK') private readonly clock: Clock, @Inject('LOG') private readonly log: Logger,
@@ -81,7 +88,9 @@ export class RolloutEngine {
     const before = JSON.stringify([held.row, held.waves]);
     const now = this.clock.now();
     const dueAt = held.row.waitUntil;
+    Object.assign(held, { waited: held.row.waiting, wave: held.row.wave });
     held.row.waitUntil = null;
+    held.row.waiting = null;
     // Each round either ends in a wait or moves a wave or the rollout on; a wave takes three rounds at most.
     for (let round = 0; round < 4 * held.waves.length + 8; round++) {
       const { facts, looked, open } = await this.observe(tx, held, now, only);
@@ -147,16 +156,17 @@ export class RolloutEngine {
       }
     }
     if (row.state === 'ROLLING_BACK' && rollback.failed + rollback.unanswered > 0) rollback.lost = await lostOnTheWay(tx, row.id);
-    const unassigned = row.state === 'RUNNING' && counts.PENDING > 0 && held.waves[row.wave]?.state === 'RUNNING'
-      ? (await tx.query<{ id: string }[]>("SELECT device_id AS id FROM rollout_executions WHERE rollout_id = $1 AND wave = $2 AND state = 'PENDING' ORDER BY device_id", [row.id, row.wave])).map(({ id }) => id)
-      : [];
+    const telling = row.state === 'RUNNING' && counts.PENDING > 0 && held.waves[row.wave]?.state === 'RUNNING';
+    // Reports come by the hundred; whom a big wave tells next is looked at when that is due.
+    const later = telling && only !== undefined && row.wave === held.wave && holdCodes.has(held.waited?.code ?? '');
+    const { pace, pinned } = later ? { pace: null, pinned: [] } : telling ? await observePace(tx, this.fleet, row, row.wave, now) : { pace: noPaceFacts, pinned: [] };
     const settled = counts.PENDING + counts.QUEUED + counts.IN_PROGRESS === 0;
     const lookDue = settled || now.getTime() - (this.looks.get(row.id)?.at ?? 0) >= lookMs(row.settings.soakS);
     const looked = row.state === 'RUNNING' && counts.SUCCEEDED > 0 && lookDue && ['RUNNING', 'ANALYSING', 'INCONCLUSIVE', 'FAILED'].includes(held.waves[row.wave]?.state ?? '');
     const began = performance.now();
     const samples = looked ? await this.samples(tx, row) : [];
     if (looked) this.looks.set(row.id, { at: now.getTime(), tookMs: performance.now() - began });
-    return { facts: { counts, unassigned, nextTimeoutAt, skipped, rollback, samples }, looked, open };
+    return { facts: { counts, pace, pinned, nextTimeoutAt, skipped, rollback, samples }, looked, open };
   }
 
   private async followOpen(tx: Tx, held: Held, now: Date, only?: readonly string[]): Promise<void> {
@@ -201,14 +211,26 @@ export class RolloutEngine {
     const wave = held.waves[row.wave];
     const say = (kind: string, at: number | null = row.wave) => this.event(tx, row, [{ kind, wave: at, reason: decision.reason, actor: 'engine' }]);
     switch (decision.kind) {
-      case 'wait':
+      case 'wait': {
         row.waitUntil = decision.until;
+        row.waiting = decision.reason;
         if (decision.reason.code === 'awaiting_samples') this.thirsty.set(row.id, { sinceMs: performance.now(), lookMs: lookMs(row.settings.soakS) });
+        if (held.waited?.code === decision.reason.code) return;
+        if (tellingWaits.has(decision.reason.code)) await say('waiting');
+        held.changed = true;
         return;
+      }
       case 'judge': if (looked && wave) { held.changed ||= JSON.stringify(wave.verdicts) !== JSON.stringify(decision.verdicts); wave.verdicts = decision.verdicts; } return;
       case 'begin': this.move(held, 'RUNNING', decision.reason, now); await say('started', null); break;
       case 'openWave': row.wave = decision.wave; moveWave(held, decision.wave, 'RUNNING', now); await say('wave_opened'); break;
-      case 'assign': await this.assign(tx, row, decision.devices, now); await say('assigned'); break;
+      case 'assign': {
+        await this.assign(tx, row, decision.devices, now);
+        // A wave that is told bit by bit says so once a minute, and at its end.
+        const saidAt = this.saidAt.get(row.id) ?? -Infinity;
+        if (decision.reason.code === 'wave_assigned' || now.getTime() - saidAt >= 60_000) { await say('assigned'); this.saidAt.set(row.id, now.getTime()); }
+        break;
+      }
+      case 'leaveOut': await this.leaveOut(tx, row, decision.devices, now); await say('left_out'); break;
       case 'analyse': moveWave(held, row.wave, 'ANALYSING', now); wave!.deadlineAt = decision.until; wave!.endedAt = null; await say('wave_analysing'); break;
       case 'closeWave': wave!.verdicts = decision.verdicts; moveWave(held, row.wave, decision.as, now); await say(`wave_${decision.as.toLowerCase()}`); break;
       case 'pause': this.move(held, 'PAUSED', decision.reason, now); await say('paused'); break;
@@ -258,6 +280,10 @@ export class RolloutEngine {
         column(({ deviceId }) => previous.get(deviceId)?.variant ?? null), column(({ deviceId }) => (baseline.has(deviceId) ? JSON.stringify(sampleOf(baseline.get(deviceId))) : null)), now]);
   }
 
+  private async leaveOut(tx: Tx, row: RolloutRow, ids: readonly string[], now: Date): Promise<void> {
+    await tx.query(`UPDATE rollout_executions SET state = 'CANCELED', settled_at = $3, failure = '{"code":"device.pinned","message":"The device was pinned before it was told."}' WHERE rollout_id = $1 AND device_id = ANY($2) AND state = 'PENDING'`, [row.id, ids, now]);
+  }
+
   /** Every device that was told goes back to its own previous bundle, from its own disk, in the waves of the way back; those not told yet never are. */
   async startRollback(tx: Tx, held: Held, why: Reason, actor: string): Promise<void> {
     const { row } = held;
@@ -285,8 +311,8 @@ export function moveWave(held: { waves: WaveRow[] }, index: number, to: WaveStat
   if (to === 'PASSED' || to === 'FAILED' || to === 'INCONCLUSIVE' || to === 'SKIPPED') wave.endedAt = now;
 }
 
-function domainOf({ row, waves }: Held): Rollout {
-  return { id: row.id, state: row.state, wave: row.wave, settings: row.settings, waves, startAt: row.startAt };
+function domainOf({ row, waves, waited = null }: Held): Rollout {
+  return { id: row.id, state: row.state, wave: row.wave, settings: row.settings, waves, startAt: row.startAt, stopAt: row.stopAt, waiting: waited };
 }
 
 export function sampleOf(health: Health | undefined, shadow?: { frames: number; agreed: number }): Sample {

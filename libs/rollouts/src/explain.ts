@@ -1,3 +1,4 @@
+import { holdCodes } from './pacing.ts';
 import { devicesIn, type Reason } from './rollout.ts';
 import type { RolloutView } from './views.ts';
 
@@ -17,13 +18,13 @@ export interface Explanation {
 /** Devices of the current wave that have no answer that counts. */
 export interface Unanswered { open: number; timedOut: number; /** The first of them. */ devices: string[]; nextTimeoutAt: Date | null }
 
-type Explained = RolloutView & { /** What the engine holds devices back for. */ waiting?: Reason | null };
 
-export function explain(view: Explained, unanswered: Unanswered): Explanation {
+
+export function explain(view: RolloutView, unanswered: Unanswered): Explanation {
   return { rollout: view.id, name: view.name, state: view.state, wave: view.wave, why: view.stateReason, waitsFor: waitsFor(view, unanswered), moves: movesOf(view, unanswered) };
 }
 
-function waitsFor(view: Explained, { open, devices, nextTimeoutAt }: Unanswered): Explanation['waitsFor'] {
+function waitsFor(view: RolloutView, { open, devices, nextTimeoutAt }: Unanswered): Explanation['waitsFor'] {
   const { state, startAt, settings, rollback } = view;
   const wave = view.waves[view.wave];
   switch (state) {
@@ -33,7 +34,7 @@ function waitsFor(view: Explained, { open, devices, nextTimeoutAt }: Unanswered)
     case 'RUNNING': break;
     default: return [];
   }
-  const waits: Explanation['waitsFor'] = view.waiting ? [{ what: view.waiting.message, until: null }] : [];
+  const waits: Explanation['waitsFor'] = view.waiting && holdCodes.has(view.waiting.code) ? [{ what: view.waiting.message, until: null }] : [];
   if (open > 0) waits.push({ what: `the answers of ${devicesIn(open)} of wave ${view.wave + 1} (${named(devices, open)}); the next one times out`, until: nextTimeoutAt });
   if (!wave || wave.state !== 'ANALYSING' || open > 0) return waits;
   const soakedAt = new Date(wave.analysingAt!.getTime() + settings.soakS * 1_000);
@@ -43,7 +44,7 @@ function waitsFor(view: Explained, { open, devices, nextTimeoutAt }: Unanswered)
   return waits;
 }
 
-function movesOf(view: Explained, { open, timedOut, devices }: Unanswered): Explanation['moves'] {
+function movesOf(view: RolloutView, { open, timedOut, devices }: Unanswered): Explanation['moves'] {
   const { state, wave: at, settings, waves } = view;
   const move = (verb: string, does: string, flags = ''): Explanation['moves'][number] => ({ verb, does, command: `reef rollout ${verb} ${view.id}${flags}` });
   const missing = open + timedOut;

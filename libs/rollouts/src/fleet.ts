@@ -19,11 +19,15 @@ export interface FleetDevice {
   pin: { reason: string; by: string } | null;
 }
 
+/** What decides when a device may be told. `timeZone`: as its agent reports it. */
+export interface Place { labels: Record<string, string>; timeZone: string | null; pin: FleetDevice['pin'] }
+
 export interface Order { workload: string; policy: Policy; rollback: boolean; devices: ReadonlyMap<string, Placed> }
 
 /** All the engine asks of devices: set-based, inside the caller's transaction. */
 export interface Fleet {
   select(tx: Tx, selector: string, workload: string): Promise<FleetDevice[]>;
+  places(tx: Tx, ids: readonly string[], workload: string): Promise<Map<string, Place>>;
   seen(tx: Tx, ids: readonly string[], workload: string): Promise<Map<string, Seen>>;
   /** What each device goes back to: what it runs now, or is wanted to run where it has not said. Retired devices are missing. */
   placed(tx: Tx, ids: readonly string[], workload: string): Promise<Map<string, Placed | null>>;

@@ -100,3 +100,33 @@ export class ExecutionsSkipped1764000005101 implements MigrationInterface {
     await runner.query('ALTER TABLE rollout_executions DROP COLUMN skipped');
   }
 }
+
+export class RolloutPacing1764000005110 implements MigrationInterface {
+  name = 'RolloutPacing1764000005110';
+
+  async up(runner: QueryRunner): Promise<void> {
+    await runner.query('ALTER TABLE rollouts ADD COLUMN stop_at timestamptz, ADD COLUMN waiting jsonb');
+    await runner.query('ALTER TABLE rollout_executions ADD COLUMN bytes bigint NOT NULL DEFAULT 0');
+    await runner.query(`
+      CREATE TABLE rollout_freezes (
+        id uuid PRIMARY KEY,
+        selector text NOT NULL,
+        until timestamptz NOT NULL,
+        reason text NOT NULL,
+        created_at timestamptz NOT NULL,
+        created_by text NOT NULL,
+        lifted_at timestamptz,
+        lifted_by text
+      )`);
+    await runner.query('CREATE INDEX rollout_freezes_active ON rollout_freezes (until) WHERE lifted_at IS NULL');
+    // What a pass asks of a wave that is told bit by bit: whom it told lately, and who is left.
+    await runner.query('CREATE INDEX rollout_executions_told ON rollout_executions (rollout_id, assigned_at)');
+  }
+
+  async down(runner: QueryRunner): Promise<void> {
+    await runner.query('DROP TABLE rollout_freezes');
+    await runner.query('DROP INDEX rollout_executions_told');
+    await runner.query('ALTER TABLE rollout_executions DROP COLUMN bytes');
+    await runner.query('ALTER TABLE rollouts DROP COLUMN waiting, DROP COLUMN stop_at');
+  }
+}

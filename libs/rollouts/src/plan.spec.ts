@@ -4,7 +4,7 @@ import { planWaves, type Candidate, type Plan } from './plan.ts';
 import { createRollout, settingsFor, type WaveSpec } from './rollout.ts';
 
 const body = createRollout.parse({ version: 'm@2', workload: 'w' });
-const device = (id: string, some: Partial<Candidate> = {}): Candidate => ({ id, labels: {}, online: true, health: 'HEALTHY', strata: { hostClass: 'dev-board', runtime: '14', site: '' }, spared: null, fit: { ok: true, variant: 'cpu-int8' }, current: false, ...some });
+const device = (id: string, some: Partial<Candidate> = {}): Candidate => ({ id, labels: {}, online: true, health: 'HEALTHY', strata: { hostClass: 'dev-board', runtime: '14', site: '' }, zone: 'UTC', invalidZone: null, spared: null, fit: { ok: true, variant: 'cpu-int8' }, current: false, ...some });
 const site = (selector: string, labels: Record<string, string>): boolean => labels.site === selector.split('=')[1];
 const planFor = (candidates: Candidate[], waves?: WaveSpec[], seed = 'b') => planWaves(candidates, waves, seed, (n) => settingsFor(body, n), site);
 const planned = (candidates: Candidate[], waves?: WaveSpec[], seed?: string): Plan => {

@@ -10,6 +10,9 @@ export interface Candidate {
   health: 'HEALTHY' | 'DEGRADED' | 'UNKNOWN';
   /** Empty where it is not known. Devices of one host class and runtime behave alike. */
   strata: Record<Stratum, string>;
+  /** Where it is, for its maintenance windows; `invalidZone`: what was said instead of a zone. */
+  zone: string;
+  invalidZone: string | null;
   /** A person wants it left alone. */
   spared: { code: 'EXCLUDED' | 'PINNED'; message: string } | null;
   /** What of the version it can run, or why nothing. */

@@ -25,6 +25,9 @@ export class RolloutRow {
   /** When the engine wants to look again at the latest. A column, so that any replica can take over at any moment. */
   @Column({ name: 'wait_until', type: 'timestamptz', nullable: true }) waitUntil!: Date | null;
   @Column({ name: 'start_at', type: 'timestamptz', nullable: true }) startAt!: Date | null;
+  @Column({ name: 'stop_at', type: 'timestamptz', nullable: true }) stopAt!: Date | null;
+  /** Why nothing more happens now, while it is under way. */
+  @Column({ name: 'waiting', type: 'jsonb', nullable: true }) waiting!: Reason | null;
   @Column({ name: 'created_at', type: 'timestamptz' }) createdAt!: Date;
   @Column({ name: 'created_by', type: 'text' }) createdBy!: string;
   @Column({ name: 'started_at', type: 'timestamptz', nullable: true }) startedAt!: Date | null;
@@ -72,6 +75,19 @@ export class ExecutionRow {
   @Column({ name: 'rollback_failure', type: 'jsonb', nullable: true }) rollbackFailure!: { code: string; message: string } | null;
   @Column({ name: 'rollback_assigned_at', type: 'timestamptz', nullable: true }) rollbackAssignedAt!: Date | null;
   @Column({ name: 'rollback_settled_at', type: 'timestamptz', nullable: true }) rollbackSettledAt!: Date | null;
+}
+
+/** No rollout tells a device that matches anything new while it lasts. */
+@Entity('rollout_freezes')
+export class FreezeRow {
+  @PrimaryColumn({ name: 'id', type: 'uuid' }) id!: string;
+  @Column({ name: 'selector', type: 'text' }) selector!: string;
+  @Column({ name: 'until', type: 'timestamptz' }) until!: Date;
+  @Column({ name: 'reason', type: 'text' }) reason!: string;
+  @Column({ name: 'created_at', type: 'timestamptz' }) createdAt!: Date;
+  @Column({ name: 'created_by', type: 'text' }) createdBy!: string;
+  @Column({ name: 'lifted_at', type: 'timestamptz', nullable: true }) liftedAt!: Date | null;
+  @Column({ name: 'lifted_by', type: 'text', nullable: true }) liftedBy!: string | null;
 }
 
 /** The decision log: what was decided, why, on which numbers, by whom. Append-only. */

@@ -1,7 +1,9 @@
 import { activationLimitS, deviceId, policy, terminalStates, workloadName, type ExecutionState, type MetricMoments } from '@reefkeeper/protocol';
 import { z } from 'zod';
 import { gates, type Gates } from './gates.ts';
+import { noPace, rate, type Pace } from './pacing.ts';
 import { rollbackPlan, type RollbackPlan } from './rollback.ts';
+import { maintenanceWindow } from './windows.ts';
 
 /** The words of a rollout: states, the moves between them, settings with their defaults. Nothing here knows a database or a clock. */
 
@@ -107,9 +109,15 @@ export const createRollout = z.object({
   abortMode: abortMode.default('stop-new').describe('what abort means when it does not say'),
   start: z.boolean().default(true),
   startAt: z.iso.datetime().optional(),
+  stopAt: z.iso.datetime().optional().describe('after it nobody new is told; the rollout pauses'),
+  windows: z.array(maintenanceWindow).max(50).default([]).describe('devices are told only in these stretches of their own local time; empty = always'),
+  rate: rate.nullable().default(noPace.rate),
+  maxInProgress: z.number().int().min(1).max(1_000_000).nullable().default(noPace.maxInProgress).describe('devices at once that were told and have not answered'),
+  maxInProgressPerSite: z.number().int().min(1).max(1_000_000).nullable().default(noPace.maxInProgressPerSite).describe('the same per value of the label site'),
+  siteBytesPerSecond: z.number().int().min(1).max(1e12).nullable().default(noPace.siteBytesPerSecond).describe('of the link of a site; devices there are told so far apart that their bundles fit'),
   requireApproval: z.boolean().default(false),
   supersede: z.boolean().default(false).describe('abort (stop-new) the rollouts of the same workload that hold these devices'),
-}).refine((body) => body.soakS === undefined || body.deadlineS === undefined || body.deadlineS >= body.soakS, { path: ['deadlineS'], message: 'deadlineS must not be below soakS' }).meta({ id: 'CreateRollout' });
+}).refine((body) => body.soakS === undefined || body.deadlineS === undefined || body.deadlineS >= body.soakS, { path: ['deadlineS'], message: 'deadlineS must not be below soakS' }).refine((body) => body.stopAt === undefined || body.startAt === undefined || body.stopAt > body.startAt, { path: ['stopAt'], message: 'stopAt must be after startAt' }).meta({ id: 'CreateRollout' });
 export type CreateRollout = z.output<typeof createRollout>;
 
 /** What a rollout goes by; fixed at creation and shown with it, so that later defaults never change a running one. */
@@ -128,6 +136,8 @@ export interface Settings {
   policy: z.output<typeof policy>;
   onFailure: 'rollback' | 'pause';
   abortMode: AbortMode;
+  /** Missing in rollouts from before it was: those tell a whole wave at once. */
+  pace?: Pace;
 }
 
 /** Up to this many devices somebody is usually watching, and minutes matter more than a long look. */
@@ -149,6 +159,7 @@ export function settingsFor(body: CreateRollout, eligible: number): Settings {
     policy: body.policy,
     onFailure: body.onFailure,
     abortMode: body.abortMode,
+    pace: { windows: body.windows, rate: body.rate, maxInProgress: body.maxInProgress, maxInProgressPerSite: body.maxInProgressPerSite, siteBytesPerSecond: body.siteBytesPerSecond },
   };
 }
 
@@ -171,6 +182,10 @@ export interface Rollout {
   settings: Settings;
   waves: Wave[];
   startAt: Date | null;
+  /** After it nobody new is told. */
+  stopAt: Date | null;
+  /** What it waited for when it was last looked at. */
+  waiting: Reason | null;
 }
 
 /** Health of one device over a stretch of time, as numbers that can be stored. The optional parts are absent in baselines of older controllers. */

@@ -68,6 +68,8 @@ export class RolloutType implements RolloutView {
   @Field(() => Date) createdAt!: Date;
   @Field(() => String) createdBy!: string;
   @Field(() => Date, { nullable: true }) startAt!: Date | null;
+  @Field(() => Date, { nullable: true }) stopAt!: Date | null;
+  @Field(() => ReasonType, { nullable: true, description: 'why nothing more happens now' }) waiting!: Reason | null;
   @Field(() => Date, { nullable: true }) startedAt!: Date | null;
   @Field(() => Date, { nullable: true }) endedAt!: Date | null;
 }

@@ -4,13 +4,14 @@ import { RegistryModule } from '@reefkeeper/registry';
 import { TelemetryModule } from '@reefkeeper/telemetry';
 import { DeviceFleet } from './device-fleet.ts';
 import { RolloutEngine } from './engine.ts';
+import { Freezes } from './freezes.service.ts';
 import { RolloutLoop } from './loop.ts';
 import { Rollouts } from './rollouts.service.ts';
 
 /** Importing it starts the loop of this process. */
 @Module({
   imports: [DevicesModule, RegistryModule, TelemetryModule],
-  providers: [{ provide: 'FLEET', useClass: DeviceFleet }, RolloutEngine, Rollouts, RolloutLoop],
-  exports: [Rollouts, RolloutEngine, TelemetryModule],
+  providers: [{ provide: 'FLEET', useClass: DeviceFleet }, RolloutEngine, Rollouts, Freezes, RolloutLoop],
+  exports: [Rollouts, Freezes, RolloutEngine, TelemetryModule],
 })
 export class RolloutsModule {}

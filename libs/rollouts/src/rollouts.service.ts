@@ -10,13 +10,17 @@ import { moveWave, RolloutEngine } from './engine.ts';
 import { explain, type Explanation } from './explain.ts';
 import { forecastOf, type Forecast } from './forecast.ts';
 import type { Fleet } from './fleet.ts';
-import { candidateOf } from './candidates.ts';
+import { bytesOf, candidateOf } from './candidates.ts';
+import { activeFreezes } from './freezes.service.ts';
+import { freezeFinder } from './pace-facts.ts';
+import { noPace } from './pacing.ts';
+import { timingOf, type Timing } from './timing.ts';
 import { planWaves, type Plan } from './plan.ts';
 import { RolloutRow, WaveRow } from './rollout.entity.ts';
 import { devicesIn, holdingStates, mayMove, reason, settingsFor, type AbortMode, type AdvanceRollout, type CreateRollout, type Reason, type RolloutState, type Settings } from './rollout.ts';
 import { viewOf, type RolloutView } from './views.ts';
 
-export type RolloutPreview = Plan & { settings: Settings; version: string; bundle: string; forecast: Forecast[] };
+export type RolloutPreview = Plan & { settings: Settings; version: string; bundle: string; forecast: Forecast[]; timing: Timing };
 
 /** Devices that a forecast looks at: more say nothing new. */
 const mostForecast = 2_000;
@@ -33,8 +37,8 @@ export class Rollouts {
   /** Who would get it, when, how fast it will be there, and what is at stake. Changes nothing. @throws as `create` */
   async preview(body: CreateRollout): Promise<RolloutPreview> {
     const version = await this.ready(body.version);
-    const { plan, settings } = await this.plan(this.db.manager, body, version);
-    return { ...plan, settings, version: refOf(version), bundle: version.bundleDigest!, forecast: await this.forecast(plan, body, version) };
+    const { plan, settings, timing } = await this.plan(this.db.manager, body, version);
+    return { ...plan, settings, timing, version: refOf(version), bundle: version.bundleDigest!, forecast: await this.forecast(plan, body, version) };
   }
 
   /** Why it is where it is, what it waits for, what would move it. @throws ReefError `rollout.missing` */
@@ -79,15 +83,15 @@ export class Rollouts {
       const now = this.clock.now();
       const row = tx.create(RolloutRow, {
         id: randomUUID(), name: body.name ?? `${refOf(version)} for ${body.workload}`, versionRef: refOf(version), versionId: version.id, bundle: version.bundleDigest!, workload: body.workload, selector: body.selector,
-        state: 'DRAFT', stateReason: reason('created', 'Created, not started.'), wave: 0, settings, supersede: body.supersede, waitUntil: null, startAt: body.startAt ? new Date(body.startAt) : null,
+        state: 'DRAFT', stateReason: reason('created', 'Created, not started.'), wave: 0, settings, supersede: body.supersede, waitUntil: null, startAt: body.startAt ? new Date(body.startAt) : null, stopAt: body.stopAt ? new Date(body.stopAt) : null, waiting: null,
         plan: { ...plan, waves: plan.waves.map(({ devices: _devices, ...wave }) => wave) },
         createdAt: now, createdBy: actor, startedAt: null, endedAt: null,
       });
       await tx.insert(RolloutRow, row as object);
       await tx.insert(WaveRow, plan.waves.map(({ index, size }) => ({ rolloutId: row.id, index, size, state: 'PENDING', verdicts: [], startedAt: null, analysingAt: null, deadlineAt: null, endedAt: null })) as object[]);
       const planned = plan.waves.flatMap(({ index, devices }) => devices.map((device) => ({ index, ...device })));
-      await tx.query(`INSERT INTO rollout_executions (rollout_id, device_id, wave, variant, state) SELECT $1, *, 'PENDING' FROM unnest($2::text[], $3::int[], $4::text[])`,
-        [row.id, planned.map(({ id }) => id), planned.map(({ index }) => index), planned.map(({ variant }) => variant)]);
+      await tx.query(`INSERT INTO rollout_executions (rollout_id, device_id, wave, variant, bytes, state) SELECT $1, *, 'PENDING' FROM unnest($2::text[], $3::int[], $4::text[], $5::bigint[])`,
+        [row.id, planned.map(({ id }) => id), planned.map(({ index }) => index), planned.map(({ variant }) => variant), planned.map(({ variant }) => bytesOf(version, variant))]);
       await this.engine.event(tx, row, [{ kind: 'created', wave: null, actor, reason: reason('created', `${devicesIn(plan.eligible)} in ${plan.waves.length} ${plan.waves.length === 1 ? 'wave' : 'waves'}, ${plan.excluded.length} left out. ${plan.blastRadius.statement}`, { eligible: plan.eligible, excluded: plan.excluded.length, blastRadius: plan.blastRadius }) }]);
       if (body.requireApproval) await this.enter(tx, row, 'AWAITING_APPROVAL', reason('approval_required', 'Waits for an approver.'), actor);
       else if (body.start) await this.launch(tx, row, actor);
@@ -130,6 +134,8 @@ export class Rollouts {
       if (row.state !== 'PAUSED') throw illegal(row, 'resumed', 'Only a paused rollout is resumed.');
       const now = this.clock.now();
       const wave = waves[row.wave];
+      // The stop time has done its work; a person goes on.
+      if (row.stopAt && row.stopAt <= now) row.stopAt = null;
       if (wave?.deadlineAt) wave.deadlineAt = deadlineFrom(now, wave.deadlineAt, row.settings);
       await this.enter(tx, row, 'RUNNING', reason('resumed', `Resumed by ${actor}.`), actor);
       row.waitUntil = now;
@@ -264,6 +270,7 @@ export class Rollouts {
   private async enter(tx: Tx, row: RolloutRow, to: RolloutState, why: Reason, actor: string): Promise<void> {
     this.engine.move({ row, waves: [], changed: true }, to, why, this.clock.now());
     row.waitUntil = null;
+    row.waiting = null;
     await this.engine.event(tx, row, [{ kind: to.toLowerCase(), wave: row.wave, actor, reason: why }]);
     await tx.save(RolloutRow, row, { reload: false });
   }
@@ -274,13 +281,31 @@ export class Rollouts {
     return version;
   }
 
-  private async plan(tx: Tx, body: CreateRollout, version: Version): Promise<{ plan: Plan; settings: Settings }> {
+  private async plan(tx: Tx, body: CreateRollout, version: Version): Promise<{ plan: Plan; settings: Settings; timing: Timing }> {
+    const now = this.clock.now();
     const parsed = new Map((body.waves ?? []).flatMap(({ selector }) => (selector === undefined ? [] : [[selector, parseSelector(selector)]])));
-    const devices = await this.fleet.select(tx, body.selector, body.workload);
-    const candidate = candidateOf(version, body);
-    const result = planWaves(devices.map(candidate), body.waves, version.bundleDigest!, (eligible) => settingsFor(body, eligible), (selector, labels) => matches(parsed.get(selector)!, labels));
+    const devices = (await this.fleet.select(tx, body.selector, body.workload)).map(candidateOf(version, body));
+    const result = planWaves(devices, body.waves, version.bundleDigest!, (eligible) => settingsFor(body, eligible), (selector, labels) => matches(parsed.get(selector)!, labels));
     if (!result.ok) throw new ReefError(result.fault.code, 'conflict', result.fault.message, { detail: { excluded: result.excluded } });
-    return result;
+    const { plan, settings } = result;
+    if (body.stopAt && new Date(body.stopAt) <= now) throw new ReefError('rollout.stop_time_past', 'invalid', `stopAt ${body.stopAt} is past: nobody would be told.`);
+    const freezeOf = freezeFinder(await activeFreezes(tx, now));
+    const known = new Map(devices.map((one) => [one.id, one]));
+    const groups = plan.waves.map((wave) => [...Map.groupBy(wave.devices, ({ id, variant }) => {
+      const { zone, strata, labels } = known.get(id)!;
+      return JSON.stringify([strata.site, zone, bytesOf(version, variant), freezeOf(labels)]);
+    }).values()].map((group) => {
+      const one = known.get(group[0]!.id)!;
+      return { site: one.strata.site, zone: one.zone, freeze: freezeOf(one.labels), devices: group.length, bytes: bytesOf(version, group[0]!.variant) };
+    }));
+    const frozen = groups.flat().filter(({ freeze }) => freeze);
+    for (const [until, some] of Map.groupBy(frozen, ({ freeze }) => freeze!.until.toISOString())) plan.notes.push(`${devicesIn(some.reduce((sum, one) => sum + one.devices, 0))} frozen until ${until}: ${some[0]!.freeze!.reason}`);
+    if (body.windows.length > 0) {
+      const invalid = devices.filter(({ invalidZone, spared }) => invalidZone !== null && !spared);
+      for (const [zone, some] of Map.groupBy(invalid, ({ invalidZone }) => invalidZone!)) plan.notes.push(`"${zone}" is no time zone; UTC counts for ${devicesIn(some.length)} (${some.slice(0, 3).map(({ id }) => id).join(', ')}${some.length > 3 ? ', ...' : ''}). Set the label timezone to an IANA name such as Europe/Paris.`);
+    }
+    const start = body.startAt && new Date(body.startAt) > now ? new Date(body.startAt) : now;
+    return { plan, settings, timing: timingOf(groups, settings.pace ?? noPace, settings, start) };
   }
 }
 

@@ -60,6 +60,25 @@ describe('a simulated rollout', () => {
     }
   });
 
+  it('takes the time that its rate, concurrency, windows and the links of its sites leave it', () => {
+    const paced = (some: object) => run({ devices: 200, sites: 8, faults: noFaults, body: { ...body, waves: [{ percent: 100 }], ...some } });
+    const free = paced({});
+    const rated = paced({ rate: { perMinute: 20 } });
+    expect(rated.tookS - free.tookS).toBeGreaterThanOrEqual(9 * 60);
+    expect(rated.tookS - free.tookS).toBeLessThanOrEqual(11 * 60);
+    expect(rated.digest).toBe(paced({ rate: { perMinute: 20 } }).digest);
+    // Eight sites of some 25 devices, 4 MB each, a megabyte a second.
+    expect(paced({ siteBytesPerSecond: 1_000_000 }).tookS - free.tookS).toBeGreaterThan(80);
+    // Twenty at once, each some twenty seconds with its observation.
+    expect(paced({ maxInProgress: 20 }).tookS - free.tookS).toBeGreaterThan(100);
+    // The run begins at midnight in London; the last of the sites to come to 22:00 is in Los Angeles, 06:00 the day after.
+    const windowed = paced({ windows: [{ days: ['thu', 'fri'], from: '22:00', to: '05:00' }] });
+    expect(windowed).toMatchObject({ state: 'SUCCEEDED', unproven: { stated: 200 } });
+    expect(windowed.tookS).toBeGreaterThan(30 * 3_600);
+    expect(windowed.tookS).toBeLessThan(31 * 3_600);
+    for (const one of [rated, windowed]) expect(one.waves[0]!.unanswered).toBe(0);
+  });
+
   it('that cannot begin says why', () => {
     expect(simulate({ seed: 1, devices: 10, sites: 1, faults: { ...noFaults, offlinePercent: 100 }, version: sameAsBefore, body })).toEqual({ fault: expect.stringContaining('No device that may go first') as string });
   });

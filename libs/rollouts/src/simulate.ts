@@ -1,11 +1,12 @@
 import { createHash } from 'node:crypto';
 import { decide, lookMs, type Decision, type Facts } from './decide.ts';
 import { follow, rollbackOpen, type RollbackState } from './follow.ts';
+import { lookbackS, noPace, noPaceFacts, type PaceFacts, type Queue } from './pacing.ts';
 import { planWaves, type Plan } from './plan.ts';
 import { defaultRollback } from './rollback.ts';
 import { isSettled, mayMove, settingsFor, type CreateRollout, type DeviceSample, type Rollout, type RolloutExecutionState, type RolloutState, type Wave } from './rollout.ts';
 import { noCounts, verdictViewOf, type Verdict, type VerdictView } from './verdict.ts';
-import { newBundle, oldBundle, VirtualFleet, type Faults, type Report, type VersionBehaviour, type VirtualDevice } from './virtual-fleet.ts';
+import { bundleBytes, newBundle, oldBundle, VirtualFleet, type Faults, type Report, type VersionBehaviour, type VirtualDevice } from './virtual-fleet.ts';
 
 export * from './virtual-fleet.ts';
 export { createRollout, type CreateRollout } from './rollout.ts';
@@ -51,28 +52,39 @@ const date = (ms: number | null): Date | null => (ms === null ? null : new Date(
  * and a virtual clock in place of time. Nothing is random but the seed.
  * @throws Error when the engine breaks its own rules: an illegal move, or more unproven devices than stated
  */
-export function simulate({ seed, devices, sites, faults, version, body, limitS = 7 * 86_400 }: Simulation): Simulated | { fault: string } {
+export function simulate({ seed, devices, sites, faults, version, body, limitS = 60 * 86_400 }: Simulation): Simulated | { fault: string } {
   const fleet = new VirtualFleet(seed, devices, sites, faults, version, epoch);
   const planned = planWaves(fleet.candidates(), body.waves, `seed ${seed}`, (eligible) => settingsFor(body, eligible), labelMatches);
   if (!planned.ok) return { fault: planned.fault.message };
   return new Shell(fleet, planned.plan, planned.settings, limitS).run();
 }
 
-/** Virtual devices have the labels `site` and `host`; a wave's selector is a list of `key=value`. */
+/** Virtual devices have the labels `site`, `host` and `timezone`; a wave's selector is a list of `key=value`. */
 function labelMatches(selector: string, labels: Record<string, string>): boolean {
   return selector.split(',').every((part) => { const [key = '', value] = part.split('='); return labels[key.trim()] === value?.trim(); });
 }
+
+const isOpen = (state: RolloutExecutionState): boolean => state === 'QUEUED' || state === 'IN_PROGRESS';
 
 class Shell {
   private now = epoch;
   private readonly rollout: Rollout;
   private readonly byWave: Execution[][];
   private readonly byDevice = new Map<string, Execution>();
+  /** Per wave, those yet to be told. */
+  private readonly queues: Map<string, Queue & { devices: string[] }>[];
+  /** In the order of telling; `told.slice(overdue)` may still time out. */
+  private readonly told: Execution[] = [];
+  private overdue = 0;
+  private readonly openBySite = new Map<string, number>();
+  /** What was told lately, one entry per moment and site. */
+  private recent: PaceFacts['told'][number][] = [];
   private readonly counts;
   private readonly reports = new ReportQueue();
   private readonly transcript: string[] = [];
   private readonly verdicts = new Map<number, Verdict[]>();
   private lookedAt = -Infinity;
+  private saidAt = -Infinity;
   private waitUntil = epoch;
   private readonly exposed = new Set<string>();
   private unproven = 0;
@@ -84,9 +96,18 @@ class Shell {
     const device = new Map(fleet.devices.map((one) => [one.id, one]));
     this.byWave = plan.waves.map((wave) => wave.devices.map(({ id }): Execution => ({ device: device.get(id)!, wave: wave.index, state: 'PENDING', assignedAt: null, revision: null, rollback: null, rollbackAt: null, rollbackRevision: null })));
     for (const one of this.byWave.flat()) this.byDevice.set(one.device.id, one);
+    this.queues = this.byWave.map((wave) => {
+      const queues = new Map<string, Queue & { devices: string[] }>();
+      for (const { device: { id, site, zone } } of wave) {
+        const queue = queues.get(site) ?? { site, zone, bytes: bundleBytes, freeze: null, devices: [] };
+        queue.devices.push(id);
+        queues.set(site, queue);
+      }
+      return queues;
+    });
     this.counts = this.byWave.map((wave) => ({ ...noCounts(), PENDING: wave.length }));
     const waves = plan.waves.map(({ index, size }): Wave => ({ index, state: 'PENDING', size, startedAt: null, analysingAt: null, deadlineAt: null, endedAt: null }));
-    this.rollout = { id: 'simulated', state: 'SCHEDULED', wave: 0, settings, waves, startAt: null };
+    this.rollout = { id: 'simulated', state: 'SCHEDULED', wave: 0, settings, waves, startAt: null, stopAt: null, waiting: null };
   }
 
   run(): Simulated {
@@ -156,10 +177,19 @@ class Shell {
       looked,
       facts: {
         counts, samples, rollback,
-        unassigned: rollout.state === 'RUNNING' && counts.PENDING > 0 && wave?.state === 'RUNNING' ? own.filter(({ state }) => state === 'PENDING').map(({ device }) => device.id) : [],
-        nextTimeoutAt: counts.QUEUED + counts.IN_PROGRESS > 0 ? new Date(wave!.startedAt!.getTime() + settings.installTimeoutS * 1_000) : null,
+        pinned: [], pace: rollout.state === 'RUNNING' && counts.PENDING > 0 && wave?.state === 'RUNNING' ? this.pace() : noPaceFacts,
+        nextTimeoutAt: counts.QUEUED + counts.IN_PROGRESS > 0 ? date(this.told[this.overdue]!.assignedAt! + settings.installTimeoutS * 1_000) : null,
         skipped: this.counts.reduce((sum, one) => sum + one.TIMED_OUT + one.CANCELED, 0),
       },
+    };
+  }
+
+  private pace(): PaceFacts {
+    const back = lookbackS(this.rollout.settings.pace ?? noPace, bundleBytes) * 1_000;
+    this.recent = back > 0 ? this.recent.filter(({ at }) => this.now - at.getTime() <= back) : [];
+    return {
+      queues: [...this.queues[this.rollout.wave]!.values()].filter(({ devices }) => devices.length > 0), open: this.openBySite, told: this.recent,
+      succeeded: this.counts.reduce((sum, { SUCCEEDED }) => sum + SUCCEEDED, 0),
     };
   }
 
@@ -167,13 +197,13 @@ class Shell {
     const { rollout } = this;
     const now = new Date(this.now);
     const wave = rollout.waves[rollout.wave];
-    if (decision.kind !== 'wait' && decision.kind !== 'judge' && decision.reason.code !== 'rollback_continues') this.say(decision);
+    if (this.telling(decision)) this.say(decision);
     switch (decision.kind) {
       case 'wait': this.waitUntil = decision.until.getTime(); break;
       case 'judge': if (looked) this.verdicts.set(rollout.wave, decision.verdicts); break;
       case 'begin': this.move('RUNNING', decision); break;
       case 'openWave': rollout.wave = decision.wave; Object.assign(rollout.waves[decision.wave]!, { state: 'RUNNING', startedAt: now }); this.unproven = 0; break;
-      case 'assign': for (const id of decision.devices) this.assign(this.byDevice.get(id)!); break;
+      case 'assign': this.tell(decision.devices.map((id) => this.byDevice.get(id)!)); break;
       case 'analyse': Object.assign(wave!, { state: 'ANALYSING', analysingAt: wave!.analysingAt ?? now, deadlineAt: decision.until, endedAt: null }); break;
       case 'closeWave': Object.assign(wave!, { state: decision.as, endedAt: now }); this.verdicts.set(rollout.wave, decision.verdicts); break;
       case 'pause': this.move('PAUSED', decision); break;
@@ -184,9 +214,28 @@ class Shell {
     }
   }
 
+  /** As in the log: a wave that is told bit by bit says so once a minute. */
+  private telling({ kind, reason }: Decision): boolean {
+    if (kind === 'wait' || kind === 'judge' || reason.code === 'rollback_continues') return false;
+    if (reason.code !== 'wave_assigning') return true;
+    if (this.now - this.saidAt < 60_000) return false;
+    this.saidAt = this.now;
+    return true;
+  }
+
+  private tell(executions: readonly Execution[]): void {
+    for (const [site, own] of Map.groupBy(executions, ({ device }) => device.site)) {
+      // The pace takes a queue from its front.
+      this.queues[this.rollout.wave]!.get(site)!.devices.splice(0, own.length);
+      this.recent.push({ at: new Date(this.now), site, devices: own.length, bytes: own.length * bundleBytes });
+    }
+    for (const execution of executions) this.assign(execution);
+  }
+
   private assign(execution: Execution): void {
     this.change(execution, 'QUEUED');
     execution.assignedAt = this.now;
+    this.told.push(execution);
     this.send(this.fleet.tell(execution.device, newBundle, this.now, this.rollout.settings.policy.observeS));
     execution.revision = execution.device.revision;
   }
@@ -234,8 +283,12 @@ class Shell {
 
   private timeOut(): void {
     const { installTimeoutS, rollbackTimeoutS } = this.rollout.settings;
-    const wave = this.rollout.waves[this.rollout.wave];
-    if (wave?.startedAt && this.now >= wave.startedAt.getTime() + installTimeoutS * 1_000) for (const one of this.byWave[this.rollout.wave]!) if (one.assignedAt !== null && !isSettled(one.state)) this.follow(one, this.now);
+    for (; this.overdue < this.told.length; this.overdue += 1) {
+      const one = this.told[this.overdue]!;
+      if (isSettled(one.state)) continue;
+      if (this.now < one.assignedAt! + installTimeoutS * 1_000) break;
+      this.follow(one, this.now);
+    }
     if (this.rollout.state === 'ROLLING_BACK') for (const one of this.byDevice.values()) if (one.rollbackAt !== null && this.now >= one.rollbackAt + rollbackTimeoutS * 1_000) this.follow(one, this.now);
   }
 
@@ -255,6 +308,8 @@ class Shell {
     const counts = this.counts[execution.wave]!;
     counts[execution.state] -= 1;
     counts[to] += 1;
+    const open = Number(isOpen(to)) - Number(isOpen(execution.state));
+    if (open !== 0) this.openBySite.set(execution.device.site, (this.openBySite.get(execution.device.site) ?? 0) + open);
     execution.state = to;
   }
 

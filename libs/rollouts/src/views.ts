@@ -26,6 +26,9 @@ export interface RolloutView {
   createdAt: Date;
   createdBy: string;
   startAt: Date | null;
+  stopAt: Date | null;
+  /** Why nothing more happens now, while it is under way. */
+  waiting: Reason | null;
   startedAt: Date | null;
   endedAt: Date | null;
 }
@@ -78,7 +81,7 @@ async function viewsOf(db: DataSource, rows: RolloutRow[]): Promise<RolloutView[
       }),
       waitingDevices: waiting.filter(({ id }) => id === row.id).map(({ code, message, count, devices }) => ({ code, message, count, devices })),
       rollback: back.length > 0 ? rollback : null,
-      settings: row.settings, plan: row.plan, createdAt: row.createdAt, createdBy: row.createdBy, startAt: row.startAt, startedAt: row.startedAt, endedAt: row.endedAt,
+      settings: row.settings, plan: row.plan, createdAt: row.createdAt, createdBy: row.createdBy, startAt: row.startAt, stopAt: row.stopAt, waiting: row.waiting, startedAt: row.startedAt, endedAt: row.endedAt,
     };
   });
 }

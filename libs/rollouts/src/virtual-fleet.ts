@@ -42,6 +42,10 @@ const hosts = [
   { hostClass: 'raspberry-pi-4', p95Us: 12_000, share: 0.3 },
   { hostClass: 'x86-64', p95Us: 7_000, share: 0.2 },
 ];
+/** Sites are around the world, in turn. */
+const zones = ['Europe/Paris', 'America/New_York', 'Asia/Tokyo', 'America/Sao_Paulo', 'Asia/Kolkata', 'Australia/Sydney', 'Africa/Lagos', 'America/Los_Angeles'];
+/** Of the version, on every device. */
+export const bundleBytes = 4_000_000;
 const hour = 3_600_000;
 /** A head-only retrain against a whole MobileNet, seconds on an ordinary link. */
 const deltaS = 2;
@@ -58,6 +62,8 @@ export const oldBundle = 'old';
 export interface VirtualDevice {
   id: string;
   site: string;
+  /** Of its site. */
+  zone: string;
   hostClass: string;
   online: boolean;
   /** Virtual ms at which it is reachable (again); Infinity = never. */
@@ -79,6 +85,8 @@ export interface VirtualDevice {
   observed: number;
 }
 
+const placeOf = (site: number): Pick<VirtualDevice, 'site' | 'zone'> => ({ site: `site-${site}`, zone: zones[site % zones.length]! });
+
 /** A report on its way: what the device says of itself at `at`, by the server's clock. */
 export interface Report { at: number; device: VirtualDevice; revision: number; running: string; execution: Execution }
 
@@ -99,7 +107,7 @@ export class VirtualFleet {
       const returnsAt = next() < 0.5 ? start + next() * 8 * hour : Infinity;
       const download = (hit(faults.brokenDeltaPercent) ? deltaS + fullS : deltaS) * (hit(faults.slowPercent) ? 20 : 1) * Math.exp(0.3 * z());
       return {
-        id: `virtual-${String(at).padStart(6, '0')}`, site: `site-${Math.floor(next() * sites)}`, hostClass: host.hostClass,
+        id: `virtual-${String(at).padStart(6, '0')}`, ...placeOf(Math.floor(next() * sites)), hostClass: host.hostClass,
         online: !offline, reachableAt: offline ? returnsAt : start, hot: hit(faults.hotPercent), flapping: hit(faults.flappingPercent),
         clockSkewMs: hit(faults.lyingClockPercent) ? (next() - 0.5) * 50 * 365 * 24 * hour : 0,
         installMs: 1_000 * (download + 3 + 2 * next()), failsInstall: hit(version.installFailurePercent),
@@ -110,7 +118,7 @@ export class VirtualFleet {
   }
 
   candidates(): Candidate[] {
-    return this.devices.map(({ id, site, hostClass, online }) => ({ id, labels: { site, host: hostClass }, online, health: online ? 'HEALTHY' : 'UNKNOWN', strata: { hostClass, runtime: '14', site }, spared: null, fit: { ok: true, variant: 'edgetpu-14' }, current: false }));
+    return this.devices.map(({ id, site, zone, hostClass, online }) => ({ id, labels: { site, host: hostClass, timezone: zone }, online, health: online ? 'HEALTHY' : 'UNKNOWN', strata: { hostClass, runtime: '14', site }, zone, invalidZone: null, spared: null, fit: { ok: true, variant: 'edgetpu-14' }, current: false }));
   }
 
   /** The device is wanted to run the version (or the one before again); returns the reports it will send, some late, some twice. */

@@ -6,6 +6,7 @@ import { Telemetry, telemetrySchema } from '@reefkeeper/telemetry';
 import { testDatabase, type TestDatabase } from '../../../test/support/database.ts';
 import { DeviceFleet } from './device-fleet.ts';
 import { RolloutEngine } from './engine.ts';
+import { Freezes } from './freezes.service.ts';
 import { FakeFleet } from './fake-fleet.fixture.ts';
 import { createRollout } from './rollout.ts';
 import { Rollouts } from './rollouts.service.ts';
@@ -23,6 +24,7 @@ export interface World {
   devices: Devices;
   engine: RolloutEngine;
   rollouts: Rollouts;
+  freezes: Freezes;
   fleet: FakeFleet;
   /** A READY version with the variants named; returns its bundle digest. */
   version(number: number, variants?: string[], details?: Record<string, unknown>): Promise<string>;
@@ -56,7 +58,7 @@ export async function openWorld(): Promise<World> {
   }, workload);
 
   const world: World = {
-    database, clock, telemetry, devices, engine, rollouts, fleet,
+    database, clock, telemetry, devices, engine, rollouts, freezes: new Freezes(db, clock), fleet,
     async version(number, variants = ['cpu-int8'], details) {
       const bundle = number.toString(16).padStart(64, '0');
       const id = randomUUID();

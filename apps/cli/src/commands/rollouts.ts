@@ -6,6 +6,7 @@ import { action } from '../context.ts';
 import { numberOf } from '../options.ts';
 import { gatesOf } from './gate-options.ts';
 import type { SimulateOptions } from '../offline/simulate.ts';
+import { paceOf, paceOptions, paceText, waveOf, type PaceOptions, type PaceView } from './rollout-options.ts';
 import { ago, counted, facts, table, tone, type Output } from '../output.ts';
 
 export interface Verdict { gate: string; verdict: string; value: number | null; baseline: number | null; limit: number | null; unit: string; basis: string; method: string; interval: [number, number] | null; sample: { devices: number; inferences: number }; message: string; stillNeeded: string | null }
@@ -13,14 +14,14 @@ type WaveKind = { by: string; value: string } | null;
 export interface RolloutView {
   id: string; name: string; version: string; bundle: string; workload: string; selector: string; state: string; stateReason: { code: string; message: string }; wave: number; createdAt: string; createdBy: string;
   waves: { index: number; state: string; size: number; canary: boolean; of: WaveKind; counts: Record<string, number>; verdicts: Verdict[] }[];
-  waitingDevices: { code: string; message: string; count: number; devices: string[] }[]; rollback: Record<string, number> | null; plan: PlanView;
+  waitingDevices: { code: string; message: string; count: number; devices: string[] }[]; rollback: Record<string, number> | null; plan: PlanView; settings: { pace?: PaceView }; startAt: string | null; stopAt: string | null; waiting: { code: string; message: string } | null;
 }
-interface PlanView { eligible: number; excluded: { device: string; code: string; reason: string }[]; blastRadius: { statement: string }; waves?: { index: number; devices?: unknown; size: number; canary: boolean; of: WaveKind }[]; notes?: string[]; forecast?: { variant: string; hostClass: string; devices: number; calibrated: number; predictedMs: [number, number] | null; nowMs: number | null; notes: string[] }[] }
+interface PlanView { eligible: number; excluded: { device: string; code: string; reason: string }[]; blastRadius: { statement: string }; waves?: { index: number; devices?: unknown; size: number; canary: boolean; of: WaveKind }[]; notes?: string[]; timing?: { statement: string }; forecast?: { variant: string; hostClass: string; devices: number; calibrated: number; predictedMs: [number, number] | null; nowMs: number | null; notes: string[] }[] }
 export interface RolloutEvent { id: number; at: string; kind: string; wave: number | null; code: string; message: string; numbers: Record<string, unknown>; actor: string }
 
 const ended = new Set(['SUCCEEDED', 'ROLLED_BACK', 'ABORTED']);
 
-interface CreateOptions {
+interface CreateOptions extends PaceOptions {
   workload: string; selector?: string; exclude?: string[]; excludeSelector?: string; name?: string; wave?: string[]; soak?: string; deadline?: string; minSamples?: string; observe?: string; timeout?: string; supersede?: boolean; start?: boolean; watch?: boolean;
   maxLatencyIncrease?: string; maxAccuracyDrop?: string; maxErrorIncrease?: string; maxInstallFailures?: string; gate?: string[]; cpuFallback?: boolean; ignoreBudget?: boolean; edgeTpu?: string; probation?: string;
   rollbackAtOnce?: string; rollbackWave?: string[];
@@ -29,7 +30,7 @@ interface CreateOptions {
 
 export function registerRollouts(program: Command): void {
   const rollout = program.command('rollout').description('bring a version onto the fleet, in waves');
-  const described = (name: string, text: string) => rollout.command(name).description(text)
+  const described = (name: string, text: string) => paceOptions(rollout.command(name).description(text))
     .requiredOption('-w, --workload <name>', 'inference slot on the devices', 'classifier').option('-l, --selector <labels>', 'which devices; all where absent').option('--name <text>')
     .option('--exclude <device...>', 'leave these alone').option('--exclude-selector <labels>', 'and those that match')
     .option('--wave <size...>', 'in order: percent (20%, cumulative), count (2), selector (canary=true), of each kind ("1 per hostClass", "10% per site"), or a wave per kind ("by site"; hostClass, runtime, site); a canary, half, all where absent')
@@ -173,7 +174,7 @@ function bodyOf(version: string, options: CreateOptions): Record<string, unknown
   return only({
     version, workload: options.workload, selector: options.selector, name: options.name,
     exclude: options.exclude || options.excludeSelector ? only({ devices: options.exclude, selector: options.excludeSelector }) : undefined,
-    waves: options.wave?.map(waveOf),
+    waves: options.wave?.map(waveOf), ...paceOf(options),
     soakS: number('--soak', options.soak), deadlineS: number('--deadline', options.deadline), minSamples: number('--min-samples', options.minSamples),
     policy: only({ observeS: number('--observe', options.observe), timeoutS: number('--timeout', options.timeout), cpuFallback: options.cpuFallback === false ? false : undefined, ignoreBudget: options.ignoreBudget, device: options.edgeTpu, probationS: number('--probation', options.probation), shadow: shadowOf(options) }),
     gates: mergedGates(only({
@@ -185,15 +186,7 @@ function bodyOf(version: string, options: CreateOptions): Record<string, unknown
   });
 }
 
-/** `20%`, `2`, `1 per hostClass`, `by site`, or a selector. */
-export function waveOf(text: string): Record<string, unknown> {
-  const by = /^\s*by\s+(\S+)\s*$/.exec(text);
-  if (by) return { by: by[1] };
-  const size = /^\s*([\d.]+)(%?)(?:\s+per\s+(\S+))?\s*$/.exec(text);
-  if (!size) return { selector: text };
-  return { [size[2] ? 'percent' : 'count']: Number(size[1]), ...(size[3] ? { perStratum: size[3] } : {}) };
-}
-
+const optional = (name: string, value: string | null | undefined): [string, string][] => (value ? [[name, value]] : []);
 const kindOf = (of: WaveKind | undefined): string => (of ? `, ${of.by} ${of.value || '(none)'}` : '');
 
 /** Two ways to say it may speak of one gate. */
@@ -204,7 +197,8 @@ function mergedGates(short: Record<string, unknown>, long: Record<string, unknow
 
 export function rolloutText(one: RolloutView): string {
   return [
-    facts([['rollout', one.id], ['name', one.name], ['version', one.version], ['workload', one.workload], ['devices', one.selector || 'all'], ['state', tone(one.state)], ['why', one.stateReason.message], ...(one.rollback ? [['way back', backText(one.rollback)] as [string, string]] : []), ['by', `${one.createdBy}, ${ago(one.createdAt)}`]]),
+    facts([['rollout', one.id], ['name', one.name], ['version', one.version], ['workload', one.workload], ['devices', one.selector || 'all'], ['state', tone(one.state)], ['why', one.stateReason.message], ...(one.waiting ? [['now', one.waiting.message] as [string, string]] : []), ...optional('pace', paceText(one.settings.pace)),
+      ...optional('starts', one.state === 'SCHEDULED' ? one.startAt : null), ...optional('stops', one.stopAt), ...(one.rollback ? [['way back', backText(one.rollback)] as [string, string]] : []), ['by', `${one.createdBy}, ${ago(one.createdAt)}`]]),
     table(['wave', 'state', 'size', 'done', 'failed', 'open'], one.waves.map((wave) => [`${wave.index + 1}${wave.canary ? ' (canary)' : ''}${kindOf(wave.of)}`, tone(wave.state), wave.size, wave.counts.SUCCEEDED ?? 0, (wave.counts.FAILED ?? 0) + (wave.counts.TIMED_OUT ?? 0) + (wave.counts.REJECTED ?? 0), (wave.counts.QUEUED ?? 0) + (wave.counts.IN_PROGRESS ?? 0)])),
     ...one.waitingDevices.map((some) => `${counted(some.count, 'device')} QUEUED, ${some.code} (${some.devices.join(', ')}${some.count > some.devices.length ? ', ...' : ''})\n${some.message}`),
     ...one.waves.filter((wave) => wave.verdicts.length > 0).map((wave) => `wave ${wave.index + 1}\n${verdictTable(wave.verdicts)}`),
@@ -241,7 +235,7 @@ function planText(plan: PlanView): string {
     ...((plan.waves?.length ?? 0) > 20 ? [`  and ${counted(plan.waves!.length - 20, 'wave')} more`] : []),
     ...plan.excluded.slice(0, 20).map((one) => `  not ${one.device} (${one.code}): ${one.reason}`),
     ...(plan.excluded.length > 20 ? [`  and ${counted(plan.excluded.length - 20, 'device')} more left out`] : []),
-    ...(plan.notes ?? []),
+    ...(plan.notes ?? []), ...(plan.timing ? [plan.timing.statement] : []),
     ...(forecast.length === 0 ? [] : ['', table(['variant', 'on', 'devices', 'predicted invocation', 'now'], forecast.map((one) => [
       one.variant, one.hostClass, one.devices,
       one.predictedMs ? `${one.predictedMs[0]} to ${one.predictedMs[1]} ms${one.calibrated > 0 ? ` (${one.calibrated} from own runs)` : ''}` : 'not predicted on the CPU',

@@ -1,0 +1,158 @@
+import { z } from 'zod';
+import { windowOpenAt, type MaintenanceWindow } from './windows.ts';
+
+/**
+ * How many devices of a wave are told now, and which. Pure: settings + facts + now in, devices out. What was told and when are rows; nothing is counted between two looks.
+ */
+
+/** Fixed, or rising with success as in AWS IoT Jobs: `base * factor^floor(succeeded / afterSucceeded)`, at most `maxPerMinute`. */
+export const rate = z.union([
+  z.strictObject({ perMinute: z.number().int().min(1).max(1_000_000) }),
+  z.strictObject({ base: z.number().int().min(1).max(1_000_000), factor: z.number().min(1.1).max(10).default(2), afterSucceeded: z.number().int().min(1).max(1_000_000), maxPerMinute: z.number().int().min(1).max(1_000_000) }),
+]).meta({ id: 'RolloutRate' });
+export type Rate = z.output<typeof rate>;
+
+export interface Pace {
+  windows: MaintenanceWindow[];
+  rate: Rate | null;
+  maxInProgress: number | null;
+  maxInProgressPerSite: number | null;
+  /** Of the link of a site, bytes a second: devices there are told so far apart that their bundles fit through it. */
+  siteBytesPerSecond: number | null;
+}
+export const noPace: Pace = { windows: [], rate: null, maxInProgress: null, maxInProgressPerSite: null, siteBytesPerSecond: null };
+
+/** Devices of the wave that are yet to be told and that pacing cannot tell apart. */
+export interface Queue {
+  /** Label `site`; those without are one site. */
+  site: string;
+  zone: string;
+  /** Of the bundle that each would fetch. */
+  bytes: number;
+  freeze: Freeze | null;
+  devices: readonly string[];
+}
+export interface Freeze { until: Date; reason: string }
+
+export interface PaceFacts {
+  queues: readonly Queue[];
+  /** Told and without an answer yet, in the whole rollout, by site. */
+  open: ReadonlyMap<string, number>;
+  /** What the rollout told lately, as far back as `lookbackS` says. */
+  told: readonly { at: Date; site: string; devices: number; bytes: number }[];
+  /** Devices of the whole rollout that run it. */
+  succeeded: number;
+}
+export const noPaceFacts: PaceFacts = { queues: [], open: new Map(), told: [], succeeded: 0 };
+
+/** The longest wait first. */
+const holds = ['waits_for_freeze', 'waits_for_window', 'paced'] as const;
+export type HoldCode = (typeof holds)[number];
+export const holdCodes: ReadonlySet<string> = new Set(holds);
+/** Why devices are not told yet. `until`: when that may change by itself; null = when others answer. */
+export interface Hold { code: HoldCode; devices: number; until: Date | null; why: string }
+export interface Paced { devices: string[]; holds: Hold[] }
+
+const minuteMs = 60_000;
+/** A minute's worth is not told at once but in tenths. */
+const sliceMs = 6_000;
+const linkMs = 1_000;
+
+export function perMinuteOf(one: Rate, succeeded: number): number {
+  if ('perMinute' in one) return one.perMinute;
+  return Math.max(1, Math.floor(Math.min(one.maxPerMinute, one.base * one.factor ** Math.floor(succeeded / one.afterSucceeded))));
+}
+
+/** How far back `told` has to go, seconds. */
+export function lookbackS({ rate: limit, siteBytesPerSecond }: Pace, mostBytes: number): number {
+  return Math.max(limit ? minuteMs / 1_000 : 0, siteBytesPerSecond ? Math.max(mostBytes / siteBytesPerSecond, linkMs / 1_000) + 1 : 0);
+}
+
+/**
+ * Invariants, over any stretch of time: no device whose window is closed or which is frozen; at most the rate per minute, and a tenth of it (rounded up) per six seconds; never more
+ * open than `maxInProgress`; per site and second at most its bytes, or one bundle where that is more, and over longer stretches its bytes a second.
+ */
+export function paceOf(pace: Pace, facts: PaceFacts, now: Date): Paced {
+  const held = new Map<string, Hold>();
+  const hold = (code: HoldCode, devices: number, until: Date | null, why: string): void => {
+    const same = held.get(code);
+    if (!same) held.set(code, { code, devices, until, why });
+    else Object.assign(same, { devices: same.devices + devices, ...(until && (!same.until || until < same.until) ? { until, why } : {}) });
+  };
+  const ready = facts.queues.filter(({ freeze, zone, devices }) => {
+    if (freeze && freeze.until > now) {
+      hold('waits_for_freeze', devices.length, freeze.until, freeze.reason);
+      return false;
+    }
+    const { open, until } = windowOpenAt(pace.windows, zone, now);
+    if (!open) hold('waits_for_window', devices.length, until, zone);
+    return open;
+  }).sort((a, b) => b.devices.length - a.devices.length || (a.site < b.site ? -1 : 1));
+
+  const perMinute = pace.rate ? perMinuteOf(pace.rate, facts.succeeded) : null;
+  const slice = perMinute === null ? null : roomIn(facts.told, sliceMs, Math.ceil(perMinute / 10), now);
+  const minute = perMinute === null ? null : roomIn(facts.told, minuteMs, perMinute, now);
+  const openNow = [...facts.open.values()].reduce((sum, n) => sum + n, 0);
+  let left = Math.min(slice?.room ?? Infinity, minute?.room ?? Infinity, pace.maxInProgress === null ? Infinity : Math.max(0, pace.maxInProgress - openNow));
+  const sites = new Map(ready.map(({ site }) => [site, siteRoom(pace, facts, site, now)]));
+  const devices: string[] = [];
+  // One of each queue in turn, so that no site waits for another.
+  const taken = ready.map(() => 0);
+  const full = new Set<Queue>();
+  for (let rank = 0; left > 0 && rank < (ready[0]?.devices.length ?? 0); rank++) {
+    for (const [at, queue] of ready.entries()) {
+      if (left <= 0 || queue.devices.length <= rank) break;
+      if (full.has(queue)) continue;
+      if (!sites.get(queue.site)!.take(queue.bytes)) { full.add(queue); continue; }
+      devices.push(queue.devices[taken[at]!++]!);
+      left--;
+    }
+    if (full.size === ready.length) break;
+  }
+  const waiting = ready.reduce((sum, queue, at) => sum + queue.devices.length - taken[at]!, 0);
+  if (waiting > 0) {
+    const rateUntil = [slice, minute].reduce<Date | null>((latest, one) => (one && one.room === 0 && (!latest || one.until! > latest) ? one.until : latest), null);
+    const sitesUntil = ready.flatMap((queue, at) => (taken[at]! < queue.devices.length ? [sites.get(queue.site)!.freeAt] : [])).reduce<Date | null>((first, at) => (at && at > now && (!first || at < first) ? at : first), null);
+    // After these were told, the next look says when there is room again; before, the earliest that could be.
+    hold('paced', waiting, devices.length > 0 ? null : rateUntil ?? sitesUntil, [
+      ...(perMinute === null ? [] : [`${perMinute} a minute`]), ...(pace.maxInProgress === null ? [] : [`${pace.maxInProgress} at once`]),
+      ...(pace.maxInProgressPerSite === null ? [] : [`${pace.maxInProgressPerSite} at once per site`]), ...(pace.siteBytesPerSecond === null ? [] : [`${pace.siteBytesPerSecond} bytes a second per site`]),
+    ].join(', '));
+  }
+  return { devices, holds: [...held.values()].sort((a, b) => holds.indexOf(a.code) - holds.indexOf(b.code)) };
+}
+
+/** How many more may be told so that the last `spanMs` hold at most `most`; `until`: when the first of them leaves. */
+function roomIn(told: PaceFacts['told'], spanMs: number, most: number, now: Date): { room: number; until: Date | null } {
+  const recent = told.filter(({ at }) => now.getTime() - at.getTime() < spanMs).sort((a, b) => a.at.getTime() - b.at.getTime());
+  let count = recent.reduce((sum, { devices }) => sum + devices, 0);
+  if (count < most) return { room: most - count, until: null };
+  for (const { at, devices } of recent) {
+    count -= devices;
+    if (count < most) return { room: 0, until: new Date(at.getTime() + spanMs) };
+  }
+  return { room: 0, until: new Date(now.getTime() + spanMs) };
+}
+
+/** What a site has room for now. Bundles told at one moment go through its link from then on; the next ones are told when it is free. */
+function siteRoom({ maxInProgressPerSite, siteBytesPerSecond }: Pace, facts: PaceFacts, site: string, now: Date): { take(bytes: number): boolean; freeAt: Date | null } {
+  let left = maxInProgressPerSite === null ? Infinity : maxInProgressPerSite - (facts.open.get(site) ?? 0);
+  let freeAt: Date | null = null;
+  if (siteBytesPerSecond !== null) {
+    const own = facts.told.filter((one) => one.site === site);
+    const last = own.reduce((latest, { at }) => Math.max(latest, at.getTime()), -Infinity);
+    const sent = own.reduce((sum, { at, bytes }) => sum + (at.getTime() === last ? bytes : 0), 0);
+    if (sent > 0) freeAt = new Date(Math.ceil(last + (sent / siteBytesPerSecond) * 1_000));
+  }
+  let sum = 0;
+  return {
+    freeAt,
+    take(bytes) {
+      if (left <= 0 || (freeAt && freeAt > now)) return false;
+      if (siteBytesPerSecond !== null && sum > 0 && sum + bytes > siteBytesPerSecond * (linkMs / 1_000)) return false;
+      sum += bytes;
+      left--;
+      return true;
+    },
+  };
+}
