@@ -10,10 +10,11 @@ import type { Gateway } from './gateway.ts';
 import type { Identity } from './identity.ts';
 import { variantKey, type Executors } from './plan.ts';
 import { blameless, type Runner } from './runner.ts';
+import type { Repairs } from './repairs.ts';
 import type { Serving } from './serving.ts';
 import type { StateFile } from './state.ts';
 import { basesOf, filesFor, type BlobName, type Store } from './store.ts';
-import { activated, begun, closed, committed, defaultProbationS, did, entered, failed, left, noted, refetched, removed, returned, sameSlot, type Slot } from './workload.ts';
+import { activated, begun, closed, committed, defaultProbationS, did, entered, failed, faulted, left, noted, refetched, removed, returned, sameSlot, type Slot } from './workload.ts';
 
 export interface ActivationOptions {
   state: StateFile;
@@ -25,6 +26,7 @@ export interface ActivationOptions {
   start: (workload: string, slot: Slot) => Promise<Runner>;
   /** Variants that did not prove themselves in a reseat; not tried again before a restart. */
   unfit: Set<string>;
+  repairs: Repairs;
   /** Of the step at hand; kept in memory only. */
   onPercent: (workload: string, percent: number | null) => void;
   budget: Budget;
@@ -32,6 +34,9 @@ export interface ActivationOptions {
   log: Logger;
   download?: Pick<DownloadOptions, 'tries' | 'firstDelayMs' | 'maxDelayMs'>;
 }
+
+/** A bundle that is damaged on the disk is left for the one before when it could not be fetched so often. */
+const triesBeforeLeaving = 3;
 
 /**
  * The effects behind the plan. Every one may be cut off at any point and run again: what it leaves behind is either nothing,
@@ -242,7 +247,7 @@ export function activationExecutors(options: ActivationOptions): Executors {
         const error = asReefError(thrown);
         // The accelerator, not the variant: it is looked at again when that has changed, and this tried again.
         const code = runner?.crashed?.code ?? error.code;
-        if (blameless.has(code) || code === 'inference.hung') throw new ReefError('inference.no_device', 'unavailable', error.message, { cause: error });
+        if (lacksAccelerator(code) || code === 'inference.hung') throw new ReefError('inference.no_device', 'unavailable', error.message, { cause: error });
         options.unfit.add(variantKey(slot.bundle, slot.variant));
         log.warn({ workload, variant: slot.variant, reason: error.message }, 'the variant that fits now did not prove itself; staying');
         return;
@@ -255,6 +260,31 @@ export function activationExecutors(options: ActivationOptions): Executors {
     async remove({ workload, revision }) {
       await options.removeServing(workload);
       await state.move(workload, (now) => removed(now, revision));
+    },
+
+    async repair({ workload, slot: { bundle, variant, backend } }, signal) {
+      try {
+        let manifest = await store.manifest(bundle);
+        if (!manifest) {
+          const envelope = await downloadJson(options.gateway(), `/v1/bundles/${bundle}`, { ...options.download, tries: 2, signal });
+          manifest = verified(bundle, envelope);
+          await store.putEnvelope(bundle, envelope);
+        }
+        for (const file of filesFor(manifest, variant, state.now.desired?.workloads[workload]?.policy.cpuFallback ?? false)) {
+          await bringBlob(options.gateway(), store, file, { ...options.download, tries: 2, bases: [], signal, afford: (bytes) => options.budget.afford(bundle, bytes), onBytes: (bytes) => options.budget.spend(bytes) });
+        }
+        await store.install(bundle, manifest);
+        await options.serving(workload).swap(await options.start(workload, { bundle, variant, backend }));
+        options.repairs.mended(workload);
+        log.info({ workload, bundle }, 'the damaged bundle was fetched again');
+      } catch (thrown) {
+        const error = asReefError(thrown);
+        if (lacksAccelerator(error.code)) options.repairs.mended(workload);
+        const times = options.repairs.failed(workload);
+        log.warn({ workload, bundle, times, code: error.code, reason: error.message }, 'the damaged bundle could not be fetched again yet');
+        // Anything good is better than nothing at all, and a device without a network may have to wait for long.
+        if (times >= triesBeforeLeaving) await state.move(workload, (now) => (now.previous ? faulted(now, bundle, { code: 'artifact.checksum_mismatch', message: `Its files on this device are damaged and could not be fetched again (${error.code}).` }) : now));
+      }
     },
 
     async wait() {},
@@ -274,6 +304,11 @@ function neededFiles(manifest: Manifest, wanted: WantedWorkload): ReturnType<typ
 
 function sum(files: readonly BlobName[]): number {
   return files.reduce((total, { bytes }) => total + bytes, 0);
+}
+
+/** The files are good; it is the accelerator that is not there. */
+function lacksAccelerator(code: string): boolean {
+  return blameless.has(code) && code.startsWith('inference.');
 }
 
 function isGood(check: () => unknown): boolean {

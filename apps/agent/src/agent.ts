@@ -14,6 +14,7 @@ import { agentVersion, capabilitiesOf } from './capabilities.ts';
 import { Commands } from './commands.ts';
 import type { AgentSettings } from './config.ts';
 import { crashPoint } from './crash-point.ts';
+import { Disk } from './disk.ts';
 import { FolderFrames } from './frames.ts';
 import { Gateway } from './gateway.ts';
 import { loadIdentity, renewIfDue, type Identity } from './identity.ts';
@@ -25,13 +26,14 @@ import type { Placeable } from './placement.ts';
 import { needsAccelerator } from './plan.ts';
 import { Reconciler } from './reconcile.ts';
 import { missesAccelerator, reportOf } from './report.ts';
+import { Repairs } from './repairs.ts';
 import { Runner } from './runner.ts';
 import { Serving } from './serving.ts';
 import { StateFile } from './state.ts';
 import { Store } from './store.ts';
 import type { TpuHealth } from './tpu-health.ts';
 import type { ClosedWindow } from './window.ts';
-import { crashedAgain, isOpen, resumed, type Slot } from './workload.ts';
+import { crashedAgain, isOpen, resumed, sameSlot, type Slot } from './workload.ts';
 
 const renewalCheckMs = 6 * 3_600_000;
 
@@ -41,6 +43,7 @@ export interface Tuning {
   link?: { firstDelayMs: number; maxDelayMs: number };
   serving?: { firstDelayMs: number; maxDelayMs: number };
   health?: TpuHealth;
+  disk?: { firstMs: number; maxMs: number };
   aftercare?: { tickMs: number };
 }
 
@@ -51,6 +54,10 @@ export class Agent {
   private readonly serving = new Map<string, Serving>();
   private readonly percent = new Map<string, number>();
   private readonly unfit = new Set<string>();
+  private readonly repairs = new Repairs(() => {
+    this.reportSoon(500);
+    this.reconciler.poke();
+  });
   private readonly stopped = new AbortController();
   private reportSeq = 0;
   private windowSeq = 0;
@@ -67,7 +74,7 @@ export class Agent {
   private commands!: Commands;
   private localApi: LocalApi | undefined;
 
-  private constructor(private readonly settings: AgentSettings, private identity: Identity, private readonly state: StateFile, private readonly store: Store, private readonly outbox: Outbox, private readonly budget: Budget, private readonly log: Logger, private readonly tuning: Tuning) {
+  private constructor(private readonly settings: AgentSettings, private identity: Identity, private readonly disk: Disk, private readonly state: StateFile, private readonly store: Store, private readonly outbox: Outbox, private readonly budget: Budget, private readonly log: Logger, private readonly tuning: Tuning) {
     this.gateway = this.openGateway();
     this.accelerators = new Accelerators({
       tflite: settings.REEF_TFLITE_LIBRARY, edgetpu: settings.REEF_EDGETPU_LIBRARY, maxMs: settings.REEF_PROBE_MAX_S * 1_000, log, onChange: () => this.changed(),
@@ -78,7 +85,9 @@ export class Agent {
     this.link = new Link({
       identity: () => this.identity, stableMs: settings.REEF_STABLE_S * 1_000, log, ...tuning.link,
       nextSession: async () => {
-        await state.update((now) => ({ ...now, session: now.session + 1 }));
+        // A counter that may have been lost goes on from the clock, or the fleet would take all we say for old news.
+        const least = state.uncertain ? Math.floor(Date.now() / 1_000) : 0;
+        await state.update((now) => ({ ...now, session: Math.max(now.session + 1, least) }));
         return state.now.session;
       },
     });
@@ -91,10 +100,10 @@ export class Agent {
     });
     const crash = crashPoint(settings.REEF_AGENT_CRASH_AT, settings.REEF_AGENT_DIR);
     this.reconciler = new Reconciler({
-      state, log, crashPoint: crash,
-      observe: async () => ({ workloads: state.now.workloads, ...(await store.survey()), accelerator: this.accelerators.now, unfit: this.unfit }),
+      state, disk, log, crashPoint: crash,
+      observe: async () => ({ workloads: state.now.workloads, ...(await store.survey()), accelerator: this.accelerators.now, unfit: this.unfit, damaged: this.repairs.due, disk: disk.trouble }),
       executors: activationExecutors({
-        state, store, budget, log, crashPoint: crash, unfit: this.unfit, ...(tuning.download ? { download: tuning.download } : {}),
+        state, store, budget, log, crashPoint: crash, unfit: this.unfit, repairs: this.repairs, ...(tuning.download ? { download: tuning.download } : {}),
         gateway: () => this.gateway, identity: () => this.identity, start: (workload, slot) => this.startRunner(workload, slot),
         serving: (workload) => this.servingOf(workload),
         removeServing: async (workload) => {
@@ -110,12 +119,13 @@ export class Agent {
   static async start(settings: AgentSettings, log: Logger, tuning: Tuning = {}): Promise<Agent> {
     const dir = settings.REEF_AGENT_DIR;
     const identity = await loadIdentity(dir);
-    const state = await StateFile.open(dir);
-    if (state.wasDamaged) log.error({ file: join(dir, 'state.json.damaged') }, 'state.json could not be read and was set aside; the wanted state comes again from the broker');
-    const store = await Store.open(join(dir, 'store'), settings.REEF_DISK_RESERVE);
-    const outbox = await Outbox.open(join(dir, 'telemetry'), settings.REEF_TELEMETRY_BYTES);
+    const disk = new Disk(dir, tuning.disk);
+    const state = await StateFile.open(dir, disk);
+    if (state.was !== 'whole') log.error({ file: join(dir, 'state.json.damaged'), state: state.was }, 'state.json could not be read and was set aside; what runs is taken from its copy, what is wanted comes again from the broker');
+    const store = await Store.open(join(dir, 'store'), settings.REEF_DISK_RESERVE, disk);
+    const outbox = await Outbox.open(join(dir, 'telemetry'), disk, settings.REEF_TELEMETRY_BYTES);
     const budget = await Budget.open(dir, { limit: () => limitOf(state.now.desired?.config ?? agentConfig.parse({}), { link: settings.REEF_LINK, dataBudget: settings.REEF_DATA_BUDGET }) });
-    const agent = new Agent(settings, identity, state, store, outbox, budget, log.child({ device: identity.deviceId }), tuning);
+    const agent = new Agent(settings, identity, disk, state, store, outbox, budget, log.child({ device: identity.deviceId }), tuning);
     await agent.begin();
     return agent;
   }
@@ -150,11 +160,20 @@ export class Agent {
     await this.link.stop();
     this.gateway.close();
     await this.budget.save();
+    this.repairs.stop();
+    await this.disk.stop();
   }
 
   private async begin(): Promise<void> {
     await this.accelerators.probe();
-    this.commands = await Commands.open(join(this.settings.REEF_AGENT_DIR, 'journal'), {
+    this.disk.onChange(() => {
+      const { trouble } = this.disk;
+      if (trouble) this.log.error({ trouble }, 'the agent\'s directory cannot be written; going on in memory');
+      else this.log.info('the agent\'s directory can be written again');
+      this.reportSoon(0);
+      this.reconciler.poke();
+    });
+    this.commands = await Commands.open(join(this.settings.REEF_AGENT_DIR, 'journal'), this.disk, {
       ping: async () => ({ agentVersion, uptimeMs: Math.round(performance.now() - this.startedMs), bootId: this.bootId, windowsWaiting: this.outbox.count }),
       'restart-inference': async (args) => {
         const chosen = this.chosen(args);
@@ -201,7 +220,7 @@ export class Agent {
     this.localApi = new LocalApi({ address, queue, maxBodyBytes, log: this.log, workloads: { names, get: (name) => (this.serving.get(name)?.slot ? this.serving.get(name) : undefined) } });
     await this.localApi.start();
     // Where the port was left to the system, this is how others learn it.
-    if (this.localUrl) await writeFile(join(this.settings.REEF_AGENT_DIR, 'local-api'), `${this.localUrl}\n`);
+    if (this.localUrl) await this.disk.write(() => writeFile(join(this.settings.REEF_AGENT_DIR, 'local-api'), `${this.localUrl}\n`));
   }
 
   private async take(wanted: Desired): Promise<void> {
@@ -257,7 +276,7 @@ export class Agent {
       bootId: this.bootId, seq: this.reportSeq++, session: this.link.currentSession,
       ...reportOf(this.state.now, {
         accelerator: this.accelerators.now, acceleratorFailing: this.accelerators.failing, percent: this.percent,
-        devices: new Map([...this.serving].map(([name, serving]) => [name, serving.device])), stateWasDamaged: this.state.wasDamaged,
+        devices: new Map([...this.serving].map(([name, serving]) => [name, serving.device])), stateWasDamaged: this.state.was === 'lost', disk: this.disk.trouble, damaged: this.repairs.workloads,
         wrong: this.aftercare.wrong,
         crashLooping: new Set([...this.serving].filter(([, serving]) => serving.crashLooping).map(([name]) => name)),
       }),
@@ -315,6 +334,7 @@ export class Agent {
       return runner;
     } catch (error) {
       const { code } = asReefError(error);
+      if ((code === 'artifact.checksum_mismatch' || code === 'bundle.not_installed') && sameSlot(slot, this.state.workload(workload).running) && !isOpen(this.state.workload(workload).execution)) this.repairs.met(workload);
       if (device && code === 'inference.no_device') this.accelerators.failed(device, code);
       throw error;
     }

@@ -2,9 +2,10 @@ import { createReadStream, createWriteStream } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { applyDelta, mostDeltaInputBytes } from '@reefkeeper/bundle';
 import { asReefError, ReefError } from '@reefkeeper/platform/errors';
+import { diskError, diskTroubleOf } from './disk.ts';
 import { downloadBlob, receive, retrying, startOf, type DownloadOptions } from './download.ts';
 import { refusal, textOf, type Gateway } from './gateway.ts';
-import { fullDisk, isFullDisk, type BlobName, type Store } from './store.ts';
+import type { BlobName, Store } from './store.ts';
 
 export interface BringOptions extends DownloadOptions {
   /** Files that the wanted one may be made from. */
@@ -42,7 +43,8 @@ async function byDelta(gateway: Gateway, store: Store, blob: BlobName, options: 
       return true;
     } catch (thrown) {
       options.signal?.throwIfAborted();
-      const error = isFullDisk(thrown) ? fullDisk(thrown) : asReefError(thrown);
+      const trouble = diskTroubleOf(thrown);
+      const error = trouble ? diskError(trouble, thrown) : asReefError(thrown);
       if (error.code === 'budget_exceeded') throw error;
       // Delta and file together need more room than the file alone.
       if (error.code === 'disk.full') await store.dropParts(blob.digest, /\.(delta|made)$/);

@@ -1,12 +1,15 @@
-import { mkdir, readFile } from 'node:fs/promises';
+import { mkdir, readFile, rename } from 'node:fs/promises';
 import { join } from 'node:path';
 import { asReefError, ReefError } from '@reefkeeper/platform/errors';
-import type { Command, CommandResult } from '@reefkeeper/protocol';
+import { commandResult, type Command, type CommandResult } from '@reefkeeper/protocol';
 import writeFileAtomic from 'write-file-atomic';
+import { z } from 'zod';
+import type { Disk } from './disk.ts';
 
 export type CommandHandlers = { [K in Command['kind']]: (args: Record<string, unknown>) => Promise<Record<string, unknown>> };
 
-interface Entry { id: string; result: CommandResult | null }
+const journal = z.array(z.object({ id: z.string(), result: commandResult.schema.nullable() }));
+type Entry = z.infer<typeof journal>[number];
 /** As many as a broker could still deliver again. */
 const kept = 256;
 
@@ -14,13 +17,20 @@ const kept = 256;
 export class Commands {
   private tail: Promise<unknown> = Promise.resolve();
 
-  private constructor(private readonly path: string, private entries: Entry[], private readonly handlers: CommandHandlers) {}
+  private constructor(private readonly path: string, private readonly disk: Disk, private entries: Entry[], private readonly handlers: CommandHandlers) {}
 
-  static async open(dir: string, handlers: CommandHandlers): Promise<Commands> {
-    await mkdir(dir, { recursive: true });
+  static async open(dir: string, disk: Disk, handlers: CommandHandlers): Promise<Commands> {
+    await disk.write(() => mkdir(dir, { recursive: true }));
     const path = join(dir, 'commands.json');
-    const entries = await readFile(path, 'utf8').then((text) => JSON.parse(text) as Entry[]).catch(() => []);
-    return new Commands(path, Array.isArray(entries) ? entries : [], handlers);
+    const text = await readFile(path, 'utf8').catch(() => '[]');
+    let entries: Entry[] = [];
+    try {
+      entries = journal.parse(JSON.parse(text));
+    } catch {
+      // Kept for whoever looks into it. What was in it could be run a second time; that is better than none ever again.
+      await disk.write(() => rename(path, `${path}.damaged`));
+    }
+    return new Commands(path, disk, entries, handlers);
   }
 
   handle(command: Command, now: Date): Promise<CommandResult> {
@@ -52,8 +62,9 @@ export class Commands {
     }
   }
 
-  private save(): Promise<void> {
-    return writeFileAtomic(this.path, JSON.stringify(this.entries));
+  /** While the disk cannot be written the journal holds in memory: until the next start each is still run once. */
+  private async save(): Promise<void> {
+    await this.disk.write(() => writeFileAtomic(this.path, JSON.stringify(this.entries)));
   }
 }
 

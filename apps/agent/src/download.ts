@@ -2,8 +2,9 @@ import { open, rm, stat } from 'node:fs/promises';
 import type { IncomingMessage } from 'node:http';
 import { asReefError, ReefError } from '@reefkeeper/platform/errors';
 import { Backoff, sleep } from './backoff.ts';
+import { diskError, diskTroubleOf } from './disk.ts';
 import { refusal, textOf, type Gateway } from './gateway.ts';
-import { fullDisk, isFullDisk, type BlobName, type Store } from './store.ts';
+import type { BlobName, Store } from './store.ts';
 
 export interface DownloadOptions {
   /** Tries without a single new byte before giving up. */
@@ -63,7 +64,7 @@ export async function retrying(options: DownloadOptions, path: string, attempt: 
       const error = asReefError(thrown);
       if (error.kind === 'not_found') {
         if ((missing += 1) >= triesWhenMissing) throw new ReefError('artifact.missing', 'not_found', `The gateway does not have ${path}. Publish the version again.`, { cause: error });
-      } else if (!error.retryable || error.code === 'disk.full') {
+      } else if (!error.retryable || error.code.startsWith('disk.')) {
         throw error;
       }
       const now = await progress();
@@ -113,7 +114,8 @@ export async function receive(response: IncomingMessage, path: string, { start, 
       await rm(path, { force: true });
       throw cause;
     }
-    if (isFullDisk(cause)) throw fullDisk(cause);
+    const trouble = diskTroubleOf(cause);
+    if (trouble) throw diskError(trouble, cause);
     throw new ReefError('artifact.interrupted', 'unavailable', `The download of ${what} stopped after ${position} of ${bytes} bytes: ${(cause as Error).message}`, { cause });
   } finally {
     await part.close();

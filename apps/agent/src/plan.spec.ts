@@ -55,6 +55,22 @@ describe('after the commit', () => {
     expect(kinds(next(crash(proving(1_000), 3), [A, B], 3))).toEqual(['leave']);
   });
 
+  it('on a disk that cannot be written nothing new begins, going back does', () => {
+    const disk = 'DISK_READ_ONLY' as const;
+    const facts = { ...actual({ w: settled(B, 2, cpu(A)) }, [A, B, C]), disk };
+    expect(plan(wish(3, { w: { bundle: C } }), facts)).toMatchObject([{ kind: 'begin' }, { kind: 'wait', reason: disk }]);
+    expect(kinds(plan(wish(3, { w: { bundle: A, rollback: true } }), facts))).toEqual(['begin', 'activate', 'commit']);
+    // Nor is rubbish collected, or a fault a reason to stay.
+    expect(plan(wish(2, { w: { bundle: B } }), facts)).toEqual([]);
+    expect(kinds(plan(wish(2, { w: { bundle: B } }), { ...facts, workloads: { w: crash(proving(1_000), 3) } }))).toEqual(['leave']);
+  });
+
+  it('a damaged bundle is mended, where it can be', () => {
+    const facts = { ...actual({ w: settled(B, 2) }, [B]), damaged: new Set(['w']) };
+    expect(plan(wish(2, { w: { bundle: B } }), facts)).toEqual([{ kind: 'repair', workload: 'w', slot: cpu(B) }]);
+    expect(plan(wish(2, { w: { bundle: B } }), { ...facts, disk: 'DISK_FULL' as const })).toEqual([]);
+  });
+
   it('an agent that dies again and again is the bundle\'s doing, one that is stopped is not', () => {
     let state = proving(1_000);
     for (let start = 0; start < 20; start += 1) state = booted(booted(state, 1), -1);
@@ -232,7 +248,7 @@ class Device {
         this.ends.push(`${step.workload}@${this.workloads[step.workload]!.execution!.revision}`);
         return move((now) => closed(now, step.state));
       case 'reseat': return move((now) => ({ ...now, running: step.slot, good: step.slot }));
-      case 'wait': return;
+      case 'repair': case 'wait': return;
       default: {
         move((now) => entered(now, step.kind));
         const luck = this.luck();

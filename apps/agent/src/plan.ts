@@ -1,5 +1,6 @@
 import { activationLimitS, type Desired, type ExecutionStep, type WantedWorkload } from '@reefkeeper/protocol';
 import type { EdgeTpuDevice } from '@reefkeeper/inference';
+import type { DiskTrouble } from './disk.ts';
 import { matching } from './placement.ts';
 import { begun, emptyWorkload, isOpen, maxTrials, onTrial, sameSlot, type Execution, type Slot, type WorkloadState } from './workload.ts';
 
@@ -17,6 +18,10 @@ export interface Actual {
   accelerator: Accelerator;
   /** `bundle/variant` of what did not prove itself when it was to replace a running variant. */
   unfit: ReadonlySet<string>;
+  /** Workloads whose running bundle is damaged on the disk and may be mended now. */
+  damaged?: ReadonlySet<string>;
+  /** The disk cannot be written. */
+  disk?: DiskTrouble | null;
 }
 
 /** `runtime`: RuntimeVersion of libedgetpu, null = not known. */
@@ -43,7 +48,9 @@ export type Step =
   | (Of & { kind: 'reseat'; slot: Slot; wanted: WantedWorkload })
   | (Of & { kind: 'remove'; revision: number })
   /** Nothing to do until the world changes. */
-  | (Of & { kind: 'wait'; reason: 'NO_ACCELERATOR' | 'budget_exceeded' })
+  | (Of & { kind: 'wait'; reason: 'NO_ACCELERATOR' | 'budget_exceeded' | DiskTrouble })
+  /** Fetches what is damaged of the bundle that runs. */
+  | (Of & { kind: 'repair'; slot: Slot })
   | { kind: 'collect'; keep: string[] };
 
 /** A step cannot lack an executor. */
@@ -60,7 +67,8 @@ export function plan(desired: Desired | null, actual: Actual): Step[] {
   const names = [...new Set([...Object.keys(desired.workloads), ...Object.keys(actual.workloads)])].sort();
   const steps: Step[] = names.flatMap((name) => planWorkload(name, desired.revision, desired.workloads[name], actual.workloads[name] ?? emptyWorkload, actual));
   // Rubbish only goes when nothing is under way: what an open execution needs is not yet all named.
-  if (!steps.some((step) => step.kind !== 'wait')) {
+  // On a full disk it is what helps; a read-only one keeps everything.
+  if (!steps.some((step) => step.kind !== 'wait') && (actual.disk ?? 'DISK_FULL') === 'DISK_FULL') {
     const keep = kept(desired, actual);
     if ([...actual.stored].some((bundle) => !keep.has(bundle))) steps.push({ kind: 'collect', keep: [...keep].sort() });
   }
@@ -102,6 +110,9 @@ function planExecution(workload: string, wanted: WantedWorkload, state: Workload
   }
 
   if (execution.waiting) return [{ kind: 'wait', workload, reason: 'budget_exceeded' }];
+  // Nothing new on a disk that cannot be written: a restart would not know what it runs. Going back is done in memory, if need be.
+  if (actual.disk && !execution.rollback) return [{ kind: 'wait', workload, reason: actual.disk }];
+
   const of = { workload, bundle, wanted };
   const left = (step: ExecutionStep) => !execution.done.includes(step);
   // Installed once and not there any more: a damaged file was thrown away.
@@ -138,6 +149,7 @@ function besides(slot: Slot, installed: InstalledBundle): Slot | null {
 
 /** Nothing is open. The only thing that can still be wrong is the variant, when an accelerator has come. */
 function planSettled(workload: string, wanted: WantedWorkload, state: WorkloadState, actual: Actual): Step[] {
+  if (state.running && actual.damaged?.has(workload) && !actual.disk) return [{ kind: 'repair', workload, slot: state.running }];
   const installed = state.running && actual.installed.get(state.running.bundle);
   if (!installed || !state.running || state.running.bundle !== wanted.bundle) return [];
   const choice = chooseVariant(wanted, installed, actual.accelerator);

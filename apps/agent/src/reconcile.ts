@@ -2,12 +2,14 @@ import { asReefError, ReefError } from '@reefkeeper/platform/errors';
 import type { Logger } from '@reefkeeper/platform/logger';
 import { activationLimitS, type Desired } from '@reefkeeper/protocol';
 import type { CrashPoint } from './crash-point.ts';
+import { diskTroubleOf, type Disk } from './disk.ts';
 import { plan, timeoutCode, type Actual, type Executors, type Step } from './plan.ts';
 import type { StateFile } from './state.ts';
 import { deferred, failed, isOpen, type Execution } from './workload.ts';
 
 export interface ReconcilerOptions {
   state: StateFile;
+  disk: Disk;
   /** What is there, read anew before every step. */
   observe: () => Promise<Actual>;
   executors: Executors;
@@ -74,7 +76,7 @@ export class Reconciler {
           troubles = 0;
         }
       } catch (error) {
-        // State could not be read or written (a full disk): nothing may go on, and nothing is lost by waiting.
+        // The store could not be read, say: nothing may go on, and nothing is lost by waiting.
         if (this.stopping) return;
         troubles += 1;
         log.error({ err: error }, 'the device cannot be reconciled now; trying again');
@@ -116,8 +118,14 @@ export class Reconciler {
         await state.move(workload, (now) => deferred(now, { code: error.code, message: error.message }));
         return;
       }
+      const trouble = diskTroubleOf(error);
+      if (trouble && error.code !== 'disk.full') {
+        // The plan waits for the disk; what was begun is not to blame.
+        this.options.disk.noted(trouble);
+        return;
+      }
       // Only what belongs to an execution can fail it.
-      if (!workload || !isOpen(state.workload(workload).execution) || isFileTrouble(error)) throw thrown;
+      if (!workload || !isOpen(state.workload(workload).execution)) throw thrown;
       log.warn({ workload, step: step.kind, revision: state.now.desired?.revision, code: error.code, reason: error.message }, 'step failed');
       await state.move(workload, (now) => failed(now, { code: error.code.slice(0, 80), message: error.message.slice(0, 2_000) }));
     } finally {
@@ -141,10 +149,4 @@ export class Reconciler {
     const limitMs = activationLimitS(wanted.policy) * 1_000 - execution.elapsedMs;
     return setTimeout(() => abort.abort(new ReefError(timeoutCode, 'unavailable', `The activation was not finished within ${wanted.policy.timeoutS} s.`)), Math.max(0, Math.min(limitMs, 2 ** 31 - 1)));
   }
-}
-
-/** The state file itself cannot be written. Failing the execution would need just that. */
-function isFileTrouble(error: ReefError): boolean {
-  const code = (error.cause as NodeJS.ErrnoException | undefined)?.code;
-  return error.code === 'internal' && (code === 'EROFS' || code === 'EIO');
 }

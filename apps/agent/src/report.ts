@@ -1,4 +1,5 @@
 import type { Desired, Execution as ReportedExecution, Reported, ReportedWorkload } from '@reefkeeper/protocol';
+import type { DiskTrouble } from './disk.ts';
 import { matching } from './placement.ts';
 import { needsAccelerator, type Accelerator } from './plan.ts';
 import type { AgentState } from './state.ts';
@@ -16,12 +17,16 @@ export interface Live {
   wrong: ReadonlySet<string>;
   /** Workloads whose inference process dies again and again. */
   crashLooping: ReadonlySet<string>;
+  /** The agent's directory cannot be written. */
+  disk: DiskTrouble | null;
+  /** Workloads whose bundle is damaged on the disk. */
+  damaged: ReadonlySet<string>;
   /** The agent could not read its own state at start and began anew. */
   stateWasDamaged: boolean;
 }
 
 /** Nothing on the way, nothing wrong. */
-export const quiet: Live = { accelerator: { present: false }, acceleratorFailing: false, devices: new Map(), percent: new Map(), wrong: new Set(), crashLooping: new Set(), stateWasDamaged: false };
+export const quiet: Live = { accelerator: { present: false }, acceleratorFailing: false, devices: new Map(), percent: new Map(), wrong: new Set(), disk: null, damaged: new Set(), crashLooping: new Set(), stateWasDamaged: false };
 
 /** What the device says of itself, all of it derived: nothing is reported that is not in the state. */
 export function reportOf(state: Readonly<AgentState>, live: Live): Pick<Reported, 'observedRevision' | 'health' | 'conditions' | 'workloads'> {
@@ -43,6 +48,8 @@ function conditionsOf(state: Readonly<AgentState>, live: Live): string[] {
     if (live.wrong.has(name)) conditions.add('GOLDEN_FAILED');
     if (live.crashLooping.has(name)) conditions.add('CRASH_LOOP');
   }
+  if (live.disk) conditions.add(live.disk);
+  if (live.damaged.size > 0) conditions.add('BUNDLE_DAMAGED');
   if (live.stateWasDamaged) conditions.add('STATE_LOST');
   return [...conditions].sort();
 }

@@ -21,7 +21,7 @@ export interface RunnerOptions {
 const lostAfter = 5;
 
 /** Ends of an inference process, and failures to get one, that say nothing about the model in it. */
-export const blameless: ReadonlySet<string> = new Set(['inference.no_device', 'inference.accelerator_lost', 'inference.neighbour_ended']);
+export const blameless: ReadonlySet<string> = new Set(['artifact.checksum_mismatch', 'bundle.not_installed', 'inference.no_device', 'inference.accelerator_lost', 'inference.neighbour_ended']);
 
 /** One loaded model: perhaps proved, perhaps serving. It lives in a child process, which models of one Edge TPU share. */
 export class Runner {

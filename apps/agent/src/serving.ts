@@ -400,7 +400,7 @@ export class Serving {
     this.options.log.warn({ bundle: slot.bundle, code: why.code, reason: why.message, inARow: this.crashes }, 'inference process ended');
     for (const { window } of this.windows.values()) if (!window.empty) window.fail('inference.restarted');
     // A missing accelerator sends the observation back to the planner, which knows what to do then; a neighbour's end is no business of ours.
-    if (blamed) this.trial?.reject(crashed(why));
+    if (blamed || !why.code.startsWith('inference.')) this.trial?.reject(crashed(why));
     else if (why.code !== 'inference.neighbour_ended') this.trial?.reject(new ReefError('inference.no_device', 'unavailable', why.message, { cause: why }));
     if (blamed) this.options.onCrash(slot, why, this.crashes);
     this.wake();

@@ -1,8 +1,9 @@
 import { mkdir, readFile, rename } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import writeFileAtomic from 'write-file-atomic';
 import { z } from 'zod';
 import { backend, desired, digest, execution, executionStep, failure, type Desired } from '@reefkeeper/protocol';
+import type { Disk } from './disk.ts';
 import { emptyWorkload, type WorkloadState } from './workload.ts';
 
 const slot = z.object({ bundle: digest, variant: z.string(), backend }).nullable();
@@ -33,21 +34,36 @@ export interface AgentState {
 
 /**
  * state.json: the one truth about what this device runs and where an activation stands. Each change is a whole new file, on disk
- * (fsync) before anyone hears of it; so a report never says more than a restart would still know.
+ * (fsync) before anyone hears of it; so a report never says more than a restart would still know. Only while the disk cannot be written the
+ * truth is in memory, for as long as that lasts: going back must be possible even then. A copy of what ran last is kept beside, since a
+ * card that rots takes files, not devices.
  */
 export class StateFile {
   private tail: Promise<unknown> = Promise.resolve();
   private readonly listeners = new Set<() => void>();
 
-  private constructor(private readonly path: string, private held: AgentState, readonly wasDamaged: boolean) {}
+  private unsaved = false;
+  private copied: string;
 
-  static async open(dir: string): Promise<StateFile> {
+  private constructor(private readonly path: string, private readonly disk: Disk, private held: AgentState, readonly was: 'whole' | 'restored' | 'lost') {
+    this.copied = was === 'whole' ? essence(held) : '';
+    disk.onChange(() => { if (this.unsaved && disk.trouble === null) void this.save().catch(() => {}); });
+  }
+
+  static async open(dir: string, disk: Disk): Promise<StateFile> {
     await mkdir(dir, { recursive: true, mode: 0o700 });
     const path = join(dir, 'state.json');
     const { state, damaged } = await read(path);
+    if (!damaged) return new StateFile(path, disk, state, 'whole');
     // A damaged file is kept for whoever looks into it. The bundles are still on disk and the broker holds what is wanted.
-    if (damaged) await rename(path, `${path}.damaged`);
-    return new StateFile(path, state, damaged);
+    await disk.write(() => rename(path, `${path}.damaged`));
+    const copy = await read(join(dir, 'state.copy.json'));
+    return new StateFile(path, disk, copy.state, copy.damaged || copy.missing ? 'lost' : 'restored');
+  }
+
+  /** Whether the session counter may be behind what the fleet has seen. */
+  get uncertain(): boolean {
+    return this.was !== 'whole' || this.unsaved;
   }
 
   get now(): Readonly<AgentState> {
@@ -58,17 +74,32 @@ export class StateFile {
     return this.held.workloads[name] ?? emptyWorkload;
   }
 
-  /** Applies `move` to the newest state, one after the other. Resolves when the result is on disk. */
+  /** Applies `move` to the newest state, one after the other. Resolves when the result is on disk, or is known not to get there now. */
   update(move: (state: AgentState) => AgentState): Promise<void> {
     const done = this.tail.then(async () => {
       const next = move(this.held);
       if (next === this.held) return;
-      await writeFileAtomic(this.path, `${JSON.stringify(next, null, 1)}\n`, { mode: 0o600 });
+      if (await this.put(next)) this.unsaved = false;
+      else this.unsaved = true;
       this.held = next;
       for (const listener of this.listeners) listener();
     });
     this.tail = done.catch(() => {});
     return done;
+  }
+
+  private save(): Promise<void> {
+    const done = this.tail.then(async () => { this.unsaved = !(await this.put(this.held)); });
+    this.tail = done.catch(() => {});
+    return done;
+  }
+
+  private async put(state: AgentState): Promise<boolean> {
+    const text = `${JSON.stringify(state, null, 1)}\n`;
+    if (!(await this.disk.write(() => writeFileAtomic(this.path, text, { mode: 0o600 })))) return false;
+    const now = essence(state);
+    if (now !== this.copied && (await this.disk.write(() => writeFileAtomic(join(dirname(this.path), 'state.copy.json'), text, { mode: 0o600 })))) this.copied = now;
+    return true;
   }
 
   move(name: string, move: (state: WorkloadState) => WorkloadState): Promise<void> {
@@ -85,16 +116,23 @@ export async function readState(dir: string): Promise<AgentState> {
   return (await read(join(dir, 'state.json'))).state;
 }
 
-async function read(path: string): Promise<{ state: AgentState; damaged: boolean }> {
+/** What is worth a second write: what runs, and by which revision. */
+function essence({ desired: wanted, workloads }: AgentState): string {
+  return JSON.stringify([wanted?.revision, Object.entries(workloads).map(([name, { running, good, previous }]) => [name, running, good, previous])]);
+}
+
+async function read(path: string): Promise<{ state: AgentState; damaged: boolean; missing: boolean }> {
   const empty: AgentState = { schema: 1, session: 0, desired: null, workloads: {} };
   const text = await readFile(path, 'utf8').catch((error: NodeJS.ErrnoException) => {
     if (error.code === 'ENOENT') return undefined;
+    // Sectors that cannot be read are as good as damaged ones.
+    if (error.code === 'EIO') return '';
     throw error;
   });
-  if (text === undefined) return { state: empty, damaged: false };
+  if (text === undefined) return { state: empty, damaged: false, missing: true };
   try {
-    return { state: schema.parse(JSON.parse(text)), damaged: false };
+    return { state: schema.parse(JSON.parse(text)), damaged: false, missing: false };
   } catch {
-    return { state: empty, damaged: true };
+    return { state: empty, damaged: true, missing: false };
   }
 }

@@ -6,6 +6,7 @@ import { pipeline } from 'node:stream/promises';
 import { bundleDigest, parseManifest, unverifiedManifest, type Manifest } from '@reefkeeper/bundle';
 import { ReefError } from '@reefkeeper/platform/errors';
 import writeFileAtomic from 'write-file-atomic';
+import { Disk } from './disk.ts';
 import type { InstalledBundle } from './plan.ts';
 import { cpuVariant, needsAccelerator } from './plan.ts';
 
@@ -19,14 +20,14 @@ export interface BlobName { digest: string; bytes: number }
  * - `bundles/<bundle>/manifest.json` exists only if every file it needs has been verified: the rename that brings it is the install.
  */
 export class Store {
-  private constructor(private readonly root: string, private readonly reserveBytes: number) {}
+  private constructor(private readonly root: string, private readonly disk: Disk, private readonly reserveBytes: number) {}
 
-  static async open(root: string, reserveBytes: number): Promise<Store> {
-    for (const folder of ['blobs', 'parts', 'envelopes', 'bundles', 'incoming']) await mkdir(join(root, folder), { recursive: true });
-    const store = new Store(root, reserveBytes);
-    await rm(join(root, 'incoming'), { recursive: true });
-    await mkdir(join(root, 'incoming'));
-    return store;
+  static async open(root: string, reserveBytes: number, disk = new Disk(root)): Promise<Store> {
+    await disk.write(async () => {
+      for (const folder of ['blobs', 'parts', 'envelopes', 'bundles', 'incoming']) await mkdir(join(root, folder), { recursive: true });
+      for (const left of await readdir(join(root, 'incoming'))) await rm(join(root, 'incoming', left), { recursive: true });
+    });
+    return new Store(root, disk, reserveBytes);
   }
 
   blobPath(digest: string): string {
@@ -41,8 +42,9 @@ export class Store {
   async holds({ digest, bytes }: BlobName): Promise<boolean> {
     const found = await stat(this.blobPath(digest)).catch(() => undefined);
     if (!found) return false;
-    if (found.size === bytes && (await digestOf(this.blobPath(digest))) === digest) return true;
-    await rm(this.blobPath(digest), { force: true });
+    // What cannot be read is not there.
+    if (found.size === bytes && (await digestOf(this.blobPath(digest)).catch(() => '')) === digest) return true;
+    await this.disk.write(() => rm(this.blobPath(digest), { force: true }));
     return false;
   }
 
@@ -171,8 +173,8 @@ export class Store {
   async survey(): Promise<{ installed: Map<string, InstalledBundle>; stored: Set<string> }> {
     const installed = new Map<string, InstalledBundle>();
     const stored = new Set<string>();
-    for (const name of await readdir(join(this.root, 'envelopes'))) if (name.endsWith('.json')) stored.add(name.slice(0, -5));
-    for (const bundle of await readdir(join(this.root, 'bundles'))) {
+    for (const name of await readdir(join(this.root, 'envelopes')).catch(() => [])) if (name.endsWith('.json')) stored.add(name.slice(0, -5));
+    for (const bundle of await readdir(join(this.root, 'bundles')).catch(() => [])) {
       stored.add(bundle);
       const manifest = await this.manifest(bundle);
       if (!manifest) continue;
@@ -221,14 +223,6 @@ function filesOf(manifest: Manifest): BlobName[] {
 
 function unique(files: BlobName[]): BlobName[] {
   return [...new Map(files.map(({ digest, bytes }) => [digest, { digest, bytes }])).values()];
-}
-
-export function isFullDisk(thrown: unknown): boolean {
-  return (thrown as NodeJS.ErrnoException | undefined)?.code === 'ENOSPC';
-}
-
-export function fullDisk(cause: unknown): ReefError {
-  return new ReefError('disk.full', 'unavailable', 'The disk filled up during the download. Free space on the device.', { cause });
 }
 
 async function digestOf(path: string): Promise<string> {

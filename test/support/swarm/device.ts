@@ -217,7 +217,7 @@ export class SimulatedDevice {
       case 'rollback': move((now) => returned(entered(now, 'rollback'), step.to)); this.serve(); return next();
       case 'close': move((now) => closed(now, step.state)); return next();
       case 'remove': move((now) => removed(now, step.revision)); return next();
-      case 'reseat': case 'wait': return next();
+      case 'reseat': case 'repair': case 'wait': return next();
     }
   }
 
