@@ -8,6 +8,7 @@ import type { CrashPoint } from './crash-point.ts';
 import { downloadJson, type DownloadOptions } from './download.ts';
 import type { Gateway } from './gateway.ts';
 import type { Identity } from './identity.ts';
+import type { Peers } from './peers.ts';
 import { variantKey, type Executors } from './plan.ts';
 import { blameless, type Runner } from './runner.ts';
 import type { Repairs } from './repairs.ts';
@@ -30,6 +31,7 @@ export interface ActivationOptions {
   /** Of the step at hand; kept in memory only. */
   onPercent: (workload: string, percent: number | null) => void;
   budget: Budget;
+  peers?: Peers | undefined;
   crashPoint: CrashPoint;
   log: Logger;
   download?: Pick<DownloadOptions, 'tries' | 'firstDelayMs' | 'maxDelayMs'>;
@@ -116,7 +118,7 @@ export function activationExecutors(options: ActivationOptions): Executors {
       async function bring(file: BlobName, at: number): Promise<void> {
         const before = sum(files.slice(0, at));
         await bringBlob(options.gateway(), store, file, {
-          ...tuned, bases: basesOf(file, manifest, older),
+          ...tuned, bases: basesOf(file, manifest, older), peers: options.peers,
           afford: (bytes) => { if (!wanted.policy.ignoreBudget) options.budget.afford(bundle, bytes); },
           onBytes: (bytes) => options.budget.spend(bytes),
           onShare: (share) => options.onPercent(workload, Math.min(100, Math.floor((100 * (before + share * file.bytes)) / total))),

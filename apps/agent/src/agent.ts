@@ -25,6 +25,8 @@ import { Outbox } from './outbox.ts';
 import type { Placeable } from './placement.ts';
 import { needsAccelerator } from './plan.ts';
 import { Reconciler } from './reconcile.ts';
+import { PeerServer } from './peer-server.ts';
+import { Peers } from './peers.ts';
 import { missesAccelerator, reportOf } from './report.ts';
 import { Repairs } from './repairs.ts';
 import { Runner } from './runner.ts';
@@ -72,6 +74,7 @@ export class Agent {
   private readonly link: Link;
   private readonly reconciler: Reconciler;
   private commands!: Commands;
+  private peerServer: PeerServer | undefined;
   private localApi: LocalApi | undefined;
 
   private constructor(private readonly settings: AgentSettings, private identity: Identity, private readonly disk: Disk, private readonly state: StateFile, private readonly store: Store, private readonly outbox: Outbox, private readonly budget: Budget, private readonly log: Logger, private readonly tuning: Tuning) {
@@ -103,7 +106,7 @@ export class Agent {
       state, disk, log, crashPoint: crash,
       observe: async () => ({ workloads: state.now.workloads, ...(await store.survey()), accelerator: this.accelerators.now, unfit: this.unfit, damaged: this.repairs.due, disk: disk.trouble }),
       executors: activationExecutors({
-        state, store, budget, log, crashPoint: crash, unfit: this.unfit, repairs: this.repairs, ...(tuning.download ? { download: tuning.download } : {}),
+        state, store, budget, peers: settings.REEF_PEER_CACHE === 'on' ? new Peers({ identity: () => this.identity, known: () => this.config.peers, log }) : undefined, log, crashPoint: crash, unfit: this.unfit, repairs: this.repairs, ...(tuning.download ? { download: tuning.download } : {}),
         gateway: () => this.gateway, identity: () => this.identity, start: (workload, slot) => this.startRunner(workload, slot),
         serving: (workload) => this.servingOf(workload),
         removeServing: async (workload) => {
@@ -159,6 +162,7 @@ export class Agent {
     if (this.link.up) await Promise.race([this.drain(), sleep(2_000)]);
     await this.link.stop();
     this.gateway.close();
+    await this.peerServer?.stop();
     await this.budget.save();
     this.repairs.stop();
     await this.disk.stop();
@@ -202,6 +206,7 @@ export class Agent {
     this.link.on('up', () => void this.birth());
     this.link.on('desired', (wanted) => void this.take(wanted).catch((err: unknown) => this.log.error({ err }, 'the wanted state could not be stored')));
     this.link.on('command', (command) => void this.obey(command).catch((err: unknown) => this.log.error({ err }, 'a command could not be journalled')));
+    await this.listenToPeers();
     this.link.start();
     this.openWindows();
     void this.accelerators.watch(() => missesAccelerator(this.state.now.desired, this.accelerators.now), this.stopped.signal);
@@ -210,6 +215,14 @@ export class Agent {
     await this.resumeDownloads();
     void this.aftercare.run(this.stopped.signal);
     this.reconciler.poke();
+  }
+
+  private async listenToPeers(): Promise<void> {
+    const { REEF_PEER_CACHE: wanted, REEF_PEER_LISTEN: listen, REEF_PEER_ADDRESS: advertise, REEF_PEER_BYTES_PER_S: bytesPerS } = this.settings;
+    if (wanted === 'off') return;
+    // A taken port is no reason not to serve.
+    this.peerServer = await PeerServer.start({ store: this.store, identity: () => this.identity, listen, advertise, bytesPerS, log: this.log })
+      .catch((err: unknown) => void this.log.error({ err, listen }, 'files cannot be handed to peers; set REEF_PEER_LISTEN to a free address')) ?? undefined;
   }
 
   private async listen(): Promise<void> {
@@ -280,7 +293,7 @@ export class Agent {
         wrong: this.aftercare.wrong,
         crashLooping: new Set([...this.serving].filter(([, serving]) => serving.crashLooping).map(([name]) => name)),
       }),
-      ...(birth ? { capabilities: await capabilitiesOf(this.accelerators.found) } : {}),
+      ...(birth ? { capabilities: await capabilitiesOf(this.accelerators.found, this.peerServer?.address) } : {}),
     };
     // Lost with the link: the birth of the next connection says it all again.
     await this.link.publish(reported.topicFor(this.deviceId), reported.encode(body), reported).catch(() => {});
@@ -407,6 +420,7 @@ export class Agent {
         const renewed = await renewIfDue(this.settings.REEF_AGENT_DIR, this.identity, new Date());
         if (renewed) {
           this.identity = renewed;
+          this.peerServer?.renewed();
           this.gateway.close();
           this.gateway = this.openGateway();
           this.log.info('certificate renewed');

@@ -5,11 +5,13 @@ import { asReefError, ReefError } from '@reefkeeper/platform/errors';
 import { diskError, diskTroubleOf } from './disk.ts';
 import { downloadBlob, receive, retrying, startOf, type DownloadOptions } from './download.ts';
 import { refusal, textOf, type Gateway } from './gateway.ts';
+import type { Peers } from './peers.ts';
 import type { BlobName, Store } from './store.ts';
 
 export interface BringOptions extends DownloadOptions {
   /** Files that the wanted one may be made from. */
   bases: readonly BlobName[];
+  peers?: Peers | undefined;
   /** The delta is of no use, for this reason; the whole file follows. */
   onNoDelta?: (reason: string) => void;
 }
@@ -18,12 +20,14 @@ export interface BringOptions extends DownloadOptions {
 const deltaTries = 3;
 
 /**
- * Brings a file into the store the cheapest way there is: it is here already; a delta from a file that is here; the whole. Whichever way it
+ * Brings a file into the store the cheapest way there is: it is here already; from a peer on the
+ * same site; a delta from a file that is here; the whole. Whichever way it
  * came, its digest is compared, and whatever is wrong with a delta, the whole file follows.
  * @throws ReefError as `downloadBlob`
  */
 export async function bringBlob(gateway: Gateway, store: Store, blob: BlobName, options: BringOptions): Promise<void> {
   if (await store.holds(blob)) return;
+  if (await options.peers?.bring(store, blob, { ...options, onBytes: undefined })) return;
   if (await byDelta(gateway, store, blob, options)) return;
   await downloadBlob(gateway, store, blob, options);
 }

@@ -32,6 +32,12 @@ const schema = z.object({
     context.addIssue(`"${text}" is no data budget; write bytes/day or bytes/month, such as 20MB/day`);
     return z.NEVER;
   }),
+  /** Files to and from other devices with the same label `site`. */
+  REEF_PEER_CACHE: z.enum(['on', 'off']).default('off'),
+  REEF_PEER_LISTEN: z.string().regex(/^[^:]*:\d+$/, 'host:port').default('0.0.0.0:8446'),
+  /** Where others reach it; the first address of this host where absent. */
+  REEF_PEER_ADDRESS: z.string().optional(),
+  REEF_PEER_BYTES_PER_S: z.coerce.number().int().min(16 * 1024).default(4 * 1024 * 1024),
   /** Free space that downloads never touch, bytes. */
   REEF_DISK_RESERVE: z.coerce.number().int().nonnegative().default(32 * 1024 * 1024),
   /** libtensorflowlite_c and libedgetpu, where they are not found by themselves. */

@@ -53,6 +53,11 @@ export class Store {
     return join(this.root, 'parts', `${digest}.made`);
   }
 
+  /** What a peer sent; apart from what the gateway did, so that a bad one spoils nothing that was paid for. */
+  peerPath(digest: string): string {
+    return join(this.root, 'parts', `${digest}.peer`);
+  }
+
   /** The delta that makes the blob, as far as it is here. Its name carries its entity tag: only this one can be continued. */
   async deltaPart(digest: string): Promise<{ path: string; tag: string; bytes: number } | undefined> {
     const name = (await this.partsOf(digest)).find((part) => part.endsWith('.delta'));

@@ -13,6 +13,13 @@ export interface Assignment {
   target: { bundle: string; versionId: string | null; variantOf(deviceId: string): string; policy: Policy; rollback?: boolean };
 }
 
+/** The devices after this one, in a ring, that are online at its site and hand out files; none for one that does not take part. */
+const peersOf = (id: string): string => `(
+  SELECT COALESCE(jsonb_agg(jsonb_build_object('id', p.id, 'host', p.capabilities #> '{peer,host}', 'port', p.capabilities #> '{peer,port}')), '[]')
+  FROM devices me CROSS JOIN LATERAL (
+    SELECT id, capabilities FROM devices WHERE capabilities ? 'peer' AND labels ->> 'site' = me.labels ->> 'site' AND retired_at IS NULL AND online AND id <> me.id ORDER BY id < me.id, id LIMIT 8) p
+  WHERE me.id = ${id} AND me.capabilities ? 'peer')`;
+
 export interface Told { device: string; retired: boolean; message: DesiredMessage }
 
 /**
@@ -64,14 +71,14 @@ export class Desired {
   /** The whole wanted state as devices are told it. Devices of which nothing was ever wanted are missing. */
   async messages(ids: readonly string[]): Promise<Told[]> {
     if (ids.length === 0) return [];
-    const rows = await this.db.query<{ id: string; retired: boolean; revision: number; config: Partial<AgentConfig>; workloads: Record<string, { bundle: string; variant: string; policy: Policy; rollback: boolean; rollbackTo: string | null }> }[]>(`
-      SELECT d.device_id AS id, (SELECT retired_at IS NOT NULL FROM devices WHERE id = d.device_id) AS retired, d.revision::float8 AS revision, d.config, COALESCE(jsonb_object_agg(w.workload, jsonb_build_object(
+    const rows = await this.db.query<{ id: string; retired: boolean; revision: number; config: Partial<AgentConfig>; peers: AgentConfig['peers']; workloads: Record<string, { bundle: string; variant: string; policy: Policy; rollback: boolean; rollbackTo: string | null }> }[]>(`
+      SELECT d.device_id AS id, (SELECT retired_at IS NOT NULL FROM devices WHERE id = d.device_id) AS retired, d.revision::float8 AS revision, d.config, ${peersOf('d.device_id')} AS peers, COALESCE(jsonb_object_agg(w.workload, jsonb_build_object(
         'bundle', w.bundle, 'variant', w.variant, 'policy', w.policy, 'rollback', w.rollback, 'rollbackTo', w.rollback_to)) FILTER (WHERE w.workload IS NOT NULL), '{}') AS workloads
       FROM desired d LEFT JOIN desired_workloads w ON w.device_id = d.device_id WHERE d.device_id = ANY($1) AND d.revision > 0 GROUP BY d.device_id`, [ids]);
-    return rows.map(({ id, retired, revision, config, workloads }) => ({
+    return rows.map(({ id, retired, revision, config, peers, workloads }) => ({
       device: id, retired,
       message: desired.schema.parse({
-        revision, config,
+        revision, config: { ...config, peers },
         workloads: Object.fromEntries(Object.entries(workloads).map(([name, one]) => [name, { ...one, manifestUrl: `/v1/bundles/${one.bundle}` }])),
       }),
     }));

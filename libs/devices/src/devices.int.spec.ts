@@ -156,7 +156,26 @@ describe('wanted state', () => {
     await desired.configure(['lyon-1'], { telemetryWindowS: 5 }, 'test');
     const revisions = await database.db.transaction((tx) => desired.unassign(tx, { deviceIds: ['lyon-1', 'paris-1'], workload: 'classifier' }));
     expect(revisions).toEqual(new Map([['lyon-1', 3]]));
-    expect((await desired.messages(['lyon-1']))[0]!.message).toEqual({ revision: 3, workloads: {}, config: { telemetryWindowS: 5, maxFps: null, link: null, dataBudget: null } });
+    expect((await desired.messages(['lyon-1']))[0]!.message).toEqual({ revision: 3, workloads: {}, config: { telemetryWindowS: 5, maxFps: null, link: null, dataBudget: null, peers: [] } });
+  });
+
+  it('names peers: the devices of the same site that hand out files and are online, to those that take part', async () => {
+    const seen = (ids: string[], change: string) => database.db.query(`UPDATE devices SET ${change} WHERE id = ANY($1)`, [ids]);
+    const peer = (port: number) => `capabilities = coalesce(capabilities, '{}') || '{"peer":{"host":"10.0.0.1","port":${port}}}'`;
+    await assign(['lyon-1', 'lyon-2', 'paris-1'], good);
+    await seen(['lyon-1', 'lyon-2', 'paris-1'], "labels = labels || '{\"site\":\"lyon\"}'");
+    await seen(['lyon-1'], peer(1));
+    await seen(['lyon-2'], peer(2));
+    const peersOf = async (id: string) => (await desired.messages([id]))[0]!.message.config.peers;
+    expect(await peersOf('lyon-1')).toEqual([]);
+    await seen(['lyon-1', 'lyon-2', 'paris-1'], 'online = true');
+    expect(await peersOf('lyon-1')).toEqual([{ id: 'lyon-2', host: '10.0.0.1', port: 2 }]);
+    expect(await peersOf('paris-1')).toEqual([]);
+    await seen(['paris-1'], peer(3));
+    expect((await peersOf('lyon-2')).map(({ id }) => id)).toEqual(['paris-1', 'lyon-1']);
+    await seen(['paris-1'], "labels = '{}'");
+    expect(await peersOf('paris-1')).toEqual([]);
+    expect((await peersOf('lyon-2')).map(({ id }) => id)).toEqual(['lyon-1']);
   });
 
   it('many are configured at once: what is named changes, what is not stays, each is told and each is in the log', async () => {

@@ -146,3 +146,15 @@ export class RoomForUpdates1764000001020 implements MigrationInterface {
     for (const table of ['reported', 'desired', 'desired_workloads', 'devices']) await runner.query(`ALTER TABLE ${table} RESET (fillfactor)`);
   }
 }
+
+export class DevicePeers1764000001030 implements MigrationInterface {
+  name = 'DevicePeers1764000001030';
+
+  async up(runner: QueryRunner): Promise<void> {
+    await runner.query("CREATE INDEX devices_peers ON devices ((labels ->> 'site'), id) WHERE capabilities ? 'peer'");
+  }
+
+  async down(runner: QueryRunner): Promise<void> {
+    await runner.query('DROP INDEX devices_peers');
+  }
+}

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { message } from './message.ts';
+import { deviceId, message } from './message.ts';
 
 export const digest = z.string().regex(/^[0-9a-f]{64}$/, 'a SHA-256 in 64 lower-case hex digits');
 export const workloadName = z.string().regex(/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/, 'a workload name is lower-case letters, digits and -');
@@ -77,6 +77,11 @@ export function parseDataBudget(text: string): DataBudget | undefined {
   return match ? dataBudget.safeParse({ bytes: Math.floor(Number(match[1]) * factor[match[2]!]!), per: match[3] }).data : undefined;
 }
 
+/** Where one device hands files to others of its site. */
+export const peerAddress = z.object({ host: z.string().regex(/^[A-Za-z0-9.:_-]{1,253}$/), port: z.number().int().min(1).max(65_535) });
+export const peer = peerAddress.extend({ id: deviceId });
+export type Peer = z.infer<typeof peer>;
+
 export const agentConfig = z.object({
   telemetryWindowS: z.number().min(1).max(3_600).default(60),
   /** Frames inferred per second and workload at most; null = as the source delivers. */
@@ -84,6 +89,8 @@ export const agentConfig = z.object({
   /** What the link costs, and how much of it downloads may take; null = as the device's own settings say. */
   link: z.enum(['metered', 'unmetered']).nullable().default(null),
   dataBudget: dataBudget.nullable().default(null),
+  /** Devices with the same label `site` that hand out files. Told as they were when this was sent; nobody is obliged to ask them. */
+  peers: z.array(peer).max(16).default([]),
 });
 export type AgentConfig = z.infer<typeof agentConfig>;
 
@@ -111,6 +118,8 @@ export const capabilities = z.object({
   memoryBytes: z.number().int().nonnegative(),
   /** IANA name of the zone that the device's clock is set to (`Europe/Paris`). */
   timeZone: z.string().max(64).optional(),
+  /** There where the device hands files to others. */
+  peer: peerAddress.optional(),
 });
 export type Capabilities = z.infer<typeof capabilities>;
 
