@@ -9,6 +9,7 @@ import { DataSource, In } from 'typeorm';
 import { moveWave, RolloutEngine } from './engine.ts';
 import { explain, type Explanation } from './explain.ts';
 import { forecastOf, type Forecast } from './forecast.ts';
+import { holdersOf, refuseHeld } from './holders.ts';
 import type { Fleet } from './fleet.ts';
 import { bytesOf, candidateOf } from './candidates.ts';
 import { activeFreezes } from './freezes.service.ts';
@@ -17,7 +18,7 @@ import { noPace } from './pacing.ts';
 import { timingOf, type Timing } from './timing.ts';
 import { planWaves, type Plan } from './plan.ts';
 import { RolloutRow, WaveRow } from './rollout.entity.ts';
-import { devicesIn, holdingStates, mayMove, reason, settingsFor, type AbortMode, type AdvanceRollout, type CreateRollout, type Reason, type RolloutState, type Settings } from './rollout.ts';
+import { devicesIn, endedStates, mayMove, reason, settingsFor, type AbortMode, type AdvanceRollout, type CreateRollout, type Reason, type RolloutState, type Settings } from './rollout.ts';
 import { viewOf, type RolloutView } from './views.ts';
 
 export type RolloutPreview = Plan & { settings: Settings; version: string; bundle: string; forecast: Forecast[]; timing: Timing };
@@ -159,6 +160,7 @@ export class Rollouts {
   async rollback(id: string, actor: string): Promise<RolloutView> {
     return this.verb(id, async (tx, row, waves) => {
       if (!mayMove(row.state, 'ROLLING_BACK')) throw illegal(row, 'rolled back', 'No device has been told by it, or it has gone back already.');
+      if (endedStates.has(row.state)) await refuseHeld(tx, this.fleet, row);
       await this.back(tx, row, waves, reason('rollback_by_person', `Rolled back by ${actor}.`), actor);
     });
   }
@@ -235,16 +237,12 @@ export class Rollouts {
    * one on its way back is always let finish, since cutting it short would leave devices on the bad version.
    */
   private async claim(tx: Tx, row: RolloutRow, actor: string): Promise<void> {
-    const overlapping = await tx.query<{ id: string; name: string; state: RolloutState; devices: string }[]>(`
-      SELECT r.id, r.name, r.state, count(*) AS devices FROM rollouts r JOIN rollout_executions theirs ON theirs.rollout_id = r.id
-        AND (theirs.state NOT IN ('CANCELED', 'REMOVED') OR theirs.rollback_state IN ('PENDING', 'QUEUED', 'IN_PROGRESS'))
-      JOIN rollout_executions ours ON ours.rollout_id = $1 AND ours.device_id = theirs.device_id
-      WHERE r.workload = $2 AND r.id <> $1 AND r.state = ANY($3) GROUP BY 1, 2, 3`, [row.id, row.workload, holdingStates]);
+    const overlapping = await holdersOf(tx, row);
     if (overlapping.length === 0) return;
     const returning = overlapping.filter(({ state }) => state === 'ROLLING_BACK');
     if (!row.supersede || returning.length > 0) {
       const [first] = returning.length > 0 ? returning : overlapping;
-      throw new ReefError('rollout.overlaps', 'conflict', `Rollout "${first!.name}" (${first!.state}) holds ${first!.devices} of these devices for ${row.workload}. ${returning.length > 0 ? 'Wait until it has gone back.' : 'Wait for it, abort it, or create this one with "supersede": true.'}`, { detail: { rollouts: overlapping.map(({ id, state, devices }) => ({ id, state, devices: Number(devices) })) } });
+      throw new ReefError('rollout.overlaps', 'conflict', `Rollout "${first!.name}" (${first!.state}) holds ${first!.devices.length} of these devices for ${row.workload}. ${returning.length > 0 ? 'Wait until it has gone back.' : 'Wait for it, abort it, or create this one with "supersede": true.'}`, { detail: { rollouts: overlapping.map(({ id, state, devices }) => ({ id, state, devices: devices.length })) } });
     }
     for (const { id } of overlapping) {
       const { row: older, waves } = await this.engine.hold(tx, id);

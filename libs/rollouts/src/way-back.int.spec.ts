@@ -85,3 +85,18 @@ it('a device on its way back is nobody else\'s, also one that had never answered
   await world.run(60, id, ended);
   expect((await world.create({ version: 'm@3', supersede: true })).state).toBe('RUNNING');
 });
+
+it('an ended rollout is not taken back under the hands of a newer one; afterwards it moves what is still its own', async () => {
+  await world.fleet.add(4);
+  await world.version(1);
+  const older = await world.create({ version: 'm@1', waves: [{ percent: 100 }], soakS: 2 });
+  expect(await world.run(30, older.id, ended)).toMatchObject({ state: 'SUCCEEDED' });
+  await world.version(2);
+  const newer = await world.create({ waves: [{ count: 1 }, { percent: 100 }], soakS: 20 });
+  await world.run(3);
+  await expect(world.rollouts.rollback(older.id, 'olga')).rejects.toMatchObject({ code: 'rollout.overlaps', message: expect.stringContaining('m@2') as string });
+  await world.rollouts.abort(newer.id, 'stop-new', 'olga');
+  await world.rollouts.rollback(older.id, 'olga');
+  expect(await world.run(30, older.id, ended)).toMatchObject({ state: 'ROLLED_BACK', rollback: { SUCCEEDED: 3 } });
+  expect(running().filter(Boolean)).toHaveLength(1);
+});
