@@ -1,3 +1,8 @@
+import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import sharp from 'sharp';
+import { create as createTar } from 'tar';
 import { randomOf } from '../../libs/edgetpu/src/softmax-regression.ts';
 import { TfliteBuilder } from '@reefkeeper/edgetpu/fixture';
 
@@ -31,4 +36,38 @@ export function embeddingModel({ features = 24, type = 'INT8', withScores = fals
   if (withScores) net.output(dense(4, 'scores', 'NONE', 8 / 255, middle), embedding);
   else net.output(embedding);
   return Buffer.from(net.build());
+}
+
+const shades: Record<string, [number, number, number]> = { red: [220, 20, 20], green: [20, 200, 30], blue: [20, 30, 220], yellow: [230, 220, 20] };
+
+/** PNGs of each colour in many shades, in a folder of its name. @returns what is in it */
+export async function colourFolders(dir: string, each: number, colours: readonly string[] = Object.keys(shades)): Promise<string[]> {
+  const files: string[] = [];
+  for (const colour of colours) {
+    for (let shade = 0; shade < each; shade += 1) {
+      const [r, g, b] = shades[colour]!.map((value) => Math.round(value * (0.6 + (0.4 * shade) / each))) as [number, number, number];
+      const file = `${colour}/${shade}.png`;
+      await mkdir(dirname(join(dir, file)), { recursive: true });
+      await sharp({ create: { width: 64, height: 48, channels: 3, background: { r, g, b } } }).png().toFile(join(dir, file));
+      files.push(file);
+    }
+  }
+  return files;
+}
+
+/** The same as an archive, with other files among them. */
+export async function colourArchive(each: number, colours?: readonly string[], others: Record<string, string | Buffer> = {}): Promise<Buffer> {
+  const dir = await mkdtemp(join(tmpdir(), 'reef-colours-'));
+  try {
+    const files = await colourFolders(join(dir, 'images'), each, colours);
+    for (const [name, content] of Object.entries(others)) {
+      await mkdir(dirname(join(dir, 'images', name)), { recursive: true });
+      await writeFile(join(dir, 'images', name), content);
+      files.push(name);
+    }
+    await createTar({ gzip: true, file: join(dir, 'images.tar.gz'), cwd: dir }, files.map((file) => `images/${file}`));
+    return await readFile(join(dir, 'images.tar.gz'));
+  } finally {
+    await rm(dir, { recursive: true, force: true });
+  }
 }

@@ -36,6 +36,8 @@ export class Fleet {
   readonly windows: Telemetry[] = [];
   readonly presences: Presence[] = [];
   readonly results: CommandResult[] = [];
+  /** What devices have learnt and offered. */
+  readonly learned: { command: string; content: Buffer }[] = [];
   readonly token: string;
   private broker!: Aedes;
   private brokerServer!: TlsServer;
@@ -187,6 +189,11 @@ export class Fleet {
     }
     const delta = /^\/v1\/blobs\/([0-9a-f]{64})\/delta\?from=([0-9a-f]{64})$/.exec(path);
     if (delta) return this.answerDelta(request, response, delta[2]!, delta[1]!);
+    const [, learning] = /^\/v1\/learned\/([\w-]+)$/.exec(path) ?? [];
+    if (learning) {
+      this.learned.push({ command: learning, content: await bytesOf(request) });
+      return json(201, { version: 'colours@9', job: 'job-1' });
+    }
     const [, kind, digest] = /^\/v1\/(bundles|blobs)\/([0-9a-f]{64})$/.exec(path) ?? [];
     const content = kind === 'bundles' && this.envelopes.has(digest!) ? Buffer.from(JSON.stringify(this.envelopes.get(digest!))) : this.blobs.get(digest ?? '');
     const fault = this.faults.get(digest ?? '');
@@ -261,7 +268,11 @@ function nameOf(client: Client | null): string | undefined {
 }
 
 async function textOf(request: IncomingMessage): Promise<string> {
+  return (await bytesOf(request)).toString('utf8');
+}
+
+async function bytesOf(request: IncomingMessage): Promise<Buffer> {
   const chunks: Buffer[] = [];
   for await (const chunk of request) chunks.push(chunk as Buffer);
-  return Buffer.concat(chunks).toString('utf8');
+  return Buffer.concat(chunks);
 }

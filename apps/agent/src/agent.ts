@@ -1,10 +1,10 @@
 import { randomUUID } from 'node:crypto';
-import { readFile, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { asReefError, ReefError } from '@reefkeeper/platform/errors';
 import type { EdgeTpuDevice } from '@reefkeeper/inference';
 import type { Logger } from '@reefkeeper/platform/logger';
-import { agentConfig, commandResult, reported, telemetry, type Command, type Desired } from '@reefkeeper/protocol';
+import { agentConfig, commandResult, learnArgs, reported, telemetry, type Command, type CommandResult, type Desired, type ReportedWorkload } from '@reefkeeper/protocol';
 import { Accelerators } from './accelerator.ts';
 import { Aftercare } from './aftercare.ts';
 import { activationExecutors, type ActivationOptions } from './activation.ts';
@@ -55,6 +55,7 @@ export class Agent {
   private readonly startedMs = performance.now();
   private readonly serving = new Map<string, Serving>();
   private readonly percent = new Map<string, number>();
+  private readonly learning = new Map<string, NonNullable<ReportedWorkload['learning']>>();
   private readonly unfit = new Set<string>();
   private readonly repairs = new Repairs(() => {
     this.reportSoon(500);
@@ -197,7 +198,9 @@ export class Agent {
         const at = (q: number) => Math.round(sorted[Math.min(sorted.length - 1, Math.floor(q * sorted.length))]!);
         return { workload: name, runs, p50Us: at(0.5), p95Us: at(0.95), p99Us: at(0.99), maxUs: at(1) };
       },
+      learn: (args, id) => this.learn(args, id),
     });
+    await this.disk.write(() => rm(this.learningDir, { recursive: true, force: true }));
     for (const [name, { running }] of Object.entries(this.state.now.workloads)) if (running) this.servingOf(name).want(running);
     await this.aftercare.booted(1);
     await this.listen();
@@ -271,13 +274,18 @@ export class Agent {
   }
 
   private async obey(command: Command): Promise<void> {
-    const result = await this.commands.handle(command, new Date());
-    // Not sent when the link is down: the broker delivers the command again, and the journal has the answer.
-    await this.link.publish(commandResult.topicFor(this.deviceId, command.id), commandResult.encode(result), commandResult).catch(() => {});
+    await this.tell(await this.commands.handle(command, new Date()));
+  }
+
+  /** Not sent when the link is down: the journal has the answer, and the next birth sends it. */
+  private async tell(result: CommandResult): Promise<void> {
+    const sent = await this.link.publish(commandResult.topicFor(this.deviceId, result.id), commandResult.encode(result), commandResult).then(() => true, () => false);
+    if (sent) await this.commands.delivered(result.id);
   }
 
   private async birth(): Promise<void> {
     await this.report(true);
+    for (const result of this.commands.undelivered) await this.tell(result);
     await this.drain();
   }
 
@@ -288,7 +296,7 @@ export class Agent {
     const body = {
       bootId: this.bootId, seq: this.reportSeq++, session: this.link.currentSession,
       ...reportOf(this.state.now, {
-        accelerator: this.accelerators.now, acceleratorFailing: this.accelerators.failing, percent: this.percent,
+        accelerator: this.accelerators.now, acceleratorFailing: this.accelerators.failing, percent: this.percent, learning: this.learning,
         devices: new Map([...this.serving].map(([name, serving]) => [name, serving.device])), stateWasDamaged: this.state.was === 'lost', disk: this.disk.trouble, damaged: this.repairs.workloads,
         wrong: this.aftercare.wrong,
         crashLooping: new Set([...this.serving].filter(([, serving]) => serving.crashLooping).map(([name]) => name)),
@@ -436,6 +444,35 @@ export class Agent {
   private openGateway(): Gateway {
     const { gatewayUrl, ca, certificate, key } = this.identity;
     return new Gateway({ url: gatewayUrl, ca, cert: certificate, key });
+  }
+
+  private get learningDir(): string {
+    return join(this.settings.REEF_AGENT_DIR, 'learning');
+  }
+
+  /** A new head on what a workload runs, offered to the fleet; what runs here does not change by it. */
+  private async learn(given: Record<string, unknown>, id: string): Promise<Record<string, unknown>> {
+    const parsed = learnArgs.safeParse(given);
+    if (!parsed.success) throw new ReefError('command.args_wrong', 'invalid', `The device cannot read what it is asked to learn: ${parsed.error.issues.map(({ path, message }) => `${path.join('.')}: ${message}`).join('; ')}`);
+    const { workload } = parsed.data;
+    this.chosen({ workload });
+    const dir = join(this.learningDir, id);
+    await mkdir(dir, { recursive: true, mode: 0o700 });
+    try {
+      const { learnAndOffer } = await import('./learning.ts');
+      return await learnAndOffer(id, parsed.data, {
+        runner: () => this.serving.get(workload)?.current, store: this.store, gateway: () => this.gateway, dir, reserveBytes: this.settings.REEF_DISK_RESERVE, tflite: this.settings.REEF_TFLITE_LIBRARY,
+        signal: this.stopped.signal, ...(this.tuning.download ? { download: this.tuning.download } : {}),
+        onProgress: (step, percent) => {
+          this.learning.set(workload, { command: id, step, percent: Math.round(percent) });
+          this.reportSoon(1_000);
+        },
+      });
+    } finally {
+      this.learning.delete(workload);
+      this.reportSoon(0);
+      await rm(dir, { recursive: true, force: true });
+    }
   }
 
   private chosen(args: Record<string, unknown>): [string, Serving][] {

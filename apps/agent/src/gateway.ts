@@ -30,14 +30,7 @@ export class Gateway {
 
   /** @throws ReefError with the gateway's own code for 4xx, `gateway.unreachable`, `gateway.failed` */
   async json(method: 'GET' | 'POST', path: string, body?: unknown, signal?: AbortSignal): Promise<unknown> {
-    const response = await this.open(method, path, { body, ...(signal ? { signal } : {}) });
-    const text = await textOf(response);
-    if (response.statusCode !== 200 && response.statusCode !== 201) throw refusal(response.statusCode ?? 0, text, path);
-    try {
-      return JSON.parse(text);
-    } catch (cause) {
-      throw new ReefError('gateway.failed', 'unavailable', `The gateway answered ${path} with something other than JSON.`, { cause });
-    }
+    return answerOf(await this.open(method, path, { body, ...(signal ? { signal } : {}) }), path);
   }
 
   /**
@@ -49,15 +42,20 @@ export class Gateway {
     return this.open('GET', path, { headers, ...(signal ? { signal } : {}) });
   }
 
+  /** Sends bytes and reads the JSON that answers them. @throws as `json` */
+  async upload(path: string, content: Buffer, signal?: AbortSignal): Promise<unknown> {
+    return answerOf(await this.open('POST', path, { content, ...(signal ? { signal } : {}) }), path);
+  }
+
   close(): void {
     this.agent.destroy();
   }
 
-  private open(method: string, path: string, options: { body?: unknown; headers?: Record<string, string>; signal?: AbortSignal }): Promise<IncomingMessage> {
-    const payload = options.body === undefined ? undefined : Buffer.from(JSON.stringify(options.body));
+  private open(method: string, path: string, options: { body?: unknown; content?: Buffer; headers?: Record<string, string>; signal?: AbortSignal }): Promise<IncomingMessage> {
+    const payload = options.content ?? (options.body === undefined ? undefined : Buffer.from(JSON.stringify(options.body)));
     const target: RequestOptions = {
       agent: this.agent, method, host: this.origin.hostname, port: this.origin.port || 443, path,
-      headers: { ...options.headers, ...(payload ? { 'content-type': 'application/json', 'content-length': payload.length } : {}) },
+      headers: { ...options.headers, ...(payload ? { 'content-type': options.content ? 'application/octet-stream' : 'application/json', 'content-length': payload.length } : {}) },
       ...(options.signal ? { signal: options.signal } : {}),
     };
     return new Promise((resolve, reject) => {
@@ -66,6 +64,16 @@ export class Gateway {
       sent.on('error', (cause) => reject(options.signal?.aborted ? options.signal.reason as Error : unreachable(this.options.url, cause)));
       sent.end(payload);
     });
+  }
+}
+
+async function answerOf(response: IncomingMessage, path: string): Promise<unknown> {
+  const text = await textOf(response);
+  if (response.statusCode !== 200 && response.statusCode !== 201) throw refusal(response.statusCode ?? 0, text, path);
+  try {
+    return JSON.parse(text);
+  } catch (cause) {
+    throw new ReefError('gateway.failed', 'unavailable', `The gateway answered ${path} with something other than JSON.`, { cause });
   }
 }
 

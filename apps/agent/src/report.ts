@@ -21,6 +21,8 @@ export interface Live {
   disk: DiskTrouble | null;
   /** Workloads whose bundle is damaged on the disk. */
   damaged: ReadonlySet<string>;
+  /** Under way, by workload. */
+  learning?: ReadonlyMap<string, NonNullable<ReportedWorkload['learning']>>;
   /** The agent could not read its own state at start and began anew. */
   stateWasDamaged: boolean;
 }
@@ -34,7 +36,9 @@ export function reportOf(state: Readonly<AgentState>, live: Live): Pick<Reported
   return {
     observedRevision: state.desired?.revision ?? null,
     health: conditions.length === 0 ? 'HEALTHY' : 'DEGRADED', conditions,
-    workloads: Object.fromEntries(Object.entries(state.workloads).map(([name, workload]) => [name, reportedWorkload(workload, live.percent.get(name) ?? null, live.devices.get(name) ?? null)])),
+    workloads: Object.fromEntries(Object.entries(state.workloads).map(([name, workload]) => [name, {
+      ...reportedWorkload(workload, live.percent.get(name) ?? null, live.devices.get(name) ?? null), ...(live.learning?.has(name) ? { learning: live.learning.get(name)! } : {}),
+    }])),
   };
 }
 

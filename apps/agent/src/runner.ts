@@ -96,6 +96,10 @@ export class Runner {
     return this.model;
   }
 
+  get tfliteVersion(): string {
+    return this.model.tfliteVersion;
+  }
+
   /** From the first look at this runner to the last: `close` waits for `job`, so what has begun here is also finished here. */
   use<T>(job: () => Promise<T>): Promise<T> {
     const used = job();

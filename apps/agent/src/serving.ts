@@ -80,6 +80,11 @@ export class Serving {
     return this.runner?.device?.path;
   }
 
+  /** What serves now, for whoever wants to ask it something, too. */
+  get current(): Runner | undefined {
+    return this.runner;
+  }
+
   get crashLooping(): boolean {
     return this.crashes >= crashLoopAt;
   }

@@ -2,10 +2,12 @@ import type { AddressInfo } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { TLSSocket } from 'node:tls';
 import { Inject, Injectable, type BeforeApplicationShutdown, type OnApplicationBootstrap } from '@nestjs/common';
-import { Authority, Devices, Enrolment } from '@reefkeeper/devices';
+import { Learnings } from '@reefkeeper/conversion';
+import { Authority, Commands, Devices, Enrolment } from '@reefkeeper/devices';
 import { ReefError, type Logger, type ObjectStore } from '@reefkeeper/platform';
 import { fromHttp, problemOf } from '@reefkeeper/platform/http';
-import { deviceId } from '@reefkeeper/protocol';
+import { maxLearnedBytes } from '@reefkeeper/bundle/learned';
+import { deviceId, learnArgs } from '@reefkeeper/protocol';
 import { Deltas, Registry } from '@reefkeeper/registry';
 import fastify, { type FastifyInstance, type FastifyRequest } from 'fastify';
 import { z } from 'zod';
@@ -41,6 +43,8 @@ export class Gateway implements OnApplicationBootstrap, BeforeApplicationShutdow
     @Inject(Devices) private readonly devices: Devices,
     @Inject(Registry) private readonly registry: Registry,
     @Inject(Deltas) private readonly deltas: Deltas,
+    @Inject(Commands) private readonly commands: Commands,
+    @Inject(Learnings) private readonly learnings: Learnings,
   ) {
     this.downloads = new Downloads(objects);
   }
@@ -61,7 +65,7 @@ export class Gateway implements OnApplicationBootstrap, BeforeApplicationShutdow
       void reply.status(error.httpStatus).type('application/problem+json').send(problemOf(error));
     });
 
-    server.setNotFoundHandler((_request, reply) => reply.status(404).type('application/problem+json').send(problemOf(new ReefError('request.not_found', 'not_found', 'The gateway has no such path. Devices use /ca.pem, /v1/enrol, /v1/renew, /v1/bundles and /v1/blobs; people use the API on its own port.'))));
+    server.setNotFoundHandler((_request, reply) => reply.status(404).type('application/problem+json').send(problemOf(new ReefError('request.not_found', 'not_found', 'The gateway has no such path. Devices use /ca.pem, /v1/enrol, /v1/renew, /v1/bundles, /v1/blobs and /v1/learned; people use the API on its own port.'))));
     server.get('/ca.pem', (_request, reply) => reply.type('application/x-pem-file').send(this.authority.certificatePem));
     server.post('/v1/enrol', async (request) => {
       const { token, csr, deviceId: id } = parsed(enrolBody, request.body);
@@ -81,8 +85,8 @@ export class Gateway implements OnApplicationBootstrap, BeforeApplicationShutdow
       return this.downloads.serve(version.envelopeDigest, 'application/json', request, reply);
     });
     server.get<{ Params: { digest: string } }>('/v1/blobs/:digest', async (request, reply) => {
-      await this.deviceOf(request);
-      return this.downloads.serve(await this.forDevices(request.params.digest), 'application/octet-stream', request, reply);
+      const device = await this.deviceOf(request);
+      return this.downloads.serve(await this.forDevices(request.params.digest, device), 'application/octet-stream', request, reply);
     });
     server.get<{ Params: { digest: string }; Querystring: { from?: unknown } }>('/v1/blobs/:digest/delta', async (request, reply) => {
       await this.deviceOf(request);
@@ -93,6 +97,19 @@ export class Gateway implements OnApplicationBootstrap, BeforeApplicationShutdow
       if (!made) throw new ReefError('delta.none', 'not_found', 'There is no delta between these two that is worth sending. Fetch the whole file.', { detail: { from, to } });
       // Its entity tag is its own digest: a client resumes this delta or none.
       return this.downloads.serve(made.digest, 'application/zstd', request, reply);
+    });
+    server.addContentTypeParser('application/octet-stream', { parseAs: 'buffer' }, (_request, body, done) => done(null, body));
+    server.post<{ Params: { command: string } }>('/v1/learned/:command', { bodyLimit: maxLearnedBytes }, async (request, reply) => {
+      const device = await this.deviceOf(request);
+      const asked = await this.commands.get(device, parsed(z.uuid(), request.params.command));
+      // Answered already where the device lost our answer and offers the same again.
+      if (asked.kind !== 'learn' || asked.state === 'FAILED') throw new ReefError('learn.not_asked', 'conflict', 'Nobody asked this device to learn that, or no longer waits for it. Send the command again.', { detail: { command: asked.id, state: asked.state } });
+      if (!Buffer.isBuffer(request.body)) throw new ReefError('request.invalid', 'invalid', 'Send what was learnt as application/octet-stream.');
+      const { workload, model, hold, images } = learnArgs.parse(asked.args);
+      const { version, job } = await this.learnings.offer({ device, workload, command: asked.id, askedBy: asked.createdBy, images: images.digest, model, hold, content: request.body });
+      this.log.info({ device, workload, command: asked.id, version: `${version.model}@${version.version}`, job: job.id }, 'device has learnt');
+      void reply.status(201);
+      return { version: `${version.model}@${version.version}`, job: job.id };
     });
     await server.listen({ host: this.config.GATEWAY_HOST, port: this.config.GATEWAY_PORT });
     this.server = server;
@@ -106,10 +123,13 @@ export class Gateway implements OnApplicationBootstrap, BeforeApplicationShutdow
     return { deviceId: device, certificate, ca: this.authority.certificatePem, mqttUrl: this.config.PUBLIC_MQTT_URL, gatewayUrl: this.config.PUBLIC_GATEWAY_URL, signingKeys: this.identity.signingKeys };
   }
 
-  /** @throws ReefError `request.invalid`, `artifact.missing` */
-  private async forDevices(text: string): Promise<string> {
+  /** @param device who may have what it was asked to learn from, too @throws ReefError `request.invalid`, `artifact.missing` */
+  private async forDevices(text: string, device?: string): Promise<string> {
     const wanted = checked(text);
-    if (!this.open.has(wanted) && !(await this.registry.openToDevices(wanted))) throw new ReefError('artifact.missing', 'not_found', 'There is no such blob for devices.', { detail: { digest: wanted } });
+    if (this.open.has(wanted)) return wanted;
+    // Not remembered: it is for this device, and for as long as the command is open.
+    if (device && (await this.commands.opensTo(device, wanted))) return wanted;
+    if (!(await this.registry.openToDevices(wanted))) throw new ReefError('artifact.missing', 'not_found', 'There is no such blob for devices.', { detail: { digest: wanted } });
     this.open.add(wanted);
     return wanted;
   }

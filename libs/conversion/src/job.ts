@@ -115,7 +115,22 @@ export interface SourceOrigin {
   address: string;
   objects: { name: string; generation: string; digest: string; bytes: number }[];
 }
-export type BuildRequest = Omit<z.infer<typeof buildRequest>, 'source'> & { source: UploadedFile & { origin?: SourceOrigin } };
+
+/** A version that a device has learnt; the source is then what the device sent. */
+export interface LearningOrigin {
+  /** `name@2`, the version that it was learnt on, and the digest of its signed manifest. */
+  parent: string;
+  envelope: string;
+  /** The parent's files, named here so that they stay stored as long as the job does. */
+  files: string[];
+  device: string;
+  workload: string;
+  command: string;
+  /** Digest of the archive that it learnt from. */
+  images: string;
+  hold: boolean;
+}
+export type BuildRequest = Omit<z.infer<typeof buildRequest>, 'source'> & { source: UploadedFile & { origin?: SourceOrigin }; learning?: LearningOrigin };
 export type BuildRequestInput = z.input<typeof buildRequest>;
 
 export const modelParam = modelName;

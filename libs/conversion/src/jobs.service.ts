@@ -4,7 +4,7 @@ import { DataSource, In } from 'typeorm';
 import { hint, ReefError, type ChangeFeed, type ChangeHint, type Clock, type Queue, type QueueHost, type Tx } from '@reefkeeper/platform';
 import { Registry, refOf, type Version } from '@reefkeeper/registry';
 import { CompileAttempt } from './attempts.ts';
-import { buildRequest, isDone, isSettled, objectsIn, stepsOf, type BuildRequest, type BuildRequestInput, type JobState, type SourceOrigin } from './job.ts';
+import { buildRequest, isDone, isSettled, objectsIn, stepsOf, type LearningOrigin, type BuildRequest, type BuildRequestInput, type JobState, type SourceOrigin } from './job.ts';
 import { Job, JobLogLine, JobStep } from './job.entity.ts';
 
 /** A run that has not been heard of for this long is dead: another worker may take its job. */
@@ -19,6 +19,7 @@ export interface JobWithSteps extends Job {
 /** What the server itself adds to a job. */
 export interface JobExtras {
   origin?: SourceOrigin;
+  learning?: LearningOrigin;
   /** First lines of the job's log. */
   log?: string[];
   /** Done in the transaction that makes the job; what it throws undoes both. */
@@ -44,9 +45,9 @@ export class Jobs {
    * A new version of a model (created if absent) and the job that builds it.
    * @throws ReefError `source.missing` (a digest was never uploaded), `model.name_invalid`
    */
-  async create(model: string, input: BuildRequestInput, createdBy = 'system', { origin, log = [], within }: JobExtras = {}): Promise<{ version: Version; job: JobWithSteps }> {
+  async create(model: string, input: BuildRequestInput, createdBy = 'system', { origin, learning, log = [], within }: JobExtras = {}): Promise<{ version: Version; job: JobWithSteps }> {
     const parsed = buildRequest.parse(input);
-    const request: BuildRequest = origin ? { ...parsed, source: { ...parsed.source, origin } } : parsed;
+    const request: BuildRequest = { ...parsed, source: { ...parsed.source, ...(origin ? { origin } : {}) }, ...(learning ? { learning } : {}) };
     const id = randomUUID();
     const version = await this.db.transaction(async (tx) => {
       await this.claimSources(request, tx);
@@ -77,6 +78,7 @@ export class Jobs {
       if (version.state !== 'READY') throw unusable(`is ${version.state}; only READY versions are compiled together.`);
       const int8 = version.variants.find(({ kind }) => kind === 'cpu-int8');
       if (!int8 || !version.lineage?.job) throw unusable('has no int8 file of ours: it was compiled elsewhere. Compile it together with the others there.');
+      if (version.lineage.learning) throw unusable('has a head that was learnt on a device; what is compiled is its parent.');
       if (chosen.some((one) => one.version.model === version.model)) throw unusable('is of a model that is named already; two versions of one model do not run side by side.');
       chosen.push({ version, digest: int8.digest, request: (await this.find(version.lineage.job)).request });
     }
@@ -264,8 +266,9 @@ export class Jobs {
     await this.registry.move(job.versionId, 'CANCELED', tx, { code: error.code, message: error.message });
   }
 
-  private async claimSources({ source, calibration, evaluation, training }: BuildRequest, tx: Tx): Promise<void> {
+  private async claimSources({ source, calibration, evaluation, training, learning }: BuildRequest, tx: Tx): Promise<void> {
     const files = Object.entries({ source, calibration, evaluation, base: training?.base }).flatMap(([what, file]) => (file ? [{ what, ...file }] : []));
+    if (learning) files.push(...[learning.envelope, ...learning.files].map((digest) => ({ what: 'parent\'s file', digest, filename: learning.parent })));
     const lost = await this.registry.claim(files.map(({ digest }) => digest), tx);
     const file = files.find(({ digest }) => lost.includes(digest));
     if (file) throw new ReefError('source.missing', 'not_found', `The ${file.what} ${file.filename} (${file.digest}) is not stored. Upload it first with POST /api/v1/uploads.`, { detail: file });

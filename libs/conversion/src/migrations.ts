@@ -117,3 +117,16 @@ export class CompiledTogether1764000003021 implements MigrationInterface {
     await runner.query('DROP TABLE compiled_together');
   }
 }
+
+/** What a device has learnt for one command becomes one version, however often it says so. */
+export class LearnedOnce1764000003040 implements MigrationInterface {
+  name = 'LearnedOnce1764000003040';
+
+  async up(runner: QueryRunner): Promise<void> {
+    await runner.query("CREATE UNIQUE INDEX jobs_learning ON jobs ((request #>> '{learning,command}')) WHERE request ? 'learning'");
+  }
+
+  async down(runner: QueryRunner): Promise<void> {
+    await runner.query('DROP INDEX jobs_learning');
+  }
+}

@@ -1,6 +1,8 @@
 import { bundleDigest, loadOrCreateSigningKey, signBundle, type Manifest, type ManifestVariant } from '@reefkeeper/bundle';
 import type { Analysis } from '@reefkeeper/edgetpu';
 import type { Publication } from '@reefkeeper/registry';
+import { isLearned, learnedLineage } from './learned-head.ts';
+import type { LearningOrigin } from './job.ts';
 import { trainingLineage } from './step-train.ts';
 import { outputOf, type StepContext, type StepExecutor } from './steps.ts';
 
@@ -11,7 +13,7 @@ export function bundleStep(keysDir: string): StepExecutor<'bundle'> {
     // Names its own version: never the same as an earlier one.
     inputs: async () => null,
     async run(context) {
-      const manifest = manifestOf(context);
+      const manifest = manifestOf(context, isLearned(context) ? await learnedLineage(context) : null);
       const envelope = signBundle(manifest, await loadOrCreateSigningKey(keysDir));
       const stored = await context.keep(Buffer.from(JSON.stringify(envelope)), { mediaType: 'application/vnd.dsse.envelope.v1+json', role: 'envelope' });
       const digest = bundleDigest(manifest);
@@ -19,11 +21,17 @@ export function bundleStep(keysDir: string): StepExecutor<'bundle'> {
       return {
         output: {
           bundleDigest: digest, envelopeDigest: stored.digest, labels: manifest.labels, task: manifest.task, lineage: manifest.lineage, parity: manifest.parity,
-          ...compiledParts(context.outputs, manifest.variants),
+          ...compiledParts(context.outputs, manifest.variants), ...(context.request.learning?.hold ? { hold: learnedHold(context.request.learning, manifest) } : {}),
         },
       };
     },
   };
+}
+
+/** Nobody but the device has seen its images: somebody says that it may go on. */
+function learnedHold({ device, parent }: LearningOrigin, { parity, variants }: Manifest): NonNullable<Publication['hold']> {
+  const accuracy = parity?.accuracy;
+  return { code: 'learn.unconfirmed', message: `Learnt by ${device} on ${parent}${accuracy ? `; ${(100 * accuracy.int8).toFixed(1)} % right on ${accuracy.labelled} images` : ''}.`, variants: variants.map(({ name }) => name) };
 }
 
 /** What the compiler made and failed to make, as the version shows it. Segments are files of the version, not of its bundle: agents run no pipelines. */
@@ -53,7 +61,7 @@ function cacheTokensOf({ tokens }: Record<string, unknown>): Pick<ManifestVarian
 }
 
 /** The same for the same outputs: a run that was repeated after a crash signs the same bytes. */
-export function manifestOf(context: Pick<StepContext, 'jobId' | 'version' | 'request' | 'outputs'>): Manifest {
+export function manifestOf(context: Pick<StepContext, 'jobId' | 'version' | 'request' | 'outputs'>, learning: Record<string, unknown> | null = null): Manifest {
   const { request, version, outputs } = context;
   const source = outputOf(context, 'import');
   const converted = outputOf(context, 'convert');
@@ -69,7 +77,7 @@ export function manifestOf(context: Pick<StepContext, 'jobId' | 'version' | 'req
     inputs: converted.inputs, outputs: converted.outputs, variants,
     golden: outputs.verify?.golden ? { ...outputs.verify.golden } : null,
     lineage: {
-      source: request.source, calibration: request.calibration, evaluation: request.evaluation, job: context.jobId, parent: version.parent,
+      source: request.source, calibration: request.calibration, evaluation: request.evaluation, job: context.jobId, parent: request.learning?.parent ?? version.parent, ...(learning ? { learning } : {}),
       ...(outputs.train ? { training: trainingLineage(outputs.train) } : {}),
       tools: { ...source.tools, ...converted.tools, ...(outputs.compile?.compilerVersion ? { edgetpu_compiler: outputs.compile.compilerVersion } : {}) },
       warnings: [...source.warnings, ...converted.warnings, ...(analysis?.faults ?? []).filter(({ severity }) => severity === 'warning').map(({ message }) => message)],

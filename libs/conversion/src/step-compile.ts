@@ -1,6 +1,7 @@
 import { ReefError } from '@reefkeeper/platform/errors';
 import { compileRecipe, compileTogether } from './compile-driver.ts';
 import { compileOptions, compilerFlags } from './compile-options.ts';
+import { compileLearned, isLearned } from './learned-head.ts';
 import { compilerVersion, findCompiler } from './compiler.ts';
 import { outputOf, type StepContext, type StepExecutor, type StepOutputs } from './steps.ts';
 
@@ -13,6 +14,7 @@ export function compileStep(configured: string | undefined): StepExecutor<'compi
     // A backstop: each run of the compiler has a limit of its own.
     timeoutMs: 6 * 3_600_000,
     inputs: async (context) => {
+      if (isLearned(context)) return { source: context.request.source.digest, learning: context.request.learning };
       const compiler = await findCompiler(configured);
       return {
         model: outputOf(context, 'convert').model.digest, flags: runtimesOf(context).map((runtime) => compilerFlags(optionsOf(context), runtime)), eligible: outputOf(context, 'analyze').eligible, together: optionsOf(context).together?.map((one) => one.digest),
@@ -20,6 +22,11 @@ export function compileStep(configured: string | undefined): StepExecutor<'compi
       };
     },
     async run(context) {
+      if (isLearned(context)) {
+        if (outputOf(context, 'import').kind === 'edgetpu') return { skipped: 'The model is compiled already.' };
+        const output = await compileLearned(context);
+        return 'skipped' in output ? output : { output };
+      }
       const { eligible, reason } = outputOf(context, 'analyze');
       if (!eligible) return { skipped: reason ?? 'The model cannot run on the Edge TPU.' };
       const command = await findCompiler(configured);

@@ -4,6 +4,7 @@ import { analyze, closeOpenShapes, readModel } from '@reefkeeper/edgetpu';
 import { ReefError } from '@reefkeeper/platform/errors';
 import { better, flawOf, type Attempt } from './converters.ts';
 import type { Converter } from './job.ts';
+import { isLearned, learnedInputs, withLearnedHead } from './learned-head.ts';
 import { judgeParity } from './parity.ts';
 import { needsCalibration, preprocessingOf } from './step-import.ts';
 import { examine } from './step-verify.ts';
@@ -23,6 +24,7 @@ export function convertStep(python: PythonTools): StepExecutor<'convert'> {
     timeoutMs: 90 * 60_000,
     inputs: async (context) => {
       const { request } = context;
+      if (isLearned(context)) return { source: request.source.digest, learning: request.learning, edition: convertEdition };
       return {
         source: request.source.digest, filename: request.source.filename, calibration: request.calibration?.digest, input: request.input, outputs: request.outputs,
         signature: request.signature, preprocessing: preprocessingOf(context), labels: request.labels?.length, task: request.task, allowFloatOps: request.allowFloatOps, converters: await convertersFor(context, python), edition: convertEdition,
@@ -31,6 +33,10 @@ export function convertStep(python: PythonTools): StepExecutor<'convert'> {
     },
     async run(context) {
       const source = outputOf(context, 'import');
+      if (isLearned(context)) {
+        const output = await described(context, await withLearnedHead(context, source.model.digest), { converter: null, calibrationSamples: 0, warnings: [], tools: {} });
+        return { output: { ...output, inputs: await learnedInputs(context) } };
+      }
       const path = await context.fetch(source.model.digest, `source/${source.model.filename}`);
       if (needsCalibration(source)) return { output: await best(context, path, python) };
       return { output: await described(context, await sound(path, source), { converter: null, calibrationSamples: 0, warnings: [], tools: {} }) };

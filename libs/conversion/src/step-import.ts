@@ -4,6 +4,7 @@ import type { Preprocessing } from '@reefkeeper/bundle';
 import { analyze, looksLike, readModel } from '@reefkeeper/edgetpu';
 import { ReefError } from '@reefkeeper/platform/errors';
 import type { UploadedFile } from './job.ts';
+import { importLearned, isLearned } from './learned-head.ts';
 import type { PythonTools } from './python-tools.ts';
 import { givenBorders, outputOf, type StepContext, type StepExecutor, type StepOutputs } from './steps.ts';
 import { bordersOf, checkLabels, preprocessingFor } from './tensors.ts';
@@ -18,14 +19,22 @@ const importEdition = 3;
 export function importStep(python: PythonTools): StepExecutor<'import'> {
   return {
     timeoutMs: 30 * 60_000,
-    inputs: async ({ request }) => ({
+    inputs: async (context) => {
+      const { request } = context;
+      return isLearned(context) ? { source: request.source.digest, learning: request.learning, edition: importEdition } : {
       source: request.source.digest, filename: request.source.filename, input: request.input, outputs: request.outputs, signature: request.signature,
       converter: request.converter, labels: request.labels?.length, task: request.task, calibrated: request.calibration !== null,
       edition: importEdition,
       // TensorFlow Lite files are read here, without Python.
       tools: request.source.filename.endsWith('.tflite') ? null : await python.toolset(),
-    }),
+      };
+    },
     async run(context) {
+      if (isLearned(context)) {
+        const output = await importLearned(context);
+        context.log(output.description);
+        return { output };
+      }
       const { request } = context;
       const path = await context.fetch(request.source.digest, `source/${request.source.filename}`);
       const stored = await context.objects.stat(request.source.digest);

@@ -4,6 +4,7 @@ import { encodeGolden, type Dtype, type TensorSpec } from '@reefkeeper/bundle';
 import { dequantise, openInferenceHost, type LoadedModel, type TensorInfo } from '@reefkeeper/inference';
 import { ReefError } from '@reefkeeper/platform/errors';
 import { chooseGolden, type Candidate } from './golden-choice.ts';
+import { isLearned, verifyLearned } from './learned-head.ts';
 import { readNpz, type NpyArray } from './npz.ts';
 import { compare, judgeParity } from './parity.ts';
 import type { ComparedTensor, SamplePair } from './parity-samples.ts';
@@ -32,6 +33,7 @@ export function verifyStep(python: PythonTools): StepExecutor<'verify'> {
     timeoutMs: 60 * 60_000,
     inputs: async (context) => {
       const { request } = context;
+      if (isLearned(context)) return { model: outputOf(context, 'convert').model.digest, learning: request.learning, source: request.source.digest, edition: verifyEdition };
       return {
         model: outputOf(context, 'convert').model.digest, source: request.source.digest, samples: (request.evaluation ?? request.calibration)?.digest, evaluation: request.evaluation?.digest,
         labels: request.labels, task: request.task, thresholds: request.thresholds, allowWorse: request.allowWorse, preprocessing: preprocessingOf(context), edition: verifyEdition,
@@ -44,6 +46,7 @@ export function verifyStep(python: PythonTools): StepExecutor<'verify'> {
       const converted = outputOf(context, 'convert');
       checkLabels(request.labels, request.task, converted.outputs);
       if (source.kind === 'edgetpu') return { skipped: 'The source is compiled already: there is no original to compare with, and it runs only on an Edge TPU.' };
+      if (isLearned(context)) return { output: await verifyLearned(context, converted) };
 
       const { samples, answers, parity } = await examine(context, python, converted);
       if (parity) {

@@ -35,6 +35,12 @@ export class Commands {
     return found;
   }
 
+  /** Whether the device was asked to learn from these bytes and may fetch them for it: only it, and only while the command is open. */
+  async opensTo(deviceId: string, digest: string): Promise<boolean> {
+    const [found] = await this.db.query<unknown[]>("SELECT 1 FROM device_commands WHERE device_id = $1 AND kind = 'learn' AND state IN ('QUEUED', 'SENT') AND expires_at > $3 AND args #>> '{images,digest}' = $2 LIMIT 1", [deviceId, digest, this.clock.now()]);
+    return found !== undefined;
+  }
+
   async queued(limit: number): Promise<DeviceCommand[]> {
     return this.db.manager.createQueryBuilder(DeviceCommand, 'c').where("c.state = 'QUEUED' AND c.expires_at > :now", { now: this.clock.now() }).orderBy('c.createdAt').limit(limit).getMany();
   }

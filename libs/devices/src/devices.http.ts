@@ -1,7 +1,7 @@
 import { Body, Controller, Delete, Get, HttpCode, Inject, Param, Patch, Post, Put, Query } from '@nestjs/common';
 import { ApiTags } from '@nestjs/swagger';
 import { Actor, Roles, roles } from '@reefkeeper/platform/http';
-import { agentConfig, commandKind, deviceId, workloadName } from '@reefkeeper/protocol';
+import { agentConfig, commandKind, deviceId, learnArgs, workloadName } from '@reefkeeper/protocol';
 import { DataSource } from 'typeorm';
 import { z } from 'zod';
 import { ApiTokens } from './api-tokens.service.ts';
@@ -24,7 +24,11 @@ const configureBody = z.object({ selector: z.string().max(2_000), config }).meta
 const retireQuery = z.object({ reason: z.string().max(500).default('retired by an operator') });
 const pinBody = z.object({ workload: workloadName.optional().describe('every workload where absent'), reason: z.string().trim().min(1).max(500) }).meta({ id: 'PinDevice' });
 const unpinQuery = z.object({ workload: workloadName.optional() });
-const commandBody = z.object({ kind: commandKind, args: z.record(z.string(), z.unknown()).default({}), ttlS: z.number().int().min(1).max(86_400).default(300) }).meta({ id: 'SendCommand' });
+const commandBody = z.object({ kind: commandKind, args: z.record(z.string(), z.unknown()).default({}), ttlS: z.number().int().min(1).max(86_400).default(300) }).superRefine(({ kind, args }, context) => {
+  // A device would refuse it, too, but later.
+  const wrong = kind === 'learn' ? learnArgs.safeParse(args).error : undefined;
+  for (const { path, message } of wrong?.issues ?? []) context.addIssue({ code: 'custom', path: ['args', ...path], message });
+}).meta({ id: 'SendCommand' });
 const tokenBody = z.object({ deviceId: deviceId.optional(), labels: labels.optional(), uses: z.number().int().min(1).max(10_000).optional(), ttlS: z.number().int().min(60).max(30 * 86_400).optional() }).meta({ id: 'CreateEnrolmentToken' });
 const apiTokenBody = z.object({ name: z.string().min(1).max(100), role: z.enum(roles) }).meta({ id: 'CreateApiToken' });
 const auditQuery = z.object({ subject: z.string().max(200).optional(), limit, cursor: z.coerce.number().int().positive().optional() });

@@ -27,4 +27,5 @@ export {
   appendHead, extractorOf, headMethods, headModel, realEmbedding, scoresOf, withoutHead, type Extractor, type Head, type HeadMethod,
 } from './head.ts';
 export { judge, learn, learnDefaults, type Judgement, type LearnOptions, type LearnReport, type LearnResult, type LearnSample } from './learn.ts';
+export { learnFromImages, type LearnCase, type LearnImage, type LearnStep, type LearnWorld, type Session } from './learn-session.ts';
 export { regressionDefaults, type RegressionOptions } from './softmax-regression.ts';

@@ -1,3 +1,4 @@
+export { answersOnce } from './answers.ts';
 export { decodeBmp, isBmp } from './bmp.ts';
 export { detectionHead, leastScore, matchBoxes, type Detection } from './detections.ts';
 export { probeEdgeTpus, type EdgeTpuDevice, type EdgeTpuInfo } from './edgetpu.ts';

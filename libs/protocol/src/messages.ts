@@ -137,6 +137,9 @@ export const execution = z.object({
 });
 export type Execution = z.infer<typeof execution>;
 
+export const learnStep = z.enum(['download', 'embed', 'learn', 'self-test', 'offer']);
+export type LearnStep = z.infer<typeof learnStep>;
+
 export const reportedWorkload = z.object({
   running: digest.nullable(),
   variant: z.string().nullable(),
@@ -148,6 +151,8 @@ export const reportedWorkload = z.object({
   fault: z.object({ bundle: digest, failure }).nullable().optional(),
   /** Path of the Edge TPU that it is on now; null = none. */
   device: z.string().max(200).nullable().optional(),
+  /** A learning on the device that is under way; absent otherwise. */
+  learning: z.object({ command: z.string().max(64), step: learnStep, percent: z.number().min(0).max(100) }).optional(),
 });
 export type ReportedWorkload = z.infer<typeof reportedWorkload>;
 
@@ -251,7 +256,27 @@ export const telemetry = message({
 });
 export type Telemetry = z.infer<typeof telemetry.schema>;
 
-export const commandKind = z.enum(['ping', 'restart-inference', 'bench', 'allow-download']);
+export const commandKind = z.enum(['ping', 'restart-inference', 'bench', 'allow-download', 'learn']);
+
+/** Arguments of `learn`: a new head on the extractor of the bundle that the workload runs. The answer names the version it became. */
+export const learnArgs = z.object({
+  workload: workloadName,
+  /** An archive (tar, perhaps gzipped) with a folder per class, which the gateway gives to this device while the command is open. */
+  images: z.object({ digest, bytes: z.number().int().positive() }),
+  method: z.enum(['imprinting', 'softmax-regression']).default('imprinting'),
+  /** Share of the images that are only judged by. */
+  holdout: z.number().min(0).max(0.5).default(0.2),
+  seed: z.number().int().min(0).max(2 ** 31 - 1).default(1),
+  /** Imprinting: keep the classes that the running version was taught before. */
+  add: z.boolean().default(true),
+  /** Nothing is offered where its own test gives less, 0 to 1. */
+  minAccuracy: z.number().min(0).max(1).default(0),
+  /** Model that the version is of; the running one's where absent. The device does not look at it. */
+  model: z.string().regex(/^[a-z0-9][a-z0-9-]{0,62}$/).optional(),
+  /** Whether somebody has to confirm the version before it is rolled out. The device does not look at it. */
+  hold: z.boolean().default(true),
+});
+export type LearnArgs = z.output<typeof learnArgs>;
 
 /** A one-off request, journalled by id on the device: a repeat is answered from the journal. */
 export const command = message({

@@ -91,6 +91,7 @@ export const createRollout = z.object({
   version: z.string().max(100).describe('model@number; the newest ready version when only a model is named'),
   workload: workloadName,
   selector: z.string().max(1_000).default('').describe('Kubernetes label selector; empty = every device'),
+  devices: z.array(deviceId).min(1).max(10_000).optional().describe('only these of the devices that the selector chooses'),
   exclude: exclude.prefault({}),
   name: z.string().min(1).max(120).optional(),
   waves: z.array(waveSpec).min(1).max(100).optional(),

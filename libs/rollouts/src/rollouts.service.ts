@@ -282,7 +282,8 @@ export class Rollouts {
   private async plan(tx: Tx, body: CreateRollout, version: Version): Promise<{ plan: Plan; settings: Settings; timing: Timing }> {
     const now = this.clock.now();
     const parsed = new Map((body.waves ?? []).flatMap(({ selector }) => (selector === undefined ? [] : [[selector, parseSelector(selector)]])));
-    const devices = (await this.fleet.select(tx, body.selector, body.workload)).map(candidateOf(version, body));
+    const named = body.devices && new Set(body.devices);
+    const devices = (await this.fleet.select(tx, body.selector, body.workload)).filter(({ id }) => !named || named.has(id)).map(candidateOf(version, body));
     const result = planWaves(devices, body.waves, version.bundleDigest!, (eligible) => settingsFor(body, eligible), (selector, labels) => matches(parsed.get(selector)!, labels));
     if (!result.ok) throw new ReefError(result.fault.code, 'conflict', result.fault.message, { detail: { excluded: result.excluded } });
     const { plan, settings } = result;

@@ -7,7 +7,7 @@ import { action, keptCredentials } from '../context.ts';
 import { numberOf } from '../options.ts';
 import { ago, counted, facts, table, tone } from '../output.ts';
 
-interface Workload { running: string | null; variant: string | null; backend: string | null; device?: string | null; fault?: { bundle: string; failure: { code: string; message: string } } | null; execution: { state: string; step: string | null; failure: { code: string; message: string } | null; notes?: { code: string; message: string }[] } | null }
+interface Workload { running: string | null; variant: string | null; backend: string | null; device?: string | null; fault?: { bundle: string; failure: { code: string; message: string } } | null; execution: { state: string; step: string | null; failure: { code: string; message: string } | null; notes?: { code: string; message: string }[] } | null; learning?: { command: string; step: string; percent: number } }
 export interface DeviceView {
   id: string; labels: Record<string, string>; online: boolean; lastSeenAt: string | null; enrolledAt: string;
   capabilities: { hostClass: string; edgetpus: { path: string }[]; edgetpuRuntime: number | null; agentVersion: string; tfliteVersion: string | null } | null;

@@ -37,7 +37,7 @@ export interface VersionView {
 }
 
 /** A stored archive or file, as the API takes it. */
-interface Uploaded { digest: string; filename: string }
+interface Uploaded { digest: string; filename: string; bytes: number }
 
 /** @returns the command `model`, for what else belongs under it */
 export function registerModels(program: Command): Command {
@@ -264,14 +264,15 @@ export async function uploadPath(api: Client, output: Output, path: string, titl
       await createTar({ gzip: { level: 1 }, file, cwd: dirname(resolve(path)), portable: true, noMtime: true, follow: true }, files);
     }
     const digest = await digestOf(file);
+    const { size } = await stat(file);
     if (await api.knows(digest)) {
       output.note(`${path} is stored already`);
-      return { digest, filename };
+      return { digest, filename, bytes: size };
     }
     const bar = output.bar(title);
     const stored = await api.upload(file, (sent, total) => bar.update((100 * sent) / total, bytes(sent))).finally(() => bar.done());
     if (stored.digest !== digest) throw new ReefError('upload.changed', 'unavailable', `${path} changed while it was uploaded; try again.`);
-    return { digest, filename };
+    return { digest, filename, bytes: size };
   } finally {
     await rm(scratch, { recursive: true, force: true });
   }
