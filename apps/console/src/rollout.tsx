@@ -26,7 +26,7 @@ export function RolloutPage({ id }: { id: string }) {
         {({ items }) => (
           <table>
             <thead><tr><th>Wave</th><th>Device</th><th>State</th><th>Step</th><th>Failure</th></tr></thead>
-            <tbody>{items.map((one) => <tr key={one.device}><td>{one.wave + 1}</td><td><Link href={`/devices/${one.device}`}>{one.device}</Link></td><td><State of={one.state} /></td><td>{one.step}</td><td>{one.failure && <>{one.failure.message} <code>{one.failure.code}</code></>}</td></tr>)}</tbody>
+            <tbody>{items.map((one) => <tr key={one.device}><td>{live.data && one.wave >= live.data.waves.length ? 'late' : one.wave + 1}</td><td><Link href={`/devices/${one.device}`}>{one.device}</Link></td><td><State of={one.state} /></td><td>{one.step}</td><td>{one.failure && <>{one.failure.message} <code>{one.failure.code}</code></>}</td></tr>)}</tbody>
           </table>
         )}
       </Loaded>
@@ -67,7 +67,7 @@ function Head({ rollout, reload }: { rollout: Rollout; reload: () => void }) {
       <p>{verbs[rollout.state]?.map(({ verb, text, body, ask }) => <button type="button" key={text} onClick={() => void act(verb, body, ask)}>{text}</button>)}</p>
       {problem && <p className="notice bad" role="alert">{problem}</p>}
       {rollout.rollback && <WayBack counts={rollout.rollback} />}
-      <div className="waves">{rollout.waves.map((wave) => <WaveCard key={wave.index} wave={wave} current={wave.index === rollout.wave} />)}</div>
+      <div className="waves">{rollout.waves.map((wave) => <WaveCard key={wave.index} wave={wave} current={wave.index === rollout.wave} />)}{rollout.late && <LateCard late={rollout.late} />}</div>
     </>
   );
 }
@@ -106,6 +106,17 @@ function WaveCard({ wave, current }: { wave: Wave; current: boolean }) {
 }
 
 const unitWords: Record<string, string> = { percent: ' %', celsius: ' °C', number: '', psi: ' PSI' };
+
+function LateCard({ late }: { late: NonNullable<Rollout['late']> }) {
+  const some = Object.entries(late.counts).filter(([, count]) => count > 0);
+  return (
+    <section className="card wave">
+      <h3>Came late</h3>
+      <p className="faint">{some.length === 0 ? 'Devices that come to match after the success take the version, too. None has yet.' : some.map(([state, count]) => `${count} ${state.toLowerCase().replace('_', ' ')}`).join(', ')}</p>
+      {late.stopped && <p className="notice warn">{late.stopped.message} <code>{late.stopped.code}</code></p>}
+    </section>
+  );
+}
 
 function VerdictRow({ verdict }: { verdict: Verdict }) {
   const show = (value: number | null) => value === null ? '-' : `${Number(value.toPrecision(4))}${unitWords[verdict.unit] ?? ` ${verdict.unit}`}`;

@@ -1,4 +1,6 @@
-import { noPace, paceOf, type Hold, type PaceFacts } from './pacing.ts';
+import { decideLate, joinReason, type LateFacts } from './late.ts';
+import { holdReason, toldReason } from './pace-reasons.ts';
+import { noPace, paceOf, type PaceFacts } from './pacing.ts';
 import { defaultRollback, tellNow, type RollbackCounts } from './rollback.ts';
 import { devicesIn, endedStates, reason, type DeviceSample, type Reason, type Rollout } from './rollout.ts';
 import { judgeInstall, judgeSamples, openCount, type Counts, type Verdict } from './verdict.ts';
@@ -11,6 +13,10 @@ export interface Facts {
   pace: PaceFacts | null;
   /** Of those, the ones that somebody has pinned since the rollout was planned. */
   pinned: string[];
+  /** Of a dynamic rollout: devices that match and have no part in it yet. */
+  newcomers?: readonly string[];
+  /** Of a dynamic rollout that has succeeded: those that came after. */
+  late?: LateFacts;
   /** When the next open execution times out; null when none is open. */
   nextTimeoutAt: Date | null;
   /** One per updated device of the current wave. */
@@ -26,6 +32,8 @@ export type Decision =
   | { kind: 'begin'; reason: Reason }
   | { kind: 'openWave'; wave: number; reason: Reason }
   | { kind: 'assign' | 'leaveOut'; devices: string[]; reason: Reason }
+  | { kind: 'join'; devices: readonly string[]; wave: number; reason: Reason }
+  | { kind: 'stopJoining'; reason: Reason }
   | { kind: 'tellBack'; devices: number; reason: Reason }
   | { kind: 'analyse'; until: Date; reason: Reason }
   | { kind: 'judge'; verdicts: Verdict[]; reason: Reason }
@@ -54,6 +62,7 @@ export const lookMs = (soakS: number): number => Math.min(30_000, Math.max(pollM
  * ends; a rollout that has ended or waits for a person gets nothing.
  */
 export function decide(rollout: Rollout, facts: Facts, now: Date): Decision[] {
+  if (rollout.state === 'SUCCEEDED' && facts.late) return decideLate(rollout, facts.late, facts.newcomers ?? [], now);
   if (endedStates.has(rollout.state)) return [];
   switch (rollout.state) {
     case 'SCHEDULED':
@@ -71,6 +80,9 @@ function decideWave(rollout: Rollout, facts: Facts, now: Date): Decision[] {
   const { settings } = rollout;
   const wave = rollout.waves[rollout.wave];
   if (!wave) return [complete(facts)];
+  // Nobody joins a wave that is being told: its denominator, and what was stated to be at stake, would move.
+  const last = rollout.waves.at(-1)!;
+  if (facts.newcomers?.length && last.state === 'PENDING') return [{ kind: 'join', devices: facts.newcomers, wave: last.index, reason: joinReason(facts.newcomers, last.index) }];
   if (wave.state === 'PASSED' || wave.state === 'SKIPPED') return next(rollout, facts, now);
   if (wave.state === 'PENDING') return stopped(rollout, now) ?? [{ kind: 'openWave', wave: wave.index, reason: reason('wave_opened', `Wave ${wave.index + 1} of ${rollout.waves.length} starts with ${devicesIn(wave.size)}.`, { wave: wave.index, devices: wave.size }) }];
 
@@ -130,24 +142,6 @@ function decideWave(rollout: Rollout, facts: Facts, now: Date): Decision[] {
 /** After the stop time nobody new is told; whoever was is still judged. */
 function stopped({ stopAt }: Rollout, now: Date): Decision[] | undefined {
   return stopAt && stopAt <= now ? [{ kind: 'pause', reason: reason('stop_time_reached', `Nobody new is told after ${stopAt.toISOString()}. Resume to go on without a stop time.`, { stopAt }) }] : undefined;
-}
-
-function toldReason(wave: number, devices: number, counts: Counts): Reason {
-  const size = Object.values(counts).reduce((sum, n) => sum + n, 0) - counts.CANCELED - counts.REMOVED;
-  const told = size - counts.PENDING + devices;
-  return told === size && devices === size ? reason('wave_assigned', `${devicesIn(devices)} told to run the version.`, { wave, devices })
-    : reason(told === size ? 'wave_assigned' : 'wave_assigning', `${told} of ${devicesIn(size)} told to run the version.`, { wave, devices, told, size });
-}
-
-/** Said once for all of them, under the code of the first. */
-function holdReason(holds: readonly Hold[]): Reason {
-  const said = holds.map(({ code, devices, until, why }) => {
-    const at = until?.toISOString();
-    if (code === 'waits_for_freeze') return `${devicesIn(devices)} frozen until ${at} (${why})`;
-    if (code === 'waits_for_window') return `${devicesIn(devices)} outside the maintenance window${at ? `, the next one from ${at} (${why})` : ''}`;
-    return `${devicesIn(devices)} told as the pace allows (${why})${at ? `, more from ${at}` : ''}`;
-  });
-  return reason(holds[0]!.code, `${said.join('; ')}.`, { holds });
 }
 
 function next(rollout: Rollout, facts: Facts, now: Date): Decision[] {

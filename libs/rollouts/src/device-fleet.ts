@@ -14,10 +14,10 @@ interface Row { id: string; labels: Record<string, string>; online: boolean; hea
 export class DeviceFleet implements Fleet {
   constructor(@Inject(Desired) private readonly desired: Desired) {}
 
-  async select(tx: Tx, selector: string, workload: string): Promise<FleetDevice[]> {
+  async select(tx: Tx, selector: string, workload: string, without?: string): Promise<FleetDevice[]> {
     // On the caller's connection: asking for a second one while holding a lock, many callers at once would wait for each other for ever.
-    const { sql, params } = selectorSql(parseSelector(selector), 'labels', 1);
-    const ids = await tx.query<{ id: string }[]>(`SELECT id FROM devices WHERE retired_at IS NULL AND ${sql} ORDER BY id`, params);
+    const { sql, params } = selectorSql(parseSelector(selector), 'labels', 2);
+    const ids = await tx.query<{ id: string }[]>(`SELECT id FROM devices d WHERE retired_at IS NULL AND ($1::uuid IS NULL OR NOT EXISTS (SELECT 1 FROM rollout_executions e WHERE e.rollout_id = $1 AND e.device_id = d.id)) AND ${sql} ORDER BY id`, [without ?? null, ...params]);
     return (await this.rows(tx, ids.map(({ id }) => id), workload)).map(({ id, labels, online, health, capabilities, reported, wanted, pin }) => ({ id, labels, online, health: health ?? 'UNKNOWN', capabilities, running: reported?.running ?? null, variant: reported?.variant ?? null, wanted, pin }));
   }
 

@@ -8,13 +8,15 @@ import type { Fleet } from './fleet.ts';
 import { follow, rollbackOpen, type Followup } from './follow.ts';
 import { ExecutionRow, RolloutRow, WaveRow } from './rollout.entity.ts';
 import { mayMove, reason, type DeviceSample, type Reason, type Rollout, type RolloutExecutionState, type RolloutState, type Sample, type WaveState } from './rollout.ts';
+import { joinMs } from './late.ts';
+import { join, newcomersOf, supersededBy, type Newcomer } from './newcomers.ts';
 import { holdCodes, noPaceFacts } from './pacing.ts';
 import { observePace } from './pace-facts.ts';
-import { noCounts } from './verdict.ts';
+import { noCounts, type Counts } from './verdict.ts';
 import { lineUp, lostOnTheWay, tellNext } from './way-back.ts';
 
 /** One locked rollout during a pass. */
-interface Held { row: RolloutRow; waves: WaveRow[]; changed: boolean; /** What it waited for before this pass, and in which wave. */ waited?: Reason | null; wave?: number }
+interface Held { row: RolloutRow; waves: WaveRow[]; changed: boolean; /** What it waited for before this pass, and in which wave. */ waited?: Reason | null; wave?: number; newcomers?: Map<string, Newcomer> }
 
 /** Waits that people plan with; the others are part of every wave and would fill the log. */
 const tellingWaits = new Set(['waits_for_freeze', 'waits_for_window']);
@@ -34,6 +36,8 @@ export class RolloutEngine {
   private readonly thirsty = new Map<string, { sinceMs: number; lookMs: number }>();
   /** When a wave's telling was last written down. A cache, too: losing it costs one line of the log. */
   private readonly saidAt = new Map<string, number>();
+  /** When a dynamic rollout last looked for devices that came to match. A cache, too: losing it costs one look. */
+  private readonly joinedAt = new Map<string, number>();
 
   constructor(
     @Inject(DataSource) private readonly db: DataSource, @Inject('CLOCK') private readonly clock: Clock, @Inject('LOG') private readonly log: Logger,
@@ -52,7 +56,7 @@ export class RolloutEngine {
       let taken: string | undefined;
       await this.db.transaction(async (tx) => {
         const [due] = await tx.query<{ id: string; due: boolean }[]>(`
-          SELECT id, wait_until <= $1 AS due FROM rollouts r WHERE wait_until IS NOT NULL AND state IN ('SCHEDULED', 'RUNNING', 'PAUSED', 'ROLLING_BACK') AND id <> ALL($3::uuid[])
+          SELECT id, wait_until <= $1 AS due FROM rollouts r WHERE wait_until IS NOT NULL AND state IN ('SCHEDULED', 'RUNNING', 'PAUSED', 'ROLLING_BACK', 'SUCCEEDED') AND id <> ALL($3::uuid[])
             AND (wait_until <= $1 OR id = ANY($4::uuid[]) OR ($2::text[] <> '{}' AND EXISTS (SELECT 1 FROM rollout_executions e WHERE e.rollout_id = r.id AND e.device_id = ANY($2)
               AND (e.state IN ('QUEUED', 'IN_PROGRESS') OR e.rollback_state IN ('QUEUED', 'IN_PROGRESS')))))
           ORDER BY wait_until LIMIT 1 FOR UPDATE SKIP LOCKED`, [this.clock.now(), heardOf, done, thirsty]);
@@ -128,6 +132,7 @@ export class RolloutEngine {
       SELECT wave, state, rollback_state AS rollback, skipped, count(*) AS n, min(assigned_at) AS oldest, min(rollback_assigned_at) AS "oldestRollback"
       FROM rollout_executions WHERE rollout_id = $1 GROUP BY 1, 2, 3, 4`, [row.id]);
     const counts = noCounts();
+    const late = noCounts();
     const rollback: Facts['rollback'] = { pending: 0, open: 0, done: 0, failed: 0, unanswered: 0, nextTimeoutAt: null, lost: [] };
     let nextTimeoutAt: Date | null = null;
     let skipped = 0;
@@ -141,6 +146,7 @@ export class RolloutEngine {
       const n = Number(group.n);
       // Who was left out is no witness, whatever became of it.
       if (group.wave === row.wave) counts[group.skipped ? 'CANCELED' : group.state] += n;
+      if (group.wave === held.waves.length) late[group.state] += n;
       if (group.state === 'QUEUED' || group.state === 'IN_PROGRESS') {
         open = true;
         nextTimeoutAt = first(nextTimeoutAt, group.oldest, row.settings.installTimeoutS);
@@ -166,7 +172,21 @@ export class RolloutEngine {
     const began = performance.now();
     const samples = looked ? await this.samples(tx, row) : [];
     if (looked) this.looks.set(row.id, { at: now.getTime(), tookMs: performance.now() - began });
-    return { facts: { counts, pace, pinned, nextTimeoutAt, skipped, rollback, samples }, looked, open };
+    return { facts: { counts, pace, pinned, nextTimeoutAt, skipped, rollback, samples, ...await this.observeJoining(tx, held, late, now) }, looked, open };
+  }
+
+  private async observeJoining(tx: Tx, held: Held, counts: Counts, now: Date): Promise<Pick<Facts, 'newcomers' | 'late'>> {
+    const { row } = held;
+    const succeeded = row.state === 'SUCCEEDED';
+    if (!row.settings.dynamic || !(succeeded || row.state === 'RUNNING')) return {};
+    const open = succeeded ? !row.lateStopped : held.waves.at(-1)!.state === 'PENDING';
+    const due = open && now.getTime() - (this.joinedAt.get(row.id) ?? -Infinity) >= joinMs;
+    held.newcomers = due ? await newcomersOf(tx, this.fleet, row) : new Map();
+    if (due) this.joinedAt.set(row.id, now.getTime());
+    const newcomers = [...held.newcomers.keys()];
+    if (!succeeded) return { newcomers };
+    const { pace, pinned } = open && counts.PENDING > 0 ? await observePace(tx, this.fleet, row, held.waves.length, now) : { pace: noPaceFacts, pinned: [] };
+    return { newcomers, late: { counts, pace, pinned, superseded: open && await supersededBy(tx, row) } };
   }
 
   private async followOpen(tx: Tx, held: Held, now: Date, only?: readonly string[]): Promise<void> {
@@ -209,7 +229,8 @@ export class RolloutEngine {
   private async apply(tx: Tx, held: Held, decision: Decision, looked: boolean, now: Date): Promise<void> {
     const { row } = held;
     const wave = held.waves[row.wave];
-    const say = (kind: string, at: number | null = row.wave) => this.event(tx, row, [{ kind, wave: at, reason: decision.reason, actor: 'engine' }]);
+    // Whoever came after the success is in no wave.
+    const say = (kind: string, at: number | null = row.state === 'SUCCEEDED' ? null : row.wave) => this.event(tx, row, [{ kind, wave: at, reason: decision.reason, actor: 'engine' }]);
     switch (decision.kind) {
       case 'wait': {
         row.waitUntil = decision.until;
@@ -228,6 +249,13 @@ export class RolloutEngine {
         // A wave that is told bit by bit says so once a minute, and at its end.
         const saidAt = this.saidAt.get(row.id) ?? -Infinity;
         if (decision.reason.code === 'wave_assigned' || now.getTime() - saidAt >= 60_000) { await say('assigned'); this.saidAt.set(row.id, now.getTime()); }
+        break;
+      }
+      case 'join': await join(tx, held, decision.wave, new Map(decision.devices.map((id) => [id, held.newcomers!.get(id)!]))); await say('joined', decision.wave < held.waves.length ? decision.wave : null); break;
+      case 'stopJoining': {
+        row.lateStopped = decision.reason;
+        await tx.query("UPDATE rollout_executions SET state = 'CANCELED', settled_at = $2, failure = jsonb_build_object('code', 'rollout.' || $3::text, 'message', $4::text) WHERE rollout_id = $1 AND state = 'PENDING'", [row.id, now, decision.reason.code, decision.reason.message]);
+        await say('joining_stopped', null);
         break;
       }
       case 'leaveOut': await this.leaveOut(tx, row, decision.devices, now); await say('left_out'); break;
@@ -312,7 +340,7 @@ export function moveWave(held: { waves: WaveRow[] }, index: number, to: WaveStat
 }
 
 function domainOf({ row, waves, waited = null }: Held): Rollout {
-  return { id: row.id, state: row.state, wave: row.wave, settings: row.settings, waves, startAt: row.startAt, stopAt: row.stopAt, waiting: waited };
+  return { id: row.id, state: row.state, wave: row.wave, settings: row.settings, waves, startAt: row.startAt, stopAt: row.stopAt, waiting: waited, lateStopped: row.lateStopped };
 }
 
 export function sampleOf(health: Health | undefined, shadow?: { frames: number; agreed: number }): Sample {

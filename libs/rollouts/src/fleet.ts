@@ -26,7 +26,8 @@ export interface Order { workload: string; policy: Policy; rollback: boolean; de
 
 /** All the engine asks of devices: set-based, inside the caller's transaction. */
 export interface Fleet {
-  select(tx: Tx, selector: string, workload: string): Promise<FleetDevice[]>;
+  /** @param without devices that have a part in this rollout are left out */
+  select(tx: Tx, selector: string, workload: string, without?: string): Promise<FleetDevice[]>;
   places(tx: Tx, ids: readonly string[], workload: string): Promise<Map<string, Place>>;
   seen(tx: Tx, ids: readonly string[], workload: string): Promise<Map<string, Seen>>;
   /** What each device goes back to: what it runs now, or is wanted to run where it has not said. Retired devices are missing. */

@@ -130,3 +130,22 @@ export class RolloutPacing1764000005110 implements MigrationInterface {
     await runner.query('ALTER TABLE rollouts DROP COLUMN waiting, DROP COLUMN stop_at');
   }
 }
+
+/** Rollouts that go on for devices that come after their success. */
+export class LateJoiners1764000005111 implements MigrationInterface {
+  name = 'LateJoiners1764000005111';
+
+  async up(runner: QueryRunner): Promise<void> {
+    await runner.query('ALTER TABLE rollouts ADD COLUMN late_stopped jsonb');
+    await runner.query('DROP INDEX rollouts_due');
+    await runner.query("CREATE INDEX rollouts_due ON rollouts (wait_until) WHERE state IN ('SCHEDULED', 'RUNNING', 'PAUSED', 'ROLLING_BACK', 'SUCCEEDED')");
+    await runner.query('CREATE INDEX rollouts_started ON rollouts (workload, started_at)');
+  }
+
+  async down(runner: QueryRunner): Promise<void> {
+    await runner.query('DROP INDEX rollouts_started');
+    await runner.query('DROP INDEX rollouts_due');
+    await runner.query("CREATE INDEX rollouts_due ON rollouts (wait_until) WHERE state IN ('SCHEDULED', 'RUNNING', 'PAUSED', 'ROLLING_BACK')");
+    await runner.query('ALTER TABLE rollouts DROP COLUMN late_stopped');
+  }
+}

@@ -28,6 +28,8 @@ export class RolloutRow {
   @Column({ name: 'stop_at', type: 'timestamptz', nullable: true }) stopAt!: Date | null;
   /** Why nothing more happens now, while it is under way. */
   @Column({ name: 'waiting', type: 'jsonb', nullable: true }) waiting!: Reason | null;
+  /** Why a dynamic rollout takes in no more devices after its success. */
+  @Column({ name: 'late_stopped', type: 'jsonb', nullable: true }) lateStopped!: Reason | null;
   @Column({ name: 'created_at', type: 'timestamptz' }) createdAt!: Date;
   @Column({ name: 'created_by', type: 'text' }) createdBy!: string;
   @Column({ name: 'started_at', type: 'timestamptz', nullable: true }) startedAt!: Date | null;

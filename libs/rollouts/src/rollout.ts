@@ -117,6 +117,7 @@ export const createRollout = z.object({
   maxInProgressPerSite: z.number().int().min(1).max(1_000_000).nullable().default(noPace.maxInProgressPerSite).describe('the same per value of the label site'),
   siteBytesPerSecond: z.number().int().min(1).max(1e12).nullable().default(noPace.siteBytesPerSecond).describe('of the link of a site; devices there are told so far apart that their bundles fit'),
   requireApproval: z.boolean().default(false),
+  dynamic: z.boolean().default(false).describe('devices that come to match later join: its last wave before that opens, and after the success until something newer takes over'),
   supersede: z.boolean().default(false).describe('abort (stop-new) the rollouts of the same workload that hold these devices'),
 }).refine((body) => body.soakS === undefined || body.deadlineS === undefined || body.deadlineS >= body.soakS, { path: ['deadlineS'], message: 'deadlineS must not be below soakS' }).refine((body) => body.stopAt === undefined || body.startAt === undefined || body.stopAt > body.startAt, { path: ['stopAt'], message: 'stopAt must be after startAt' }).meta({ id: 'CreateRollout' });
 export type CreateRollout = z.output<typeof createRollout>;
@@ -139,6 +140,8 @@ export interface Settings {
   abortMode: AbortMode;
   /** Missing in rollouts from before it was: those tell a whole wave at once. */
   pace?: Pace;
+  dynamic?: boolean;
+  exclude?: Exclude;
 }
 
 /** Up to this many devices somebody is usually watching, and minutes matter more than a long look. */
@@ -160,6 +163,7 @@ export function settingsFor(body: CreateRollout, eligible: number): Settings {
     policy: body.policy,
     onFailure: body.onFailure,
     abortMode: body.abortMode,
+    dynamic: body.dynamic, exclude: body.exclude,
     pace: { windows: body.windows, rate: body.rate, maxInProgress: body.maxInProgress, maxInProgressPerSite: body.maxInProgressPerSite, siteBytesPerSecond: body.siteBytesPerSecond },
   };
 }
@@ -187,6 +191,8 @@ export interface Rollout {
   stopAt: Date | null;
   /** What it waited for when it was last looked at. */
   waiting: Reason | null;
+  /** Why no more devices are taken in after its success. */
+  lateStopped?: Reason | null;
 }
 
 /** Health of one device over a stretch of time, as numbers that can be stored. The optional parts are absent in baselines of older controllers. */

@@ -69,6 +69,7 @@ export class RolloutType implements RolloutView {
   @Field(() => String) createdBy!: string;
   @Field(() => Date, { nullable: true }) startAt!: Date | null;
   @Field(() => Date, { nullable: true }) stopAt!: Date | null;
+  @Field(() => JsonScalar, { nullable: true, description: 'of a dynamic rollout: devices that came after its success' }) late!: RolloutView['late'];
   @Field(() => ReasonType, { nullable: true, description: 'why nothing more happens now' }) waiting!: Reason | null;
   @Field(() => Date, { nullable: true }) startedAt!: Date | null;
   @Field(() => Date, { nullable: true }) endedAt!: Date | null;

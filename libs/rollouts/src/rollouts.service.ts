@@ -84,7 +84,7 @@ export class Rollouts {
       const now = this.clock.now();
       const row = tx.create(RolloutRow, {
         id: randomUUID(), name: body.name ?? `${refOf(version)} for ${body.workload}`, versionRef: refOf(version), versionId: version.id, bundle: version.bundleDigest!, workload: body.workload, selector: body.selector,
-        state: 'DRAFT', stateReason: reason('created', 'Created, not started.'), wave: 0, settings, supersede: body.supersede, waitUntil: null, startAt: body.startAt ? new Date(body.startAt) : null, stopAt: body.stopAt ? new Date(body.stopAt) : null, waiting: null,
+        state: 'DRAFT', stateReason: reason('created', 'Created, not started.'), wave: 0, settings, supersede: body.supersede, waitUntil: null, startAt: body.startAt ? new Date(body.startAt) : null, stopAt: body.stopAt ? new Date(body.stopAt) : null, waiting: null, lateStopped: null,
         plan: { ...plan, waves: plan.waves.map(({ devices: _devices, ...wave }) => wave) },
         createdAt: now, createdBy: actor, startedAt: null, endedAt: null,
       });

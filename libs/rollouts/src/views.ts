@@ -29,6 +29,8 @@ export interface RolloutView {
   stopAt: Date | null;
   /** Why nothing more happens now, while it is under way. */
   waiting: Reason | null;
+  /** Devices that came to match a dynamic rollout after its success; null where it is not. `stopped`: why no more are taken in. */
+  late: { counts: Counts; stopped: Reason | null } | null;
   startedAt: Date | null;
   endedAt: Date | null;
 }
@@ -74,16 +76,21 @@ async function viewsOf(db: DataSource, rows: RolloutRow[]): Promise<RolloutView[
     return {
       id: row.id, name: row.name, version: row.versionRef, versionId: row.versionId, bundle: row.bundle, workload: row.workload, selector: row.selector, state: row.state, stateReason: row.stateReason, wave: row.wave,
       waves: waves.filter(({ rolloutId }) => rolloutId === row.id).map((wave) => {
-        const counts = noCounts();
-        for (const group of own) if (group.wave === wave.index) counts[group.state] += Number(group.n);
+        const counts = countsOf(own, wave.index);
         const { index, state, size, verdicts, startedAt, analysingAt, deadlineAt, endedAt } = wave;
         return { index, state, size, canary: row.plan.waves[index]?.canary ?? false, of: row.plan.waves[index]?.of ?? null, counts, verdicts: verdicts.map(verdictViewOf), startedAt, analysingAt, deadlineAt, endedAt };
       }),
       waitingDevices: waiting.filter(({ id }) => id === row.id).map(({ code, message, count, devices }) => ({ code, message, count, devices })),
       rollback: back.length > 0 ? rollback : null,
-      settings: row.settings, plan: row.plan, createdAt: row.createdAt, createdBy: row.createdBy, startAt: row.startAt, stopAt: row.stopAt, waiting: row.waiting, startedAt: row.startedAt, endedAt: row.endedAt,
+      settings: row.settings, plan: row.plan, createdAt: row.createdAt, createdBy: row.createdBy, startAt: row.startAt, stopAt: row.stopAt, waiting: row.waiting, late: row.settings.dynamic ? { counts: countsOf(own, row.plan.waves.length), stopped: row.lateStopped } : null, startedAt: row.startedAt, endedAt: row.endedAt,
     };
   });
+}
+
+function countsOf(groups: readonly { wave: number; state: RolloutExecutionState; n: string }[], wave: number): Counts {
+  const counts = noCounts();
+  for (const group of groups) if (group.wave === wave) counts[group.state] += Number(group.n);
+  return counts;
 }
 
 /** One device's part as the outside sees it. */

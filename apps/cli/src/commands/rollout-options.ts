@@ -3,7 +3,7 @@ import { ReefError } from '@reefkeeper/platform/errors';
 import { numberWithin, timeOf } from '../options.ts';
 
 /** Who gets a version and when, as options of the command line. All throw ReefError `option.invalid`. */
-export interface PaceOptions { startAt?: string; stopAt?: string; window?: string[]; rate?: string; ramp?: string; maxInProgress?: string; maxPerSite?: string; siteBandwidth?: string }
+export interface PaceOptions { startAt?: string; stopAt?: string; window?: string[]; rate?: string; ramp?: string; maxInProgress?: string; maxPerSite?: string; siteBandwidth?: string; dynamic?: boolean }
 
 export function paceOptions(command: Command): Command {
   return command
@@ -11,7 +11,8 @@ export function paceOptions(command: Command): Command {
     .option('--window <when...>', 'tell devices only then, in their own time zone: "22:00-05:00", "mon-fri 22:00-05:00", "sat,sun 08:00-18:00"')
     .option('--rate <n>', 'devices told a minute').option('--ramp <base,factor,after,most>', 'devices told a minute, more with success: 10,2,100,1000 doubles from 10 after every 100 that succeeded, up to 1000')
     .option('--max-in-progress <n>', 'devices at once that were told and have not answered').option('--max-per-site <n>', 'the same for each value of the label site')
-    .option('--site-bandwidth <bytes>', 'bytes a second that a site\'s link has for bundles, such as 500k or 2M');
+    .option('--site-bandwidth <bytes>', 'bytes a second that a site\'s link has for bundles, such as 500k or 2M')
+    .option('--dynamic', 'devices that come to match later take the version, too');
 }
 
 export function paceOf(options: PaceOptions): Record<string, unknown> {
@@ -20,7 +21,7 @@ export function paceOf(options: PaceOptions): Record<string, unknown> {
   return {
     startAt: options.startAt && timeOf('--start-at', options.startAt).toISOString(), stopAt: options.stopAt && timeOf('--stop-at', options.stopAt).toISOString(),
     windows: options.window?.map(windowOf), rate: options.rate === undefined ? options.ramp && rampOf(options.ramp) : { perMinute: whole('--rate', options.rate) },
-    maxInProgress: whole('--max-in-progress', options.maxInProgress), maxInProgressPerSite: whole('--max-per-site', options.maxPerSite), siteBytesPerSecond: options.siteBandwidth && bandwidthOf(options.siteBandwidth),
+    maxInProgress: whole('--max-in-progress', options.maxInProgress), maxInProgressPerSite: whole('--max-per-site', options.maxPerSite), siteBytesPerSecond: options.siteBandwidth && bandwidthOf(options.siteBandwidth), dynamic: options.dynamic,
   };
 }
 
@@ -64,6 +65,15 @@ export function bandwidthOf(text: string): number {
 export interface PaceView {
   windows: { days: string[]; from: string; to: string }[]; maxInProgress: number | null; maxInProgressPerSite: number | null; siteBytesPerSecond: number | null;
   rate: { perMinute: number } | { base: number; factor: number; afterSucceeded: number; maxPerMinute: number } | null;
+}
+
+export type LateView = { counts: Record<string, number>; stopped: { message: string } | null } | null;
+
+/** Devices that came after the success of a dynamic rollout; null where it is not dynamic. */
+export function lateText(late: LateView | undefined): string | null {
+  if (!late) return null;
+  const { SUCCEEDED = 0, FAILED = 0, REJECTED = 0, TIMED_OUT = 0, PENDING = 0, QUEUED = 0, IN_PROGRESS = 0 } = late.counts;
+  return `${SUCCEEDED} updated, ${FAILED + REJECTED + TIMED_OUT} failed, ${PENDING + QUEUED + IN_PROGRESS} open${late.stopped ? `. ${late.stopped.message}` : ''}`;
 }
 
 /** In words; null where a wave is told at once. */

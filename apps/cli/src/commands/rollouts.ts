@@ -6,7 +6,7 @@ import { action } from '../context.ts';
 import { numberOf } from '../options.ts';
 import { gatesOf } from './gate-options.ts';
 import type { SimulateOptions } from '../offline/simulate.ts';
-import { paceOf, paceOptions, paceText, waveOf, type PaceOptions, type PaceView } from './rollout-options.ts';
+import { lateText, paceOf, paceOptions, paceText, waveOf, type LateView, type PaceOptions, type PaceView } from './rollout-options.ts';
 import { ago, counted, facts, table, tone, type Output } from '../output.ts';
 
 export interface Verdict { gate: string; verdict: string; value: number | null; baseline: number | null; limit: number | null; unit: string; basis: string; method: string; interval: [number, number] | null; sample: { devices: number; inferences: number }; message: string; stillNeeded: string | null }
@@ -14,7 +14,7 @@ type WaveKind = { by: string; value: string } | null;
 export interface RolloutView {
   id: string; name: string; version: string; bundle: string; workload: string; selector: string; state: string; stateReason: { code: string; message: string }; wave: number; createdAt: string; createdBy: string;
   waves: { index: number; state: string; size: number; canary: boolean; of: WaveKind; counts: Record<string, number>; verdicts: Verdict[] }[];
-  waitingDevices: { code: string; message: string; count: number; devices: string[] }[]; rollback: Record<string, number> | null; plan: PlanView; settings: { pace?: PaceView }; startAt: string | null; stopAt: string | null; waiting: { code: string; message: string } | null;
+  waitingDevices: { code: string; message: string; count: number; devices: string[] }[]; rollback: Record<string, number> | null; plan: PlanView; settings: { pace?: PaceView }; startAt: string | null; stopAt: string | null; waiting: { code: string; message: string } | null; late: LateView;
 }
 interface PlanView { eligible: number; excluded: { device: string; code: string; reason: string }[]; blastRadius: { statement: string }; waves?: { index: number; devices?: unknown; size: number; canary: boolean; of: WaveKind }[]; notes?: string[]; timing?: { statement: string }; forecast?: { variant: string; hostClass: string; devices: number; calibrated: number; predictedMs: [number, number] | null; nowMs: number | null; notes: string[] }[] }
 export interface RolloutEvent { id: number; at: string; kind: string; wave: number | null; code: string; message: string; numbers: Record<string, unknown>; actor: string }
@@ -198,7 +198,7 @@ function mergedGates(short: Record<string, unknown>, long: Record<string, unknow
 
 export function rolloutText(one: RolloutView): string {
   return [
-    facts([['rollout', one.id], ['name', one.name], ['version', one.version], ['workload', one.workload], ['devices', one.selector || 'all'], ['state', tone(one.state)], ['why', one.stateReason.message], ...(one.waiting ? [['now', one.waiting.message] as [string, string]] : []), ...optional('pace', paceText(one.settings.pace)),
+    facts([['rollout', one.id], ['name', one.name], ['version', one.version], ['workload', one.workload], ['devices', one.selector || 'all'], ['state', tone(one.state)], ['why', one.stateReason.message], ...(one.waiting ? [['now', one.waiting.message] as [string, string]] : []), ...optional('came late', lateText(one.late)), ...optional('pace', paceText(one.settings.pace)),
       ...optional('starts', one.state === 'SCHEDULED' ? one.startAt : null), ...optional('stops', one.stopAt), ...(one.rollback ? [['way back', backText(one.rollback)] as [string, string]] : []), ['by', `${one.createdBy}, ${ago(one.createdAt)}`]]),
     table(['wave', 'state', 'size', 'done', 'failed', 'open'], one.waves.map((wave) => [`${wave.index + 1}${wave.canary ? ' (canary)' : ''}${kindOf(wave.of)}`, tone(wave.state), wave.size, wave.counts.SUCCEEDED ?? 0, (wave.counts.FAILED ?? 0) + (wave.counts.TIMED_OUT ?? 0) + (wave.counts.REJECTED ?? 0), (wave.counts.QUEUED ?? 0) + (wave.counts.IN_PROGRESS ?? 0)])),
     ...one.waitingDevices.map((some) => `${counted(some.count, 'device')} QUEUED, ${some.code} (${some.devices.join(', ')}${some.count > some.devices.length ? ', ...' : ''})\n${some.message}`),
