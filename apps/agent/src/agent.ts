@@ -15,6 +15,7 @@ import { Commands } from './commands.ts';
 import type { AgentSettings } from './config.ts';
 import { crashPoint } from './crash-point.ts';
 import { Disk } from './disk.ts';
+import { Drift } from './drift.ts';
 import { FolderFrames } from './frames.ts';
 import { Gateway } from './gateway.ts';
 import { loadIdentity, renewIfDue, type Identity } from './identity.ts';
@@ -78,7 +79,7 @@ export class Agent {
   private peerServer: PeerServer | undefined;
   private localApi: LocalApi | undefined;
 
-  private constructor(private readonly settings: AgentSettings, private identity: Identity, private readonly disk: Disk, private readonly state: StateFile, private readonly store: Store, private readonly outbox: Outbox, private readonly budget: Budget, private readonly log: Logger, private readonly tuning: Tuning) {
+  private constructor(private readonly settings: AgentSettings, private identity: Identity, private readonly disk: Disk, private readonly state: StateFile, private readonly store: Store, private readonly outbox: Outbox, private readonly drift: Drift, private readonly budget: Budget, private readonly log: Logger, private readonly tuning: Tuning) {
     this.gateway = this.openGateway();
     this.accelerators = new Accelerators({
       tflite: settings.REEF_TFLITE_LIBRARY, edgetpu: settings.REEF_EDGETPU_LIBRARY, maxMs: settings.REEF_PROBE_MAX_S * 1_000, log, onChange: () => this.changed(),
@@ -127,9 +128,10 @@ export class Agent {
     const state = await StateFile.open(dir, disk);
     if (state.was !== 'whole') log.error({ file: join(dir, 'state.json.damaged'), state: state.was }, 'state.json could not be read and was set aside; what runs is taken from its copy, what is wanted comes again from the broker');
     const store = await Store.open(join(dir, 'store'), settings.REEF_DISK_RESERVE, disk);
+    const drift = await Drift.open(join(dir, 'drift.json'), disk);
     const outbox = await Outbox.open(join(dir, 'telemetry'), disk, settings.REEF_TELEMETRY_BYTES);
     const budget = await Budget.open(dir, { limit: () => limitOf(state.now.desired?.config ?? agentConfig.parse({}), { link: settings.REEF_LINK, dataBudget: settings.REEF_DATA_BUDGET }) });
-    const agent = new Agent(settings, identity, disk, state, store, outbox, budget, log.child({ device: identity.deviceId }), tuning);
+    const agent = new Agent(settings, identity, disk, state, store, outbox, drift, budget, log.child({ device: identity.deviceId }), tuning);
     await agent.begin();
     return agent;
   }
@@ -151,6 +153,7 @@ export class Agent {
   async stop(): Promise<void> {
     this.stopped.abort(new Error('stopped'));
     clearInterval(this.windowTimer);
+    clearTimeout(this.drainTimer);
     clearTimeout(this.reportTimer);
     clearTimeout(this.budgetTimer);
     // First: what was asked is still answered.
@@ -179,7 +182,7 @@ export class Agent {
       this.reconciler.poke();
     });
     this.commands = await Commands.open(join(this.settings.REEF_AGENT_DIR, 'journal'), this.disk, {
-      ping: async () => ({ agentVersion, uptimeMs: Math.round(performance.now() - this.startedMs), bootId: this.bootId, windowsWaiting: this.outbox.count }),
+      ping: async () => ({ agentVersion, uptimeMs: Math.round(performance.now() - this.startedMs), bootId: this.bootId, windowsWaiting: this.outbox.count, windowsMerged: this.outbox.merged, windowsDropped: this.outbox.dropped }),
       'restart-inference': async (args) => {
         const chosen = this.chosen(args);
         await Promise.all(chosen.map(([, serving]) => serving.restart()));
@@ -407,10 +410,13 @@ export class Agent {
     this.windowTimer = setInterval(() => { for (const serving of this.serving.values()) serving.closeWindows(); }, ms);
   }
 
+  private drainTimer: NodeJS.Timeout | undefined;
   private keep(window: ClosedWindow): void {
     const seq = this.windowSeq++;
     this.pendingWindows = this.pendingWindows.then(async () => {
-      await this.outbox.put(telemetry.schema.parse({ ...window, bootId: this.bootId, seq, temperatureC: await temperature() }));
+      // What is on trial may be gone in a minute; its scores are no reference.
+      const drift = this.state.workload(window.workload).good?.bundle === window.bundle ? await this.drift.note(window) : undefined;
+      await this.outbox.put(telemetry.schema.parse({ ...window, ...(drift ? { drift } : {}), bootId: this.bootId, seq, temperatureC: await temperature() }));
     }).catch((err: unknown) => this.log.error({ err }, 'a telemetry window could not be kept'));
     void this.pendingWindows.then(() => this.drain());
   }
@@ -418,7 +424,10 @@ export class Agent {
   private async drain(): Promise<void> {
     if (!this.link.up) return;
     // What is left stays on disk for the next connection.
-    await this.outbox.drain((payload) => this.link.publish(telemetry.topicFor(this.deviceId), payload, telemetry)).catch(() => {});
+    const waitMs = await this.outbox.drain((payload) => this.link.publish(telemetry.topicFor(this.deviceId), payload, telemetry), this.config.telemetryBytesPerHour).catch(() => undefined);
+    if (waitMs === undefined || this.stopped.signal.aborted) return;
+    clearTimeout(this.drainTimer);
+    this.drainTimer = setTimeout(() => void this.drain(), waitMs);
   }
 
   private async renewals(): Promise<void> {

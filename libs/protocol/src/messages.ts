@@ -91,6 +91,8 @@ export const agentConfig = z.object({
   dataBudget: dataBudget.nullable().default(null),
   /** Devices with the same label `site` that hand out files. Told as they were when this was sent; nobody is obliged to ask them. */
   peers: z.array(peer).max(16).default([]),
+  /** Telemetry of at most so many bytes in any hour; windows are made longer to keep it. null = every window as it closes. */
+  telemetryBytesPerHour: z.number().int().min(16 * 1024).max(1e12).nullable().optional(),
 });
 export type AgentConfig = z.infer<typeof agentConfig>;
 
@@ -252,6 +254,8 @@ export const telemetry = message({
     /** Numbers that the site's own program gave the device's local API. */
     metrics: z.record(metricName, metricMoments).refine(...atMostKeys(32)).optional(),
     drift: driftWindow.optional(),
+    /** Windows that had to be thrown away before this one for want of room, and the inferences in them. */
+    lost: z.object({ windows: z.number().int().positive(), inferences: z.number().int().nonnegative() }).optional(),
   }),
 });
 export type Telemetry = z.infer<typeof telemetry.schema>;

@@ -41,7 +41,7 @@ export class Sketch {
     let seen = 0;
     for (const [bucket, count] of this.sorted()) {
       seen += count;
-      if (seen >= rank) return bucket === 0 ? 1 : (2 * gamma ** bucket) / (1 + gamma);
+      if (seen >= rank) return middleOf(bucket);
     }
     return undefined;
   }
@@ -49,6 +49,11 @@ export class Sketch {
   /** (upper bound of the bucket, count), rising. For plots. */
   buckets(): { upTo: number; count: number }[] {
     return this.sorted().map(([bucket, count]) => ({ upTo: gamma ** bucket, count }));
+  }
+
+  /** (the value that stands for the bucket, as in `quantile`; count), rising. */
+  middles(): { middle: number; count: number }[] {
+    return this.sorted().map(([bucket, count]) => ({ middle: middleOf(bucket), count }));
   }
 
   encode(): Buffer {
@@ -97,6 +102,10 @@ export class Sketch {
   private sorted(): [number, number][] {
     return [...this.counts].sort(([a], [b]) => a - b);
   }
+}
+
+function middleOf(bucket: number): number {
+  return bucket === 0 ? 1 : (2 * gamma ** bucket) / (1 + gamma);
 }
 
 function writeVarint(bytes: number[], value: number): void {

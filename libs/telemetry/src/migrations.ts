@@ -49,3 +49,16 @@ export class TelemetryExtras1764000004002 implements MigrationInterface {
     await runner.query('ALTER TABLE telemetry_windows DROP COLUMN shadow, DROP COLUMN metrics, DROP COLUMN drift');
   }
 }
+
+/** Windows that a device threw away before this one. */
+export class TelemetryLost1764000004003 implements MigrationInterface {
+  name = 'TelemetryLost1764000004003';
+
+  async up(runner: QueryRunner): Promise<void> {
+    await runner.query('ALTER TABLE telemetry_windows ADD COLUMN lost jsonb');
+  }
+
+  async down(runner: QueryRunner): Promise<void> {
+    await runner.query('ALTER TABLE telemetry_windows DROP COLUMN lost');
+  }
+}

@@ -29,4 +29,6 @@ export class TelemetryWindow {
   /** Numbers of the site's own program, by name. */
   @Column({ name: 'metrics', type: 'jsonb', nullable: true }) metrics!: Record<string, MetricMoments> | null;
   @Column({ name: 'drift', type: 'jsonb', nullable: true }) drift!: DriftWindow | null;
+  /** What the device threw away before this window, for want of room. */
+  @Column({ name: 'lost', type: 'jsonb', nullable: true }) lost!: { windows: number; inferences: number } | null;
 }

@@ -27,6 +27,7 @@ export class WindowType implements WindowView {
   @Field(() => JsonScalar, { nullable: true, description: 'a candidate beside the active model: bundle, frames, agreed, errors, latency and active as in latency' }) shadow!: WindowView['shadow'];
   @Field(() => JsonScalar, { nullable: true, description: "numbers of the site's own program, by name: count, sum, sumSquares" }) metrics!: WindowView['metrics'];
   @Field(() => JsonScalar, { nullable: true, description: 'population stability index of the top-1 scores: psi, reference, current' }) drift!: WindowView['drift'];
+  @Field(() => JsonScalar, { nullable: true, description: 'what the device threw away before this window: windows, inferences' }) lost!: WindowView['lost'];
 }
 
 @Resolver(() => WindowType)

@@ -88,13 +88,13 @@ export class Telemetry {
     const [answer] = await this.db.query<{ stored: string[] | null; known: string[] | null; total: string }[]>(`
       WITH sent AS (
         SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::timestamptz[], $9::int[], $10::int[],
-          $11::jsonb[], $12::int[], $13::jsonb[], $14::int[], $15::int[], $16::text[], $17::real[], $19::jsonb[], $20::jsonb[], $21::jsonb[])
-          AS s(device_id, boot_id, seq, workload, bundle, variant, backend, started_at, duration_ms, inferences, errors, error_count, latency, labelled, correct, scores, temperature_c, shadow, metrics, drift)
+          $11::jsonb[], $12::int[], $13::jsonb[], $14::int[], $15::int[], $16::text[], $17::real[], $19::jsonb[], $20::jsonb[], $21::jsonb[], $22::jsonb[])
+          AS s(device_id, boot_id, seq, workload, bundle, variant, backend, started_at, duration_ms, inferences, errors, error_count, latency, labelled, correct, scores, temperature_c, shadow, metrics, drift, lost)
       ), known AS (
         SELECT id FROM devices WHERE id = ANY($1::text[])
       ), stored AS (
-        INSERT INTO telemetry_windows (device_id, boot_id, seq, workload, bundle, variant, backend, started_at, received_at, duration_ms, inferences, errors, error_count, latency, labelled, correct, scores, temperature_c, shadow, metrics, drift)
-        SELECT s.device_id, s.boot_id, s.seq, s.workload, s.bundle, s.variant, s.backend, s.started_at, $18, s.duration_ms, s.inferences, s.errors, s.error_count, s.latency, s.labelled, s.correct, s.scores, s.temperature_c, s.shadow, s.metrics, s.drift
+        INSERT INTO telemetry_windows (device_id, boot_id, seq, workload, bundle, variant, backend, started_at, received_at, duration_ms, inferences, errors, error_count, latency, labelled, correct, scores, temperature_c, shadow, metrics, drift, lost)
+        SELECT s.device_id, s.boot_id, s.seq, s.workload, s.bundle, s.variant, s.backend, s.started_at, $18, s.duration_ms, s.inferences, s.errors, s.error_count, s.latency, s.labelled, s.correct, s.scores, s.temperature_c, s.shadow, s.metrics, s.drift, s.lost
         FROM sent s JOIN known k ON k.id = s.device_id
         ORDER BY s.device_id, s.boot_id, s.seq
         ON CONFLICT DO NOTHING RETURNING device_id
@@ -103,7 +103,7 @@ export class Telemetry {
       [usable.map(({ device }) => device), column((w) => w.bootId), column((w) => w.seq), column((w) => w.workload), column((w) => w.bundle), column((w) => w.variant), column((w) => w.backend), column((w) => w.startedAt),
         column((w) => w.durationMs), column((w) => w.inferences), column((w) => JSON.stringify(w.errors)), column((w) => Object.values(w.errors).reduce((sum, n) => sum + n, 0)), column((w) => JSON.stringify(w.latency)),
         column((w) => w.labelled), column((w) => w.correct), column((w) => w.scores ?? null), column((w) => w.temperatureC), this.clock.now(),
-        column((w) => jsonOrNull(w.shadow)), column((w) => jsonOrNull(w.metrics)), column((w) => jsonOrNull(w.drift))]);
+        column((w) => jsonOrNull(w.shadow)), column((w) => jsonOrNull(w.metrics)), column((w) => jsonOrNull(w.drift)), column((w) => jsonOrNull(w.lost))]);
     const known = new Set(answer!.known ?? []);
     const stored = Number(answer!.total);
     const fromKnown = usable.filter(({ device }) => known.has(device)).length;

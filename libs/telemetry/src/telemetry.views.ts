@@ -23,6 +23,7 @@ export interface WindowView {
   shadow: (Omit<ShadowWindow, 'latency' | 'active'> & { latency: StageView; active: StageView }) | null;
   metrics: Record<string, MetricMoments> | null;
   drift: DriftWindow | null;
+  lost: { windows: number; inferences: number } | null;
 }
 
 export interface StageView { count: number; p50Ms: number | null; p95Ms: number | null; p99Ms: number | null }

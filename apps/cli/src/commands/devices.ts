@@ -77,10 +77,10 @@ export function registerDevices(program: Command): void {
     const { tookMs } = await ask(await client(), id, 'ping');
     output.show({ device: id, tookMs }, () => `${id} answered within ${tookMs} ms`);
   }));
-  device.command('configure [id]').description('what its link costs and how much of it downloads may take; of one device, or of all that match now').option('-l, --selector <labels>', 'such as site=lyon')
-    .option('--link <kind>', 'metered, unmetered, or own: as the device\'s own settings say').option('--data-budget <amount>', 'for downloads over a metered link: 20MB/day, 500MB/month, or own')
+  device.command('configure [id]').description('what its link costs, how much of it downloads and telemetry may take; of one device, or of all that match now').option('-l, --selector <labels>', 'such as site=lyon')
+    .option('--link <kind>', 'metered, unmetered, or own: as the device\'s own settings say').option('--data-budget <amount>', 'for downloads over a metered link: 20MB/day, 500MB/month, or own').option('--telemetry-budget <amount>', 'bytes of telemetry in any hour, such as 64KB; windows are made longer to keep it; all where it is to be lifted')
     .addHelpText('after', '\nExample:\n  reef device configure --selector link=lte --link metered --data-budget 20MB/day')
-    .action(action(async ({ output, client }, id: string | undefined, options: { selector?: string; link?: string; dataBudget?: string }) => {
+    .action(action(async ({ output, client }, id: string | undefined, options: { selector?: string; link?: string; dataBudget?: string; telemetryBudget?: string }) => {
       if ((id === undefined) === (options.selector === undefined)) throw new ReefError('option.invalid', 'invalid', 'Name a device, or which ones with --selector.');
       const config = configOf(options);
       const api = await client();
@@ -109,10 +109,17 @@ async function ask(api: Client, id: string, kind: string, args: Record<string, u
 }
 
 /** @throws ReefError `option.invalid` */
-export function configOf({ link, dataBudget }: { link?: string; dataBudget?: string }): Record<string, unknown> {
-  if (link === undefined && dataBudget === undefined) throw new ReefError('option.invalid', 'invalid', 'Say what to change: --link, --data-budget, or both.');
+export function configOf({ link, dataBudget, telemetryBudget }: { link?: string; dataBudget?: string; telemetryBudget?: string }): Record<string, unknown> {
+  if (link === undefined && dataBudget === undefined && telemetryBudget === undefined) throw new ReefError('option.invalid', 'invalid', 'Say what to change: --link, --data-budget, --telemetry-budget.');
   if (link !== undefined && !['metered', 'unmetered', 'own'].includes(link)) throw new ReefError('option.invalid', 'invalid', `--link takes metered, unmetered or own, not "${link}".`);
-  return { ...(link === undefined ? {} : { link: link === 'own' ? null : link }), ...(dataBudget === undefined ? {} : { dataBudget: dataBudget === 'own' ? null : budgetOf(dataBudget) }) };
+  return { ...(link === undefined ? {} : { link: link === 'own' ? null : link }), ...(dataBudget === undefined ? {} : { dataBudget: dataBudget === 'own' ? null : budgetOf(dataBudget) }), ...(telemetryBudget === undefined ? {} : { telemetryBytesPerHour: telemetryBudget === 'all' ? null : hourlyBytesOf(telemetryBudget) }) };
+}
+
+function hourlyBytesOf(text: string): number {
+  const [, amount, unit = ''] = /^([\d.]+)\s*(|K|KB|KIB|M|MB|MIB)$/i.exec(text) ?? [];
+  const bytes = Math.round(Number(amount) * (unit === '' ? 1 : /^k/i.test(unit) ? (/i/i.test(unit) ? 1_024 : 1_000) : /i/i.test(unit) ? 1_048_576 : 1_000_000));
+  if (!(bytes >= 16 * 1024)) throw new ReefError('option.invalid', 'invalid', `--telemetry-budget takes an amount of 16 KiB or more, such as 64KB, not "${text}".`);
+  return bytes;
 }
 
 function budgetOf(text: string): DataBudget {
