@@ -16,6 +16,7 @@ import { command, commandResult, desired, parseTopic, presence, reported, teleme
 import type { z } from 'zod';
 import { Authority } from '../../libs/devices/src/authority.ts';
 import { controllerName, mayUse } from '../../libs/devices/src/broker-acl.ts';
+import { authorityOfAllTimes, serverAt } from './certificates.ts';
 import { colourLabels, coloursModel, type ColoursOptions } from './colours.ts';
 
 type Fault = (request: IncomingMessage, response: ServerResponse, content: Buffer) => boolean | void | Promise<boolean | void>;
@@ -45,15 +46,20 @@ export class Fleet {
   private gateway!: HttpsServer;
   private controller!: MqttClient;
   private readonly sockets = new Set<TLSSocket>();
+  private at: Date | undefined;
 
   private constructor(readonly dir: string, readonly authority: Authority, readonly key: SigningKey, private readonly server: { certificate: string; key: string }) {
     this.token = `reef1.${'s'.repeat(32)}.${authority.fingerprint.slice(0, 32)}`;
   }
 
-  static async open(): Promise<Fleet> {
+  /** @param options.at the fleet lives then: its servers' certificates are only valid around that time, and its gateway tells it */
+  static async open(options: { at?: Date } = {}): Promise<Fleet> {
     const dir = await mkdtemp(join(tmpdir(), 'reef-fleet-'));
-    const authority = await Authority.loadOrCreate(dir);
-    const fleet = new Fleet(dir, authority, await loadOrCreateSigningKey(dir), await authority.ownFiles(dir, 'server', { commonName: 'localhost', hosts: ['localhost', '127.0.0.1'] }));
+    const authority = options.at ? await authorityOfAllTimes(dir) : await Authority.loadOrCreate(dir);
+    const names = { commonName: 'localhost', hosts: ['localhost', '127.0.0.1'] };
+    const server = options.at ? await serverAt(dir, options.at, names.hosts) : await authority.ownFiles(dir, 'server', names);
+    const fleet = new Fleet(dir, authority, await loadOrCreateSigningKey(dir), server);
+    fleet.at = options.at;
     fleet.gateway = createHttps({ cert: fleet.server.certificate, key: fleet.server.key, ca: authority.certificatePem, requestCert: true, rejectUnauthorized: false }, (request, response) => {
       void fleet.answer(request, response).catch(() => response.destroy());
     }).listen(0, '127.0.0.1');
@@ -92,7 +98,7 @@ export class Fleet {
     await once(this.brokerServer, 'listening');
     this.brokerPort = (this.brokerServer.address() as { port: number }).port;
     const own = await this.authority.ownFiles(this.dir, 'controller', { commonName: controllerName, client: true });
-    this.controller = await mqtt.connectAsync(this.mqttUrl, { clientId: controllerName, ca: this.authority.certificatePem, cert: own.certificate, key: own.key, protocolVersion: 4, reconnectPeriod: 0 });
+    this.controller = await mqtt.connectAsync(this.mqttUrl, { clientId: controllerName, ca: this.authority.certificatePem, cert: own.certificate, key: own.key, protocolVersion: 4, reconnectPeriod: 0, rejectUnauthorized: !this.at });
     this.controller.on('error', () => {});
     this.controller.on('message', (topic, payload) => this.hear(topic, payload));
     await this.controller.subscribeAsync([reported.filter, presence.filter, telemetry.filter, commandResult.filter], { qos: 1 });
@@ -172,6 +178,7 @@ export class Fleet {
 
   private async answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const path = request.url ?? '';
+    if (this.at) response.setHeader('date', this.at.toUTCString());
     this.requests.push(`${request.method} ${path} ${request.headers.range ?? ''}`.trim());
     if (path === '/ca.pem') return void response.end(this.authority.certificatePem);
     const json = (status: number, body: unknown) => void response.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify(body));

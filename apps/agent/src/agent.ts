@@ -11,6 +11,7 @@ import { activationExecutors, type ActivationOptions } from './activation.ts';
 import { sleep } from './backoff.ts';
 import { Budget, limitOf } from './budget.ts';
 import { agentVersion, capabilitiesOf } from './capabilities.ts';
+import { DeviceClock, type ClockOptions } from './clock.ts';
 import { Commands } from './commands.ts';
 import type { AgentSettings } from './config.ts';
 import { crashPoint } from './crash-point.ts';
@@ -47,6 +48,7 @@ export interface Tuning {
   serving?: { firstDelayMs: number; maxDelayMs: number };
   health?: TpuHealth;
   disk?: { firstMs: number; maxMs: number };
+  clock?: ClockOptions;
   aftercare?: { tickMs: number };
 }
 
@@ -79,7 +81,7 @@ export class Agent {
   private peerServer: PeerServer | undefined;
   private localApi: LocalApi | undefined;
 
-  private constructor(private readonly settings: AgentSettings, private identity: Identity, private readonly disk: Disk, private readonly state: StateFile, private readonly store: Store, private readonly outbox: Outbox, private readonly drift: Drift, private readonly budget: Budget, private readonly log: Logger, private readonly tuning: Tuning) {
+  private constructor(private readonly settings: AgentSettings, private identity: Identity, private readonly disk: Disk, private readonly clock: DeviceClock, private readonly state: StateFile, private readonly store: Store, private readonly outbox: Outbox, private readonly drift: Drift, private readonly budget: Budget, private readonly log: Logger, private readonly tuning: Tuning) {
     this.gateway = this.openGateway();
     this.accelerators = new Accelerators({
       tflite: settings.REEF_TFLITE_LIBRARY, edgetpu: settings.REEF_EDGETPU_LIBRARY, maxMs: settings.REEF_PROBE_MAX_S * 1_000, log, onChange: () => this.changed(),
@@ -88,10 +90,10 @@ export class Agent {
     });
     this.hosts = new Hosts({ tflite: settings.REEF_TFLITE_LIBRARY, onEnd: (device, why) => { if (device) this.accelerators.failed(device, why.code); } });
     this.link = new Link({
-      identity: () => this.identity, stableMs: settings.REEF_STABLE_S * 1_000, log, ...tuning.link,
+      identity: () => this.identity, clock, stableMs: settings.REEF_STABLE_S * 1_000, log, ...tuning.link,
       nextSession: async () => {
         // A counter that may have been lost goes on from the clock, or the fleet would take all we say for old news.
-        const least = state.uncertain ? Math.floor(Date.now() / 1_000) : 0;
+        const least = state.uncertain ? Math.floor(clock.now().getTime() / 1_000) : 0;
         await state.update((now) => ({ ...now, session: Math.max(now.session + 1, least) }));
         return state.now.session;
       },
@@ -125,13 +127,14 @@ export class Agent {
     const dir = settings.REEF_AGENT_DIR;
     const identity = await loadIdentity(dir);
     const disk = new Disk(dir, tuning.disk);
+    const clock = await DeviceClock.open(dir, disk, tuning.clock);
     const state = await StateFile.open(dir, disk);
     if (state.was !== 'whole') log.error({ file: join(dir, 'state.json.damaged'), state: state.was }, 'state.json could not be read and was set aside; what runs is taken from its copy, what is wanted comes again from the broker');
     const store = await Store.open(join(dir, 'store'), settings.REEF_DISK_RESERVE, disk);
     const drift = await Drift.open(join(dir, 'drift.json'), disk);
     const outbox = await Outbox.open(join(dir, 'telemetry'), disk, settings.REEF_TELEMETRY_BYTES);
     const budget = await Budget.open(dir, { limit: () => limitOf(state.now.desired?.config ?? agentConfig.parse({}), { link: settings.REEF_LINK, dataBudget: settings.REEF_DATA_BUDGET }) });
-    const agent = new Agent(settings, identity, disk, state, store, outbox, drift, budget, log.child({ device: identity.deviceId }), tuning);
+    const agent = new Agent(settings, identity, disk, clock, state, store, outbox, drift, budget, log.child({ device: identity.deviceId }), tuning);
     await agent.begin();
     return agent;
   }
@@ -174,6 +177,10 @@ export class Agent {
 
   private async begin(): Promise<void> {
     await this.accelerators.probe();
+    this.clock.onChange(() => {
+      this.log.warn({ wrong: this.clock.wrong, device: new Date().toISOString(), fleet: this.clock.now().toISOString() }, this.clock.wrong ? 'the clock of this device is wrong and not used' : 'the clock of this device is right again');
+      this.reportSoon(0);
+    });
     this.disk.onChange(() => {
       const { trouble } = this.disk;
       if (trouble) this.log.error({ trouble }, 'the agent\'s directory cannot be written; going on in memory');
@@ -277,7 +284,7 @@ export class Agent {
   }
 
   private async obey(command: Command): Promise<void> {
-    await this.tell(await this.commands.handle(command, new Date()));
+    await this.tell(await this.commands.handle(command, this.clock.now()));
   }
 
   /** Not sent when the link is down: the journal has the answer, and the next birth sends it. */
@@ -300,7 +307,7 @@ export class Agent {
       bootId: this.bootId, seq: this.reportSeq++, session: this.link.currentSession,
       ...reportOf(this.state.now, {
         accelerator: this.accelerators.now, acceleratorFailing: this.accelerators.failing, percent: this.percent, learning: this.learning,
-        devices: new Map([...this.serving].map(([name, serving]) => [name, serving.device])), stateWasDamaged: this.state.was === 'lost', disk: this.disk.trouble, damaged: this.repairs.workloads,
+        devices: new Map([...this.serving].map(([name, serving]) => [name, serving.device])), stateWasDamaged: this.state.was === 'lost', disk: this.disk.trouble, clockWrong: this.clock.wrong, damaged: this.repairs.workloads,
         wrong: this.aftercare.wrong,
         crashLooping: new Set([...this.serving].filter(([, serving]) => serving.crashLooping).map(([name]) => name)),
       }),
@@ -434,7 +441,7 @@ export class Agent {
     const { signal } = this.stopped;
     while (!signal.aborted) {
       try {
-        const renewed = await renewIfDue(this.settings.REEF_AGENT_DIR, this.identity, new Date());
+        const renewed = await renewIfDue(this.settings.REEF_AGENT_DIR, this.identity, this.clock, this.disk);
         if (renewed) {
           this.identity = renewed;
           this.peerServer?.renewed();
@@ -452,7 +459,7 @@ export class Agent {
 
   private openGateway(): Gateway {
     const { gatewayUrl, ca, certificate, key } = this.identity;
-    return new Gateway({ url: gatewayUrl, ca, cert: certificate, key });
+    return new Gateway({ url: gatewayUrl, ca, cert: certificate, key, clock: this.clock });
   }
 
   private get learningDir(): string {

@@ -4,6 +4,8 @@ import { hostname, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { Fleet } from '../../../test/support/fleet.ts';
+import { DeviceClock } from './clock.ts';
+import { Disk } from './disk.ts';
 import { downloadBlob, downloadJson } from './download.ts';
 import { Gateway } from './gateway.ts';
 import { enrol, identityPath, loadIdentity, renewalDue, renewIfDue, type Identity } from './identity.ts';
@@ -63,7 +65,7 @@ describe('enrolment', () => {
     expect(renewalDue(identity.certificate, days(0))).toBe(false);
     expect(renewalDue(identity.certificate, days(300))).toBe(true);
     expect(renewalDue(identity.certificate, new Date(0))).toBe(false);
-    const renewed = await renewIfDue(dir, identity, days(300));
+    const renewed = await renewIfDue(dir, identity, DeviceClock.transient({ wallMs: () => days(300).getTime() }), new Disk(dir));
     expect(renewed!.key).not.toBe(identity.key);
     expect(await loadIdentity(dir)).toEqual(renewed);
     const again = new Gateway({ url: renewed!.gatewayUrl, ca: renewed!.ca, cert: renewed!.certificate, key: renewed!.key });

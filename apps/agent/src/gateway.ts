@@ -1,6 +1,9 @@
-import { Agent, request, type RequestOptions } from 'node:https';
+import { Agent, request, type AgentOptions, type RequestOptions } from 'node:https';
+import type { Duplex } from 'node:stream';
 import type { IncomingMessage } from 'node:http';
 import { ReefError } from '@reefkeeper/platform/errors';
+import type { DeviceClock } from './clock.ts';
+import { connectAt, isTimeError } from './trust.ts';
 
 export interface GatewayOptions {
   /** Origin, `https://host:port`. */
@@ -10,8 +13,24 @@ export interface GatewayOptions {
   /** The device's own certificate; absent before enrolment. */
   cert?: string;
   key?: string;
+  /** Learns the time from answers, and is asked when the device's own is not to be trusted. */
+  clock?: DeviceClock;
   /** Silence on the line that counts as a failure. */
   idleMs?: number;
+}
+
+/** Goes by the fleet's time where the device's clock is wrong; OpenSSL only knows the latter. */
+class ClockedAgent extends Agent {
+  constructor(private readonly clock: DeviceClock | undefined, private readonly pinned: AgentOptions & { ca: string; cert?: string; key?: string }) {
+    super(pinned);
+  }
+
+  override createConnection(options: RequestOptions & { host?: string; port?: number }, done?: (error: Error | null, socket: Duplex) => void): Duplex | null | undefined {
+    if (!this.clock?.wrong) return super.createConnection(options, done);
+    const { ca, cert, key } = this.pinned;
+    connectAt({ host: options.host!, port: Number(options.port), ca, cert, key }, this.clock.now().getTime()).then(({ socket }) => done!(null, socket), (error: Error) => done!(error, undefined as never));
+    return undefined;
+  }
 }
 
 const maxAnswerBytes = 16 * 1024 * 1024;
@@ -25,7 +44,7 @@ export class Gateway {
 
   constructor(private readonly options: GatewayOptions) {
     this.origin = new URL(options.url);
-    this.agent = new Agent({ keepAlive: true, maxSockets: 2, ca: options.ca, ...(options.cert ? { cert: options.cert } : {}), ...(options.key ? { key: options.key } : {}), minVersion: 'TLSv1.2' });
+    this.agent = new ClockedAgent(options.clock, { keepAlive: true, maxSockets: 2, ca: options.ca, ...(options.cert ? { cert: options.cert } : {}), ...(options.key ? { key: options.key } : {}), minVersion: 'TLSv1.2' });
   }
 
   /** @throws ReefError with the gateway's own code for 4xx, `gateway.unreachable`, `gateway.failed` */
@@ -51,7 +70,23 @@ export class Gateway {
     this.agent.destroy();
   }
 
-  private open(method: string, path: string, options: { body?: unknown; content?: Buffer; headers?: Record<string, string>; signal?: AbortSignal }): Promise<IncomingMessage> {
+  private async open(...call: Parameters<Gateway['send']>): Promise<IncomingMessage> {
+    const { clock, url, ca } = this.options;
+    let response: IncomingMessage;
+    if (clock?.wrong && !clock.told) await clock.consult(url, ca);
+    try {
+      response = await this.send(...call);
+    } catch (error) {
+      if (!clock || clock.wrong || !isTimeError(error)) throw error;
+      await clock.consult(url, ca);
+      if (!clock.wrong) throw error;
+      response = await this.send(...call);
+    }
+    clock?.seen(Date.parse(response.headers.date ?? ''));
+    return response;
+  }
+
+  private send(method: string, path: string, options: { body?: unknown; content?: Buffer; headers?: Record<string, string>; signal?: AbortSignal }): Promise<IncomingMessage> {
     const payload = options.content ?? (options.body === undefined ? undefined : Buffer.from(JSON.stringify(options.body)));
     const target: RequestOptions = {
       agent: this.agent, method, host: this.origin.hostname, port: this.origin.port || 443, path,
@@ -78,7 +113,8 @@ async function answerOf(response: IncomingMessage, path: string): Promise<unknow
 }
 
 export function unreachable(url: string, cause: Error): ReefError {
-  return new ReefError('gateway.unreachable', 'unavailable', `The gateway at ${url} cannot be reached: ${cause.message}. Check the address and the network.`, { cause });
+  const advice = isTimeError(cause) ? `This device's clock says ${new Date().toISOString()}; is that right?` : 'Check the address and the network.';
+  return new ReefError('gateway.unreachable', 'unavailable', `The gateway at ${url} cannot be reached: ${cause.message}. ${advice}`, { cause });
 }
 
 /** An answer that is not what was asked for, in the gateway's words where it has any (RFC 9457). */

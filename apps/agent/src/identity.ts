@@ -7,6 +7,8 @@ import { ReefError } from '@reefkeeper/platform/errors';
 import { deviceId } from '@reefkeeper/protocol';
 import writeFileAtomic from 'write-file-atomic';
 import { z } from 'zod';
+import { DeviceClock } from './clock.ts';
+import type { Disk } from './disk.ts';
 import { Gateway, refusal, textOf, unreachable } from './gateway.ts';
 
 const trustedKeys = z.array(z.object({ keyId: z.string(), publicKeyPem: z.string() })).min(1);
@@ -57,7 +59,7 @@ export async function enrol(dir: string, options: { gateway: string; token: stri
     key = await newKey();
     await writeFileAtomic(keyFile, key, { mode: 0o600 });
   }
-  const gateway = new Gateway({ url: options.gateway, ca });
+  const gateway = new Gateway({ url: options.gateway, ca, clock: DeviceClock.transient() });
   try {
     const csr = await certificateRequest(key, options.id ?? options.hostname);
     const parsed = answer.safeParse(await gateway.json('POST', '/v1/enrol', { token: options.token, csr, hostname: options.hostname, ...(options.id ? { deviceId: options.id } : {}) }));
@@ -76,14 +78,15 @@ export async function enrol(dir: string, options: { gateway: string; token: stri
  * A new key and certificate, when less than a third of the current one's time is left.
  * @returns the new identity; undefined when it is not time yet (or the clock cannot tell)
  */
-export async function renewIfDue(dir: string, identity: Identity, now: Date): Promise<Identity | undefined> {
-  if (!renewalDue(identity.certificate, now)) return undefined;
+export async function renewIfDue(dir: string, identity: Identity, clock: DeviceClock, disk: Disk): Promise<Identity | undefined> {
+  if (!renewalDue(identity.certificate, clock.now())) return undefined;
   const key = await newKey();
-  const gateway = new Gateway({ url: identity.gatewayUrl, ca: identity.ca, cert: identity.certificate, key: identity.key });
+  const gateway = new Gateway({ url: identity.gatewayUrl, ca: identity.ca, cert: identity.certificate, key: identity.key, clock });
   try {
     const parsed = renewal.parse(await gateway.json('POST', '/v1/renew', { csr: await certificateRequest(key, identity.deviceId) }));
     const renewed: Identity = { ...identity, key, certificate: parsed.certificate, ...(parsed.signingKeys ? { signingKeys: parsed.signingKeys } : {}) };
-    await store(dir, renewed);
+    // On a disk that cannot be written it lasts until the next start, and is then asked for again with the old one.
+    await disk.write(() => store(dir, renewed));
     return renewed;
   } finally {
     gateway.close();

@@ -1,12 +1,15 @@
 import { EventEmitter } from 'node:events';
 import type { Logger } from '@reefkeeper/platform/logger';
 import { command, desired, parseTopic, presence, type Command, type Desired } from '@reefkeeper/protocol';
-import mqtt, { type MqttClient } from 'mqtt';
+import mqtt, { type IClientOptions, type MqttClient } from 'mqtt';
 import { Backoff, sleep } from './backoff.ts';
+import type { DeviceClock } from './clock.ts';
 import type { Identity } from './identity.ts';
+import { connectAt, isTimeError } from './trust.ts';
 
 export interface LinkOptions {
   identity: () => Identity;
+  clock: DeviceClock;
   /** Raises the session counter and returns it, on disk before it is used. */
   nextSession: () => Promise<number>;
   /** Connected for so long means stable. */
@@ -103,12 +106,21 @@ export class Link extends EventEmitter<LinkEvents> {
     const identity = this.options.identity();
     this.session = await this.options.nextSession();
     if (this.stopped.signal.aborted) return 0;
-    const client = mqtt.connect(identity.mqttUrl, {
+    const { ca, certificate: cert, key } = identity;
+    const options: IClientOptions = {
       clientId: identity.deviceId, clean: false, reconnectPeriod: 0, connectTimeout: 15_000, keepalive: 30, resubscribe: false, protocolVersion: 4,
-      ca: identity.ca, cert: identity.certificate, key: identity.key, rejectUnauthorized: true,
+      ca, cert, key, rejectUnauthorized: true,
       will: { topic: this.presenceTopic, payload: presence.encode({ online: false, session: this.session }), qos: presence.qos, retain: presence.retain },
-    });
+    };
+    let client: MqttClient;
+    try {
+      client = await this.dial(identity.mqttUrl, options, { ca, cert, key });
+    } catch (error) {
+      log.info({ session: this.session, reason: (error as Error).message }, 'broker not reached');
+      return 0;
+    }
     this.client = client;
+    if (this.stopped.signal.aborted) client.end(true);
     let upAt = 0;
     // Before CONNACK: what the broker kept for us arrives right behind it.
     client.on('message', (topic, payload) => this.receive(topic, payload));
@@ -119,9 +131,13 @@ export class Link extends EventEmitter<LinkEvents> {
         client.end(true);
       });
     });
+    let timeWrong = false;
     const reason = await new Promise<string>((resolve) => {
       let last = 'closed';
-      client.on('error', (error) => { last = error.message; });
+      client.on('error', (error) => {
+        last = error.message;
+        timeWrong ||= isTimeError(error);
+      });
       client.on('close', () => resolve(last));
       client.on('end', () => resolve(last));
     });
@@ -130,7 +146,18 @@ export class Link extends EventEmitter<LinkEvents> {
     client.on('error', () => {});
     if (upAt > 0) this.emit('down');
     if (!this.stopped.signal.aborted) log.info({ session: this.session, reason }, upAt > 0 ? 'link down' : 'broker not reached');
+    // One of the two clocks is wrong. Whether it is ours the gateway can tell; the next try goes by it then.
+    if (timeWrong) await this.options.clock.consult(identity.gatewayUrl, ca);
     return upAt > 0 ? performance.now() - upAt : 0;
+  }
+
+  private async dial(url: string, options: IClientOptions, own: { ca: string; cert: string; key: string }): Promise<MqttClient> {
+    const { clock } = this.options;
+    if (clock.wrong && !clock.told) await clock.consult(this.options.identity().gatewayUrl, own.ca);
+    if (!clock.wrong) return mqtt.connect(url, options);
+    const { hostname: host, port } = new URL(url);
+    const { socket } = await connectAt({ host, port: Number(port || 8883), ...own }, clock.now().getTime());
+    return new mqtt.MqttClient(() => socket, { protocolId: 'MQTT', ...options });
   }
 
   private async greet(client: MqttClient, id: string): Promise<void> {

@@ -19,6 +19,8 @@ export interface Live {
   crashLooping: ReadonlySet<string>;
   /** The agent's directory cannot be written. */
   disk: DiskTrouble | null;
+  /** The device's clock contradicts what the fleet has told. */
+  clockWrong: boolean;
   /** Workloads whose bundle is damaged on the disk. */
   damaged: ReadonlySet<string>;
   /** Under way, by workload. */
@@ -28,7 +30,7 @@ export interface Live {
 }
 
 /** Nothing on the way, nothing wrong. */
-export const quiet: Live = { accelerator: { present: false }, acceleratorFailing: false, devices: new Map(), percent: new Map(), wrong: new Set(), disk: null, damaged: new Set(), crashLooping: new Set(), stateWasDamaged: false };
+export const quiet: Live = { accelerator: { present: false }, acceleratorFailing: false, devices: new Map(), percent: new Map(), wrong: new Set(), disk: null, clockWrong: false, damaged: new Set(), crashLooping: new Set(), stateWasDamaged: false };
 
 /** What the device says of itself, all of it derived: nothing is reported that is not in the state. */
 export function reportOf(state: Readonly<AgentState>, live: Live): Pick<Reported, 'observedRevision' | 'health' | 'conditions' | 'workloads'> {
@@ -53,6 +55,7 @@ function conditionsOf(state: Readonly<AgentState>, live: Live): string[] {
     if (live.crashLooping.has(name)) conditions.add('CRASH_LOOP');
   }
   if (live.disk) conditions.add(live.disk);
+  if (live.clockWrong) conditions.add('CLOCK_WRONG');
   if (live.damaged.size > 0) conditions.add('BUNDLE_DAMAGED');
   if (live.stateWasDamaged) conditions.add('STATE_LOST');
   return [...conditions].sort();
