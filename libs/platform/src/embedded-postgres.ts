@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { chmod, chown, mkdir, open, readFile, rename, rm, symlink, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { dirname, join, relative, resolve } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { execa, type Options } from 'execa';
 import getPort from 'get-port';
 import pg from 'pg';
@@ -54,6 +55,7 @@ export async function startEmbeddedPostgres(path: string, options: { throwaway?:
     if (await answers(urlOf(running.port, password))) return handle(running.port, true);
     await run(binaries.pg_ctl, ['stop', '-D', data, '-m', 'immediate', '-w', '-t', '15']);
   }
+  await buried(data);
   const port = options.port && (await isFree(options.port)) ? options.port : await getPort({ host: '127.0.0.1' });
   const flags = ['-p', `${port}`, '-c', 'listen_addresses=127.0.0.1', '-c', 'unix_socket_directories=', '-c', 'max_connections=200',
     ...(options.throwaway ? ['-c', 'fsync=off', '-c', 'synchronous_commit=off', '-c', 'full_page_writes=off'] : [])];
@@ -135,6 +137,22 @@ async function runningServer(data: string): Promise<{ pid: number; port: number 
   const pid = Number(lines[0]);
   if (!pid || (await bornAt(pid)) === undefined) return undefined;
   return { pid, port: Number(lines[3]) };
+}
+
+/**
+ * Waits for a dead server to leave the process table, some seconds at most. PostgreSQL asks the system whether the process of its lock file is there, and one that was killed and that its parent has
+ * not waited for yet is: the new server would refuse to start.
+ */
+async function buried(data: string): Promise<void> {
+  const pid = Number((await readFile(join(data, 'postmaster.pid'), 'utf8').catch(() => '')).split('\n')[0]);
+  for (let attempt = 0; pid > 0 && attempt < 100 && (await bornAt(pid)) === undefined; attempt += 1) {
+    try {
+      process.kill(pid, 0);
+    } catch {
+      return;
+    }
+    await sleep(100);
+  }
 }
 
 async function answers(url: string): Promise<boolean> {
