@@ -102,7 +102,10 @@ describe('agent', () => {
     await fleet.want(device, 5, { classifier: { bundle: one.bundle, ...soon } });
     await ended(5);
     const requests = fleet.requests.length;
+    const heard = fleet.reports.length;
     await fleet.want(device, 5, { classifier: { bundle: one.bundle, ...soon } });
+    // To be told what it has already is to be asked: the birth is said again, and nothing else happens.
+    await eventually(() => fleet.reports.slice(heard).some(({ capabilities, observedRevision }) => capabilities && observedRevision === 5));
     const said = fleet.reports.length;
     await fleet.want(device, 4, { classifier: { bundle: two.bundle, ...soon } });
     await eventually(() => fleet.reports.length > said);

@@ -217,7 +217,7 @@ export class Agent {
     this.state.onChange(() => this.reportSoon(0));
     this.state.onChange(() => this.awaitBudget());
     this.link.on('up', () => void this.birth());
-    this.link.on('desired', (wanted) => void this.take(wanted).catch((err: unknown) => this.log.error({ err }, 'the wanted state could not be stored')));
+    this.link.on('desired', (wanted, asked) => void this.take(wanted, asked).catch((err: unknown) => this.log.error({ err }, 'the wanted state could not be stored')));
     this.link.on('command', (command) => void this.obey(command).catch((err: unknown) => this.log.error({ err }, 'a command could not be journalled')));
     await this.listenToPeers();
     this.link.start();
@@ -249,7 +249,7 @@ export class Agent {
     if (this.localUrl) await this.disk.write(() => writeFile(join(this.settings.REEF_AGENT_DIR, 'local-api'), `${this.localUrl}\n`));
   }
 
-  private async take(wanted: Desired): Promise<void> {
+  private async take(wanted: Desired, asked: boolean): Promise<void> {
     const known = this.state.now.desired?.revision ?? 0;
     if (wanted.revision < known) {
       this.log.warn({ revision: wanted.revision, known }, 'a lower revision was ignored');
@@ -257,7 +257,11 @@ export class Agent {
       this.reportSoon(0);
       return;
     }
-    if (wanted.revision === known) return;
+    if (wanted.revision === known) {
+      // Sent again although we have it: our birth was lost, with a broker that forgot it or before anybody listened.
+      if (asked) await this.report(true);
+      return;
+    }
     let taken = false;
     await this.state.update((now) => {
       taken = wanted.revision > (now.desired?.revision ?? 0);

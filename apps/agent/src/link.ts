@@ -23,7 +23,8 @@ interface LinkEvents {
   /** Subscribed; the birth is to be sent now. */
   up: [];
   down: [];
-  desired: [Desired];
+  /** `asked`: not what the broker kept for whoever subscribes, but sent just now. */
+  desired: [Desired, asked: boolean];
   command: [Command];
 }
 
@@ -90,7 +91,7 @@ export class Link extends EventEmitter<LinkEvents> {
   }
 
   private async run(): Promise<void> {
-    const backoff = new Backoff({ firstMs: this.options.firstDelayMs ?? 1_000, maxMs: this.options.maxDelayMs ?? 60_000 });
+    const backoff = new Backoff({ firstMs: this.options.firstDelayMs ?? 1_000, maxMs: this.options.maxDelayMs ?? 30_000 });
     const { signal } = this.stopped;
     while (!signal.aborted) {
       const lastedMs = await this.connection();
@@ -123,7 +124,7 @@ export class Link extends EventEmitter<LinkEvents> {
     if (this.stopped.signal.aborted) client.end(true);
     let upAt = 0;
     // Before CONNACK: what the broker kept for us arrives right behind it.
-    client.on('message', (topic, payload) => this.receive(topic, payload));
+    client.on('message', (topic, payload, { retain }) => this.receive(topic, payload, retain));
     client.on('connect', () => {
       upAt = performance.now();
       void this.greet(client, identity.deviceId).catch((error: Error) => {
@@ -169,12 +170,12 @@ export class Link extends EventEmitter<LinkEvents> {
     this.emit('up');
   }
 
-  private receive(topic: string, payload: Buffer): void {
+  private receive(topic: string, payload: Buffer, retain: boolean): void {
     const parsed = parseTopic(topic);
     if (!parsed || parsed.device !== this.options.identity().deviceId) return;
     if (parsed.path === 'desired') {
       const decoded = desired.decode(payload);
-      if (decoded.ok) this.emit('desired', decoded.body);
+      if (decoded.ok) this.emit('desired', decoded.body, !retain);
       else this.options.log.warn({ topic, reason: decoded.reason }, 'unreadable message ignored');
     } else if (parsed.path === 'cmd/{id}') {
       const decoded = command.decode(payload);

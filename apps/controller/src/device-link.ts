@@ -17,11 +17,14 @@ export interface BrokerIdentity { ca: string; certificate: string; key: string }
 /** How late a message goes out when the hint about it is lost. */
 const sweepMs = 1_000;
 const expireMs = 10_000;
+/** A device that is online and silent for so long is asked what it runs. */
+const silent = { everyMs: 5_000, afterS: 5 };
 const batch = 500;
 const acknowledgeMs = 15_000;
 /** After this long on a broker that had forgotten us, devices it knows no presence of are offline. */
 const presenceGraceMs = 30_000;
-const reconnectMs = { first: 500, most: 15_000 };
+/** Replicas are few, and devices wait at the door of an embedded broker until one is back. */
+const reconnectMs = { first: 500, most: 5_000 };
 const stableMs = 10_000;
 const retryMs = { first: 100, most: 5_000 };
 /** A message that fails this often while the database is there will never be stored. */
@@ -93,6 +96,7 @@ export class DeviceLink implements OnApplicationBootstrap, BeforeApplicationShut
     this.off = this.feed.onChange(({ kind }) => { if (kind === 'desired') this.send(); });
     this.timers.push(
       setInterval(() => this.send(), sweepMs),
+      setInterval(() => { this.askSilent().catch((err: unknown) => this.log.warn({ err }, 'silent devices could not be asked')); }, silent.everyMs),
       setInterval(() => { this.commands.expire().catch((err: unknown) => this.log.warn({ err }, 'commands could not be expired')); }, expireMs),
     );
   }
@@ -214,6 +218,12 @@ export class DeviceLink implements OnApplicationBootstrap, BeforeApplicationShut
         (err: unknown) => this.log.warn({ err }, 'presence could not be checked'),
       );
     }, presenceGraceMs);
+  }
+
+  private async askSilent(): Promise<void> {
+    if (!this.clients[0]?.connected) return;
+    const asked = await this.desired.askSilent(silent.afterS, batch);
+    if (asked > 0) this.log.info({ devices: asked }, 'asked what they run: online, and nothing heard since they came');
   }
 
   /** One sender at a time; a call while it runs makes it look once more. */

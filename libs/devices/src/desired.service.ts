@@ -116,6 +116,29 @@ export class Desired {
     if (behind.length > 0) await hint(tx, { kind: 'desired', id: '*' });
   }
 
+  /**
+   * Asks devices that are there and have not said what they run since they came: their birth went missing, at a broker that forgot it or before anybody had subscribed. To get a wanted state that it
+   * has already makes an agent say its birth again; a device of which nothing was ever wanted is told just that.
+   * @returns how many were asked
+   */
+  async askSilent(silentS: number, limit: number): Promise<number> {
+    return this.db.transaction(async (tx) => {
+      const asked = await tx.query<{ device_id: string }[]>(`
+        WITH silent AS (
+          SELECT d.id FROM devices d LEFT JOIN reported r ON r.device_id = d.id
+          WHERE d.online AND d.retired_at IS NULL AND d.last_seen_at < $1::timestamptz - make_interval(secs => $2) AND (r.device_id IS NULL OR d.capabilities IS NULL OR r.session < d.session)
+          ORDER BY d.id LIMIT $3
+        ), first AS (
+          INSERT INTO desired (device_id, revision) SELECT id, 1 FROM silent ORDER BY id ON CONFLICT DO NOTHING RETURNING device_id
+        ), again AS (
+          UPDATE desired SET published_revision = 0 WHERE device_id IN (SELECT device_id FROM desired WHERE device_id IN (SELECT id FROM silent) AND published_revision > 0 AND published_revision >= revision ORDER BY device_id FOR UPDATE SKIP LOCKED) RETURNING device_id
+        )
+        SELECT device_id FROM first UNION SELECT device_id FROM again`, [this.clock.now(), silentS, limit]);
+      if (asked.length > 0) await hint(tx, { kind: 'desired', id: '*' });
+      return asked.length;
+    });
+  }
+
   private async inService(tx: Tx, ids: readonly string[]): Promise<string[]> {
     // Locked in one order, so that two rollouts over the same devices cannot deadlock.
     const rows = await tx.query<{ id: string }[]>('SELECT id FROM devices WHERE id = ANY($1) AND retired_at IS NULL ORDER BY id FOR NO KEY UPDATE', [ids]);

@@ -215,6 +215,22 @@ describe('reports', () => {
     expect(await news(report(), 'stranger')).toBe(false);
   });
 
+  it('are asked for where a device is there and has said nothing since it came', async () => {
+    await assign(['lyon-1'], 'ab'.repeat(32));
+    await desired.markPublished([{ device: 'lyon-1', revision: 1 }]);
+    await devices.presence(['lyon-1', 'lyon-2', 'paris-1'].map((device) => ({ device, presence: { online: device !== 'paris-1', session: 4 } })));
+    expect(await desired.askSilent(5, 100)).toBe(0);
+    clock.advance(6_000);
+    expect(await desired.askSilent(5, 100)).toBe(2);
+    // Its wanted state once more, and nothing for one of whom nothing was ever wanted; once per publication.
+    expect((await desired.unpublished(10)).map(({ device, message }) => [device, message.revision, Object.keys(message.workloads)])).toEqual([['lyon-1', 1, ['classifier']], ['lyon-2', 1, []]]);
+    expect(await desired.askSilent(5, 100)).toBe(0);
+    const capabilities = { agentVersion: '1', tfliteVersion: null, edgetpuRuntime: null, edgetpus: [], hostClass: 'x86-64', arch: 'x64', memoryBytes: 1 };
+    await reports.ingest(['lyon-1', 'lyon-2'].map((device) => ({ device, report: report({ session: 4, observedRevision: 1, capabilities }) })));
+    await desired.markPublished(['lyon-1', 'lyon-2'].map((device) => ({ device, revision: 1 })));
+    expect(await desired.askSilent(5, 100)).toBe(0);
+  });
+
   it('of several of one device the newest is kept, in whatever order and company they come', async () => {
     const stored = await reports.ingest([
       { device: 'lyon-1', report: report({ seq: 3, health: 'DEGRADED' }) }, { device: 'stranger', report: report() }, { device: 'lyon-2', report: report({ seq: 9 }) }, { device: 'lyon-1', report: report({ seq: 2 }) },
