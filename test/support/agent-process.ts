@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { expect } from 'vitest';
 import { colourFrames, eventually, type Fleet } from './fleet.ts';
 
-const fromSources = [process.execPath, '--conditions=@reefkeeper/source', '--experimental-transform-types', '--disable-warning=ExperimentalWarning', join(import.meta.dirname, '../../apps/agent/src/main.ts')];
+export const fromSources = [process.execPath, '--conditions=@reefkeeper/source', '--experimental-transform-types', '--disable-warning=ExperimentalWarning', join(import.meta.dirname, '../../apps/agent/src/main.ts')];
 
 /** The agent as a process of its own, as an operator would start it: from the sources, or by another command. */
 export class AgentProcess {
@@ -15,8 +15,8 @@ export class AgentProcess {
 
   private constructor(readonly device: string, readonly dir: string, private readonly command: readonly string[]) {}
 
-  static async enrolled(fleet: Fleet, device: string, command: readonly string[] = fromSources): Promise<AgentProcess> {
-    const dir = await mkdtemp(join(tmpdir(), 'reef-agent-'));
+  static async enrolled(fleet: Pick<Fleet, 'gatewayUrl' | 'token'>, device: string, command: readonly string[] = fromSources, dir?: string): Promise<AgentProcess> {
+    dir ??= await mkdtemp(join(tmpdir(), 'reef-agent-'));
     await colourFrames(join(dir, 'frames'));
     const agent = new AgentProcess(device, dir, command);
     const child = agent.spawn(['enrol', '--gateway', fleet.gatewayUrl, '--token', fleet.token, '--id', device, '--dir', dir]);

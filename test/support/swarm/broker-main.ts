@@ -5,7 +5,7 @@ import { createServer as createTls, type TLSSocket } from 'node:tls';
 import { Aedes, type Client } from 'aedes';
 import { controllerName, mayUse } from '../../../libs/devices/src/broker-acl.ts';
 
-const { ports, ca, cert, key } = JSON.parse(process.env.BROKER!) as { ports: { tls: number; plain: number }; ca: string; cert: string; key: string };
+const { host, ports, ca, cert, key } = JSON.parse(process.env.BROKER!) as { host: string; ports: { tls: number; plain: number }; ca: string; cert: string; key: string };
 const broker = await Aedes.createBroker({ heartbeatInterval: 30_000, maxClientsIdLength: 64, concurrency: 1_000 });
 const names = new WeakMap<Client, string>();
 const overTls = new WeakSet<object>();
@@ -23,5 +23,5 @@ const tls = createTls({ ca: readFileSync(ca), cert: readFileSync(cert), key: rea
   overTls.add(socket);
   broker.handle(socket);
 });
-plain.listen(ports.plain, '127.0.0.1', () => tls.listen(ports.tls, '127.0.0.1', () => process.stdout.write('ready\n')));
+plain.listen(ports.plain, '127.0.0.1', () => tls.listen(ports.tls, host, () => process.stdout.write('ready\n')));
 process.on('disconnect', () => process.exit(0));

@@ -131,7 +131,7 @@ export class SimulatedDevice {
     const address = parseTopic(packet.topic);
     if (address?.path === 'desired') {
       const decoded = desired.decode(packet.payload as Buffer);
-      if (decoded.ok) this.want(decoded.body);
+      if (decoded.ok) this.want(decoded.body, !packet.retain);
     } else if (address?.path === 'cmd/{id}') {
       const decoded = command.decode(packet.payload as Buffer);
       if (decoded.ok) {
@@ -144,9 +144,10 @@ export class SimulatedDevice {
     line.acknowledge(packet);
   }
 
-  private want(wanted: Desired): void {
+  private want(wanted: Desired, asked: boolean): void {
     const known = this.wanted?.revision ?? 0;
     if (wanted.revision < known) this.reportSoon();
+    if (wanted.revision === known && asked) this.report(true);
     if (wanted.revision <= known) return;
     this.heardAt[wanted.revision] ??= Date.now();
     this.wanted = wanted;

@@ -22,6 +22,12 @@ export interface PlantOptions {
   /** Without fsync: for tests. Measurements run with PostgreSQL's own defaults. */
   throwaway?: boolean;
   controllerArgs?: string[];
+  /** Where broker and gateway listen and devices come to; 127.0.0.1 when absent. Simulated devices always come to 127.0.0.1. */
+  host?: string;
+  /** What the controller connects to instead of the broker, with the broker's own port at hand. */
+  controllerMqttUrl?: () => string;
+  /** When database and broker are there, before the controller is. */
+  beforeController?: (plant: Plant) => Promise<void>;
   /** Loads pg_stat_statements. */
   statements?: boolean;
   env?: Record<string, string>;
@@ -69,6 +75,7 @@ export class Plant {
       plant.pool = new pg.Pool({ connectionString: plant.postgres.url, max: 4 });
       plant.pool.on('error', () => {});
       await plant.startBroker();
+      await options.beforeController?.(plant);
       await plant.startController();
     } catch (error) {
       await plant.close();
@@ -77,42 +84,56 @@ export class Plant {
     return plant;
   }
 
+  get host(): string {
+    return this.options.host ?? '127.0.0.1';
+  }
+
+  get gatewayUrl(): string {
+    return `https://${this.host}:${this.ports.gateway}`;
+  }
+
+  get keys(): string {
+    return join(this.dir, 'keys');
+  }
+
   get url(): string {
     return `http://127.0.0.1:${this.ports.api}`;
   }
 
   async startBroker(): Promise<void> {
-    const keys = join(this.dir, 'keys');
+    const { keys, host } = this;
     const authority = await Authority.loadOrCreate(keys);
-    const files = await authority.ownFiles(keys, 'broker', { commonName: 'reef-broker', hosts: ['localhost', '127.0.0.1'] });
+    const files = await authority.ownFiles(keys, 'broker', { commonName: 'reef-broker', hosts: [...new Set(['localhost', '127.0.0.1', host])] });
     if (this.kind === 'aedes') {
       this.broker = fork(join(import.meta.dirname, 'broker-main.ts'), [], {
         stdio: ['ignore', 'pipe', 'inherit', 'ipc'], execArgv: ['--conditions=@reefkeeper/source', '--experimental-transform-types', '--disable-warning=ExperimentalWarning'],
-        env: { PATH: process.env.PATH, BROKER: JSON.stringify({ ports: this.ports, ca: join(keys, 'ca.pem'), cert: files.certificateFile, key: files.keyFile }) },
+        env: { PATH: process.env.PATH, BROKER: JSON.stringify({ host, ports: this.ports, ca: join(keys, 'ca.pem'), cert: files.certificateFile, key: files.keyFile }) },
       });
     } else {
       const data = join(this.dir, 'mosquitto');
       await mkdir(data, { recursive: true });
-      // The shipped configuration with one more listener. Queues and memory limits are as shipped.
+      // The shipped configuration with one more listener; queues and limits are as shipped. The first one still wants certificates, so that anonymous means: over the plain one. Settings per
+      // listener will not do: Mosquitto 2.0 then judges a client that is away by no listener's rules, and drops what its session should keep.
       const shipped = (await readFile(join(root, 'deploy/mosquitto/mosquitto.conf'), 'utf8'))
-        .replaceAll('/etc/reefkeeper/keys', keys).replaceAll('/mosquitto/data/', `${data}/`).replace('per_listener_settings false', 'per_listener_settings true')
-        .replace('listener 8883', `listener ${this.ports.tls} 127.0.0.1`).replace('/etc/mosquitto/reefkeeper.acl', join(this.dir, 'reefkeeper.acl'));
-      const config = `${process.getuid?.() === 0 ? 'user root\n' : ''}${shipped}\nlistener ${this.ports.plain} 127.0.0.1\nallow_anonymous true\nacl_file ${join(this.dir, 'reefkeeper.acl')}\n`;
+        .replaceAll('/etc/reefkeeper/keys', keys).replaceAll('/mosquitto/data/', `${data}/`).replace('allow_anonymous false', 'allow_anonymous true')
+        .replace('listener 8883', `listener ${this.ports.tls} ${host}`).replace('/etc/mosquitto/reefkeeper.acl', join(this.dir, 'reefkeeper.acl'));
+      const config = `${process.getuid?.() === 0 ? 'user root\n' : ''}${shipped}\nlistener ${this.ports.plain} 127.0.0.1\n`;
       await writeFile(join(this.dir, 'mosquitto.conf'), config);
       await writeFile(join(this.dir, 'reefkeeper.acl'), await readFile(join(root, 'deploy/mosquitto/reefkeeper.acl')), { mode: 0o700 });
       this.broker = spawn(mosquitto, ['-c', join(this.dir, 'mosquitto.conf')], { stdio: ['ignore', 'ignore', 'ignore'] });
     }
-    await answers(this.ports.plain, 'the broker', this.broker);
-    await answers(this.ports.tls, 'the broker', this.broker);
+    await answers('127.0.0.1', this.ports.plain, 'the broker', this.broker);
+    await answers(host, this.ports.tls, 'the broker', this.broker);
   }
 
   async startController(args = this.options.controllerArgs ?? []): Promise<void> {
-    const { ports, dir } = this;
+    const { ports, dir, host } = this;
+    const broker = `mqtts://${host}:${ports.tls}`;
     const child = spawn(process.execPath, [...args, join(root, 'apps/controller/dist/main.js')], {
       stdio: ['ignore', 'pipe', 'pipe'], cwd: dir,
       env: {
-        PATH: process.env.PATH, NODE_ENV: 'production', LOG_LEVEL: 'warn', DATABASE_URL: this.postgres.url, MQTT_URL: `mqtts://127.0.0.1:${ports.tls}`, ARTIFACTS_URL: pathToFileURL(join(dir, 'artifacts')).href, KEYS_DIR: join(dir, 'keys'),
-        PORT: `${ports.api}`, GATEWAY_PORT: `${ports.gateway}`, PUBLIC_GATEWAY_URL: `https://127.0.0.1:${ports.gateway}`, PUBLIC_MQTT_URL: `mqtts://127.0.0.1:${ports.tls}`, BOOTSTRAP_ADMIN_TOKEN: this.token, INSTANCE_ID: 'plant', ...this.options.env,
+        PATH: process.env.PATH, NODE_ENV: 'production', LOG_LEVEL: 'warn', DATABASE_URL: this.postgres.url, MQTT_URL: this.options.controllerMqttUrl?.() ?? broker, ARTIFACTS_URL: this.artifactsUrl, KEYS_DIR: this.keys,
+        PORT: `${ports.api}`, GATEWAY_HOST: host, GATEWAY_PORT: `${ports.gateway}`, PUBLIC_GATEWAY_URL: this.gatewayUrl, PUBLIC_MQTT_URL: broker, BOOTSTRAP_ADMIN_TOKEN: this.token, INSTANCE_ID: 'plant', ...this.options.env,
       },
     });
     this.controller = child;
@@ -128,6 +149,41 @@ export class Plant {
       child.once('exit', (code, signal) => reject(new Error(`the controller ended with ${signal ?? code}: ${said.join('')}`)));
     });
     await ready;
+  }
+
+  get artifactsUrl(): string {
+    return pathToFileURL(join(this.dir, 'artifacts')).href;
+  }
+
+  /** SIGKILL and a new start with nothing remembered: no session, no retained message. */
+  async restartBrokerWithoutState(awayMs = 0): Promise<void> {
+    await ended(this.broker, 'SIGKILL');
+    await rm(join(this.dir, 'mosquitto'), { recursive: true, force: true });
+    await sleep(awayMs);
+    await this.startBroker();
+  }
+
+  /** The database server and its sessions die; it recovers from its log. */
+  async restartPostgres(awayMs = 0): Promise<void> {
+    process.kill((await this.postgres.pid())!, 'SIGKILL');
+    await sleep(500 + awayMs);
+    this.postgres = await startEmbeddedPostgres(join(this.dir, 'postgres'), { throwaway: this.options.throwaway ?? false, port: this.postgres.port });
+  }
+
+  async killController(): Promise<void> {
+    await ended(this.controller, 'SIGKILL');
+  }
+
+  /** Asks again while the API or the database is away. */
+  async patiently<T>(ask: () => Promise<T>, timeoutMs = 120_000): Promise<T> {
+    for (const until = Date.now() + timeoutMs; ;) {
+      try {
+        return await ask();
+      } catch (error) {
+        if (Date.now() > until) throw error;
+        await sleep(300);
+      }
+    }
   }
 
   async call<T>(method: string, path: string, body?: unknown): Promise<T> {
@@ -157,7 +213,11 @@ export class Plant {
     return Object.fromEntries(await Promise.all(Object.entries(pids).map(async ([name, pid]) => [name, await cpuSeconds(pid, name === 'postgres')] as const)));
   }
 
+  private closed = false;
+
   async close(): Promise<void> {
+    if (this.closed) return;
+    this.closed = true;
     await ended(this.controller, 'SIGTERM');
     await ended(this.broker, 'SIGTERM');
     await this.pool?.end();
@@ -187,11 +247,11 @@ async function cpuSeconds(pid: number, withChildren: boolean): Promise<number> {
   return ticks / 100;
 }
 
-async function answers(port: number, what: string, child: ChildProcess): Promise<void> {
+async function answers(host: string, port: number, what: string, child: ChildProcess): Promise<void> {
   for (let attempt = 0; attempt < 300; attempt += 1) {
     if (child.exitCode !== null) throw new Error(`${what} ended with ${child.exitCode}`);
     const open = await new Promise<boolean>((resolve) => {
-      const socket = connect(port, '127.0.0.1').once('connect', () => { socket.destroy(); resolve(true); }).once('error', () => resolve(false));
+      const socket = connect(port, host).once('connect', () => { socket.destroy(); resolve(true); }).once('error', () => resolve(false));
     });
     if (open) return;
     await sleep(100);
