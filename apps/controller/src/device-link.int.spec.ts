@@ -143,6 +143,8 @@ it('survives a broker that is restarted and has forgotten everything', async () 
   await want('cam-1', 'cd'.repeat(32));
   await expect.poll(() => devices.get('cam-1'), patience).toMatchObject({ desired: { revision: 2, publishedRevision: 2 } });
   await expect.poll(() => client.connected, patience).toBe(true);
+  // The same device in its next session; two connections of one id would throw each other out for ever.
+  await client.endAsync(true);
   client = await born({ ...device }, 2);
   await expect.poll(() => told.at(-1), patience).toMatchObject({ revision: 2 });
   await say(reported.topicFor('cam-1'), report({ seq: 60 }));
