@@ -1,7 +1,7 @@
 import { bundleDigest, verifyBundle, type Manifest } from '@reefkeeper/bundle';
 import { asReefError, ReefError } from '@reefkeeper/platform/errors';
 import type { Logger } from '@reefkeeper/platform/logger';
-import type { ExecutionStep, WantedWorkload } from '@reefkeeper/protocol';
+import type { ExecutionStep, Transfer, WantedWorkload } from '@reefkeeper/protocol';
 import { bringBlob } from './bring.ts';
 import type { Budget } from './budget.ts';
 import type { CrashPoint } from './crash-point.ts';
@@ -15,7 +15,7 @@ import type { Repairs } from './repairs.ts';
 import type { Serving } from './serving.ts';
 import type { StateFile } from './state.ts';
 import { basesOf, filesFor, type BlobName, type Store } from './store.ts';
-import { activated, begun, closed, committed, defaultProbationS, did, entered, failed, faulted, left, noted, refetched, removed, returned, sameSlot, type Slot } from './workload.ts';
+import { activated, begun, closed, committed, defaultProbationS, did, entered, failed, faulted, left, noted, refetched, removed, returned, sameSlot, transferred, type Slot } from './workload.ts';
 
 export interface ActivationOptions {
   state: StateFile;
@@ -109,10 +109,12 @@ export function activationExecutors(options: ActivationOptions): Executors {
       const files = neededFiles(manifest, wanted);
       const total = Math.max(1, sum(files));
       await store.ensureRoomFor(files);
+      const took: Transfer = { fullBytes: 0, deltaBytes: 0, peerBytes: 0, savedBytes: 0 };
       try {
         for (const [at, file] of files.entries()) await bring(file, at);
       } finally {
         await options.budget.save();
+        await state.move(workload, (now) => transferred(now, took));
       }
 
       async function bring(file: BlobName, at: number): Promise<void> {
@@ -120,7 +122,12 @@ export function activationExecutors(options: ActivationOptions): Executors {
         await bringBlob(options.gateway(), store, file, {
           ...tuned, bases: basesOf(file, manifest, older), peers: options.peers,
           afford: (bytes) => { if (!wanted.policy.ignoreBudget) options.budget.afford(bundle, bytes); },
-          onBytes: (bytes) => options.budget.spend(bytes),
+          onBytes: (bytes, way) => {
+            took[`${way}Bytes`] += bytes;
+            // What comes from next door is on nobody's bill.
+            if (way !== 'peer') options.budget.spend(bytes);
+          },
+          onSaved: (bytes) => { took.savedBytes += bytes; },
           onShare: (share) => options.onPercent(workload, Math.min(100, Math.floor((100 * (before + share * file.bytes)) / total))),
           onNoDelta: (reason) => log.warn({ workload, file: file.digest, reason }, 'no use in the delta; fetching the whole file'),
         });

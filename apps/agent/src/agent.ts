@@ -276,9 +276,11 @@ export class Agent {
 
   /** Downloads over the data budget go on in the next period. */
   private awaitBudget(): void {
-    const opensInMs = this.budget.opensInMs;
+    const waiting = Object.values(this.state.now.workloads).filter(({ execution }) => execution?.waiting);
     clearTimeout(this.budgetTimer);
-    if (this.stopped.signal.aborted || !Object.values(this.state.now.workloads).some(({ execution }) => execution?.waiting)) return;
+    if (this.stopped.signal.aborted || waiting.length === 0) return;
+    // A person may have said so while it was about to wait.
+    const opensInMs = waiting.some(({ execution }) => this.budget.allows(execution!.bundle)) ? 0 : this.budget.opensInMs;
     this.budgetTimer = setTimeout(() => void this.resumeDownloads().catch((err: unknown) => this.log.error({ err }, 'a waiting download could not be resumed')), Math.min(opensInMs ?? 0, 2 ** 31 - 1));
   }
 

@@ -61,7 +61,10 @@ const leftovers = async () => readdir(join(dir, 'store/parts'));
 describe('a file that resembles one that is here', () => {
   it('comes as a delta', async () => {
     let share = 0;
-    await bring(next, { bases: [base], onShare: (now) => { share = now; } });
+    let [arrived, saved] = [0, 0];
+    await bring(next, { bases: [base], onShare: (now) => { share = now; }, onBytes: (bytes, way) => { if (way === 'delta') arrived += bytes; }, onSaved: (bytes) => { saved += bytes; } });
+    expect(arrived).toBe(fleet.bytesServed);
+    expect(arrived + saved).toBe(next.bytes);
     expect(fleet.requests).toEqual([deltaPath()]);
     expect(fleet.bytesServed).toBeLessThan(10_000);
     expect(share).toBe(1);

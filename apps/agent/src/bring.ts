@@ -1,5 +1,5 @@
 import { createReadStream, createWriteStream } from 'node:fs';
-import { readFile } from 'node:fs/promises';
+import { readFile, stat } from 'node:fs/promises';
 import { applyDelta, mostDeltaInputBytes } from '@reefkeeper/bundle';
 import { asReefError, ReefError } from '@reefkeeper/platform/errors';
 import { diskError, diskTroubleOf } from './disk.ts';
@@ -12,6 +12,8 @@ export interface BringOptions extends DownloadOptions {
   /** Files that the wanted one may be made from. */
   bases: readonly BlobName[];
   peers?: Peers | undefined;
+  /** It came as a delta, and that much less than the whole. */
+  onSaved?: (bytes: number) => void;
   /** The delta is of no use, for this reason; the whole file follows. */
   onNoDelta?: (reason: string) => void;
 }
@@ -27,7 +29,7 @@ const deltaTries = 3;
  */
 export async function bringBlob(gateway: Gateway, store: Store, blob: BlobName, options: BringOptions): Promise<void> {
   if (await store.holds(blob)) return;
-  if (await options.peers?.bring(store, blob, { ...options, onBytes: undefined })) return;
+  if (await options.peers?.bring(store, blob, options)) return;
   if (await byDelta(gateway, store, blob, options)) return;
   await downloadBlob(gateway, store, blob, options);
 }
@@ -43,7 +45,9 @@ async function byDelta(gateway: Gateway, store: Store, blob: BlobName, options: 
       await retrying({ ...options, tries: Math.min(deltaTries, options.tries ?? deltaTries) }, path, async () => { part = await fetchDelta(gateway, store, blob, path, options); }, async () => (await store.deltaPart(blob.digest))?.bytes ?? 0);
       if (!part) return false;
       await applyDelta(await readFile(store.blobPath(base.digest)), createReadStream(part), createWriteStream(store.madePath(blob.digest)), blob.bytes);
+      const deltaBytes = (await stat(part)).size;
       await store.adopt(blob, store.madePath(blob.digest));
+      options.onSaved?.(blob.bytes - deltaBytes);
       return true;
     } catch (thrown) {
       options.signal?.throwIfAborted();
@@ -90,6 +94,6 @@ async function fetchDelta(gateway: Gateway, store: Store, blob: BlobName, path: 
     response.destroy();
     throw error;
   }
-  await receive(response, store.deltaPath(blob.digest, tag), { start, bytes, what: `the delta for ${blob.digest}` }, options);
+  await receive(response, store.deltaPath(blob.digest, tag), { start, bytes, what: `the delta for ${blob.digest}`, way: 'delta' }, options);
   return store.deltaPath(blob.digest, tag);
 }

@@ -78,7 +78,19 @@ describe('a broken delta on a metered link', () => {
     await fleet.command(device, { id: 'a', kind: 'allow-download' });
     expect(await reported(2, 'SUCCEEDED')).toMatchObject({ running: two.bundle, execution: { failure: null } });
     expect(requestsOf(digestOf(two))).toEqual(['delta', 'whole']);
+    // The broken delta was paid for, too.
+    expect((await reported(2, 'SUCCEEDED')).execution!.transfer).toEqual({ fullBytes: two.model.length, deltaBytes: broken.length, peerBytes: 0, savedBytes: 0 });
     expect(fleet.results.find(({ id }) => id === 'a')).toMatchObject({ ok: true, result: { allowed: ['w'] } });
+  });
+
+  it('is let through also by a word that comes while the agent is about to wait', async () => {
+    await overBudget();
+    await stop();
+    // At the start it finds out anew that it has to wait; the word is there already, or comes in between, or after.
+    await fleet.command(device, { id: 'a', kind: 'allow-download' });
+    await start();
+    await fleet.command(device, { id: 'b', kind: 'allow-download' });
+    expect(await reported(2, 'SUCCEEDED')).toMatchObject({ running: two.bundle });
   });
 
   it('goes on by itself in the next period', async () => {
@@ -91,10 +103,11 @@ describe('a broken delta on a metered link', () => {
     await writeFile(path, JSON.stringify({ ...kept, spentBytes, elapsedMs: 24 * 3_600_000 - 2_000, savedAt: 0 }));
     await want(3, two, { link: 'metered', dataBudget: { bytes: two.model.length + 1_000, per: 'day' } });
     await start();
-    await reported(3, 'QUEUED');
-    expect(requestsOf(digestOf(two))).toEqual(['delta']);
     expect(await reported(3, 'SUCCEEDED')).toMatchObject({ running: two.bundle });
     expect(requestsOf(digestOf(two))).toEqual(['delta', 'whole']);
+    await stop();
+    // All of it on the new day's bill.
+    expect(JSON.parse(await readFile(path, 'utf8'))).toMatchObject({ spentBytes: two.model.length });
   });
 
   it.each([

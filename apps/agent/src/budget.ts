@@ -101,6 +101,10 @@ export class Budget {
     throw new ReefError('budget_exceeded', 'conflict', `The download needs ${bytes} bytes and ${left} of ${limit.bytes} a ${limit.per} are left; ${until}. Let it through with \`reef device allow-download\`, or with ignoreBudget in the rollout's policy.`, { detail: { bytes, left, budget: limit.bytes } });
   }
 
+  allows(bundle: string): boolean {
+    return this.allowed.has(bundle);
+  }
+
   spend(bytes: number): void {
     if (this.options.limit() === null) return;
     this.tick();

@@ -6,6 +6,9 @@ import { diskError, diskTroubleOf } from './disk.ts';
 import { refusal, textOf, type Gateway } from './gateway.ts';
 import type { BlobName, Store } from './store.ts';
 
+/** As in `Transfer` of the protocol. */
+export type Way = 'full' | 'delta' | 'peer';
+
 export interface DownloadOptions {
   /** Tries without a single new byte before giving up. */
   tries?: number;
@@ -14,8 +17,8 @@ export interface DownloadOptions {
   signal?: AbortSignal;
   /** Asked before that many bytes are; throws where they would cost too much. */
   afford?: (bytes: number) => void;
-  /** Bytes that have just arrived from the network. */
-  onBytes?: (bytes: number) => void;
+  /** Bytes that have just arrived from the network, and by which way. */
+  onBytes?: (bytes: number, way: Way) => void;
   /** How much of the file at hand is here, 0 to 1. */
   onShare?: (share: number) => void;
 }
@@ -88,14 +91,14 @@ async function fetchRest(gateway: Gateway, store: Store, blob: BlobName, from: n
     if (response.statusCode === 416) await rm(store.partPath(blob.digest), { force: true });
     throw response.statusCode === 416 ? new ReefError('artifact.damaged', 'unavailable', 'The part on disk does not fit the file; it was thrown away.') : refusal(response.statusCode ?? 0, body, `/v1/blobs/${blob.digest}`);
   }
-  await receive(response, store.partPath(blob.digest), { start, bytes: blob.bytes, what: blob.digest }, options);
+  await receive(response, store.partPath(blob.digest), { start, bytes: blob.bytes, what: blob.digest, way: 'full' }, options);
 }
 
 /**
  * The body of an answer into `path` from `start` on, until `bytes` are there. What has arrived before a cut stays.
  * @throws ReefError `artifact.interrupted`, `artifact.checksum_mismatch` (longer than it may be; the part is then gone), `disk.full`
  */
-export async function receive(response: IncomingMessage, path: string, { start, bytes, what }: { start: number; bytes: number; what: string }, options: DownloadOptions): Promise<void> {
+export async function receive(response: IncomingMessage, path: string, { start, bytes, what, way }: { start: number; bytes: number; what: string; way: Way }, options: DownloadOptions): Promise<void> {
   let position = start;
   // Written chunk by chunk rather than through a stream pipeline: that one drops what is in its buffers when the line is cut,
   // and on a metered link those bytes are paid for.
@@ -106,7 +109,7 @@ export async function receive(response: IncomingMessage, path: string, { start, 
       if (position + chunk.length > bytes) throw new ReefError('artifact.checksum_mismatch', 'invalid', `The file is longer than the ${bytes} bytes of the manifest; it was thrown away.`);
       await part.write(chunk, 0, chunk.length, position);
       position += chunk.length;
-      options.onBytes?.(chunk.length);
+      options.onBytes?.(chunk.length, way);
       options.onShare?.(position / bytes);
     }
   } catch (cause) {

@@ -58,7 +58,7 @@ const peersOf = (...known: Peer[]) => new Peers({ identity: () => identities.min
 const near = (): Peer => ({ id: 'near', ...server.address });
 async function bring(peers: Peers): Promise<string[]> {
   let paid = 0;
-  await bringBlob(gateway, stores.mine, blob, { tries: 2, firstDelayMs: 1, maxDelayMs: 5, bases: [], peers, onBytes: (bytes) => { paid += bytes; } });
+  await bringBlob(gateway, stores.mine, blob, { tries: 2, firstDelayMs: 1, maxDelayMs: 5, bases: [], peers, onBytes: (bytes, way) => { if (way !== 'peer') paid += bytes; } });
   expect((await readFile(stores.mine.blobPath(blob.digest))).equals(content)).toBe(true);
   expect(await readdir(join(root, 'mine/store/parts'))).toEqual([]);
   // Only what came from the gateway is paid for.
@@ -168,6 +168,8 @@ it('two agents at one site: the second takes no byte of a file from the gateway'
   fleet.requests.length = 0;
   await start('mine');
   await fleet.want('mine', 1, { mine: { bundle: version.bundle, policy: { observeS: 0 } } }, { peers: [{ id: 'near', ...capabilities!.peer! }] });
-  expect((await ended('mine', 1)).workloads.mine!.running).toBe(version.bundle);
+  const { running, execution } = (await ended('mine', 1)).workloads.mine!;
+  expect(running).toBe(version.bundle);
+  expect(execution!.transfer).toEqual({ fullBytes: 0, deltaBytes: 0, peerBytes: version.model.length + version.manifest.golden!.bytes, savedBytes: 0 });
   expect(fleet.requests).toEqual([`GET /v1/bundles/${version.bundle}`]);
 });

@@ -59,7 +59,7 @@ export class Peers {
       response.destroy();
       throw new ReefError('peer.missing', 'not_found', `${peer.id} does not have it, or is busy (${response.statusCode ?? 0}).`);
     }
-    await receive(response, path, { start: 0, bytes: blob.bytes, what: `${blob.digest} from ${peer.id}` }, options);
+    await receive(response, path, { start: 0, bytes: blob.bytes, what: `${blob.digest} from ${peer.id}`, way: 'peer' }, options);
   }
 
   private open(peer: Peer, path: string, signal: AbortSignal): Promise<IncomingMessage> {

@@ -80,6 +80,6 @@ function reportedWorkload(workload: WorkloadState, percent: number | null, devic
 }
 
 function reportedExecution(execution: Execution, percent: number | null): ReportedExecution {
-  const { revision, bundle, state, step, failure, waiting, notes } = execution;
-  return { revision, bundle, state, step, percent: isOpen(execution) ? percent : null, failure: failure ?? waiting, ...(notes ? { notes } : {}) };
+  const { revision, bundle, state, step, failure, waiting, notes, transfer } = execution;
+  return { revision, bundle, state, step, percent: isOpen(execution) ? percent : null, failure: failure ?? waiting, ...(notes ? { notes } : {}), ...(transfer ? { transfer } : {}) };
 }

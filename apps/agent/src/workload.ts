@@ -1,4 +1,4 @@
-import { terminalStates, type Backend, type Execution as ReportedExecution, type ExecutionStep, type Failure, type WantedWorkload } from '@reefkeeper/protocol';
+import { terminalStates, type Backend, type Execution as ReportedExecution, type ExecutionStep, type Failure, type Transfer, type WantedWorkload } from '@reefkeeper/protocol';
 
 /** One bundle in the form it is served. */
 export interface Slot {
@@ -79,7 +79,7 @@ export function begun(state: WorkloadState, revision: number, wanted: WantedWork
     execution: {
       revision, bundle: wanted.bundle, wantedVariant: wanted.variant, rollback: wanted.rollback,
       state: 'IN_PROGRESS', step: same ? before.step : null, percent: null, failure: null,
-      done: same ? before.done : [], elapsedMs: 0, trials: same ? before.trials : 0, waiting: null, ...(same && before.notes ? { notes: before.notes } : {}),
+      done: same ? before.done : [], elapsedMs: 0, trials: same ? before.trials : 0, waiting: null, ...(same && before.transfer ? { transfer: before.transfer } : {}), ...(same && before.notes ? { notes: before.notes } : {}),
     },
   };
 }
@@ -88,6 +88,15 @@ export function entered(state: WorkloadState, step: ExecutionStep): WorkloadStat
   if (!isOpen(state.execution)) return state;
   const trials = state.execution.trials + (step === 'observe' ? 1 : 0);
   return { ...state, execution: { ...state.execution, state: 'IN_PROGRESS', waiting: null, step, percent: null, trials } };
+}
+
+/** What a download took is added to what the execution took before. A kill in the middle of one loses its count, never its bytes. */
+export function transferred(state: WorkloadState, took: Transfer): WorkloadState {
+  const { execution } = state;
+  if (!isOpen(execution)) return state;
+  const before = execution.transfer ?? { fullBytes: 0, deltaBytes: 0, peerBytes: 0, savedBytes: 0 };
+  const sum = (key: keyof Transfer) => before[key] + took[key];
+  return { ...state, execution: { ...execution, transfer: { fullBytes: sum('fullBytes'), deltaBytes: sum('deltaBytes'), peerBytes: sum('peerBytes'), savedBytes: sum('savedBytes') } } };
 }
 
 /** Nothing has failed, and nothing goes on before what it waits for has come: then `resumed`. */

@@ -2,7 +2,7 @@ import { useMemo, useState } from 'react';
 import { Link } from 'wouter';
 import { api, Problem, type Explanation, type Page, type Rollout, type RolloutEvent, type RolloutExecution, type SeriesPoint, type Verdict, type Wave } from './api.ts';
 import { useLive } from './live.ts';
-import { Ago, Loaded, State } from './parts.tsx';
+import { Ago, bytes, Loaded, State } from './parts.tsx';
 import { AccuracyPlot, LatencyPlot } from './series.tsx';
 
 const verbs: Record<string, { verb: string; text: string; body?: unknown; ask?: string }[]> = {
@@ -64,12 +64,18 @@ function Head({ rollout, reload }: { rollout: Rollout; reload: () => void }) {
       {rollout.stateReason && <p className={`notice ${['ROLLED_BACK', 'ROLLING_BACK', 'ABORTED'].includes(rollout.state) ? 'bad' : rollout.state === 'PAUSED' ? 'warn' : ''}`}>{rollout.stateReason.message} <code>{rollout.stateReason.code}</code></p>}
       {rollout.waiting && <p className={`notice ${rollout.waiting.code.startsWith('waits_for_') ? 'warn' : ''}`}>{rollout.waiting.message} <code>{rollout.waiting.code}</code></p>}
       {rollout.stopAt && <p className="faint">Nobody new is told after <time dateTime={rollout.stopAt}>{new Date(rollout.stopAt).toLocaleString()}</time>.</p>}
+      {rollout.waitingDevices.map((some) => <p className="notice warn" key={some.code}>{some.count} waiting ({some.devices.join(', ')}{some.count > some.devices.length && ', ...'}): {some.message} <code>{some.code}</code></p>)}
+      {rollout.transfer && <Transferred {...rollout.transfer} />}
       <p>{verbs[rollout.state]?.map(({ verb, text, body, ask }) => <button type="button" key={text} onClick={() => void act(verb, body, ask)}>{text}</button>)}</p>
       {problem && <p className="notice bad" role="alert">{problem}</p>}
       {rollout.rollback && <WayBack counts={rollout.rollback} />}
       <div className="waves">{rollout.waves.map((wave) => <WaveCard key={wave.index} wave={wave} current={wave.index === rollout.wave} />)}{rollout.late && <LateCard late={rollout.late} />}</div>
     </>
   );
+}
+
+function Transferred({ fullBytes, deltaBytes, peerBytes, savedBytes }: NonNullable<Rollout['transfer']>) {
+  return <p className="faint">Transferred {bytes(fullBytes + deltaBytes)}{savedBytes > 0 && `, saved ${bytes(savedBytes)} by deltas`}{peerBytes > 0 && `, ${bytes(peerBytes)} more between devices of one site`}.</p>;
 }
 
 const segments: [string, string][] = [['SUCCEEDED', 'good'], ['IN_PROGRESS', 'busy'], ['QUEUED', 'idle'], ['TIMED_OUT', 'warn'], ['CANCELED', 'warn'], ['REMOVED', 'warn'], ['REJECTED', 'bad'], ['FAILED', 'bad']];

@@ -125,7 +125,21 @@ export const capabilities = z.object({
 });
 export type Capabilities = z.infer<typeof capabilities>;
 
+const byteCount = z.number().int().nonnegative();
+/** What the files of one execution took, on the wire, by the way they came; what a broken delta took counts as well. */
+export const transfer = z.object({
+  /** Whole files from the gateway. */
+  fullBytes: byteCount,
+  deltaBytes: byteCount,
+  /** From other devices of the site. */
+  peerBytes: byteCount,
+  /** What the files that came as deltas would have taken more. */
+  savedBytes: byteCount,
+});
+export type Transfer = z.infer<typeof transfer>;
+
 export const execution = z.object({
+  transfer: transfer.optional(),
   revision: z.number().int().positive(),
   bundle: digest,
   state: executionState,

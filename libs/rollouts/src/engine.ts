@@ -210,13 +210,13 @@ export class RolloutEngine {
 
   private async write(tx: Tx, id: string, moved: { device: string; to: Followup }[], now: Date): Promise<void> {
     await tx.query(`
-      UPDATE rollout_executions e SET state = m.state, step = m.step, percent = m.percent, failure = CASE WHEN e.state IN ('QUEUED', 'IN_PROGRESS') THEN m.failure ELSE coalesce(m.failure, e.failure) END, rollback_state = m.rollback_state, rollback_failure = coalesce(m.rollback_failure, e.rollback_failure),
+      UPDATE rollout_executions e SET state = m.state, step = m.step, percent = m.percent, failure = CASE WHEN e.state IN ('QUEUED', 'IN_PROGRESS') THEN m.failure ELSE coalesce(m.failure, e.failure) END, transfer = coalesce(m.transfer, e.transfer), rollback_state = m.rollback_state, rollback_failure = coalesce(m.rollback_failure, e.rollback_failure),
         settled_at = CASE WHEN e.settled_at IS NULL AND m.state NOT IN ('PENDING', 'QUEUED', 'IN_PROGRESS') THEN $9::timestamptz ELSE e.settled_at END,
         rollback_settled_at = CASE WHEN m.rollback_state NOT IN ('QUEUED', 'IN_PROGRESS') THEN $9::timestamptz ELSE e.rollback_settled_at END
-      FROM unnest($2::text[], $3::text[], $4::text[], $5::real[], $6::jsonb[], $7::text[], $8::jsonb[]) AS m(device_id, state, step, percent, failure, rollback_state, rollback_failure)
+      FROM unnest($2::text[], $3::text[], $4::text[], $5::real[], $6::jsonb[], $7::text[], $8::jsonb[], $10::jsonb[]) AS m(device_id, state, step, percent, failure, rollback_state, rollback_failure, transfer)
       WHERE e.rollout_id = $1 AND e.device_id = m.device_id`,
       [id, moved.map(({ device }) => device), moved.map(({ to }) => to.state), moved.map(({ to }) => to.step), moved.map(({ to }) => to.percent), moved.map(({ to }) => to.failure && JSON.stringify(to.failure)),
-        moved.map(({ to }) => to.rollbackState), moved.map(({ to }) => to.rollbackFailure && JSON.stringify(to.rollbackFailure)), now]);
+        moved.map(({ to }) => to.rollbackState), moved.map(({ to }) => to.rollbackFailure && JSON.stringify(to.rollbackFailure)), now, moved.map(({ to }) => to.transfer && JSON.stringify(to.transfer))]);
   }
 
   private async samples(tx: Tx, row: RolloutRow): Promise<DeviceSample[]> {

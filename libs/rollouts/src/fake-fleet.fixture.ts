@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import type { Capabilities, Desired, Reported, ReportedWorkload, Telemetry as Window } from '@reefkeeper/protocol';
+import type { Capabilities, Desired, Reported, ReportedWorkload, Telemetry as Window, Transfer } from '@reefkeeper/protocol';
 import { Sketch } from '@reefkeeper/protocol';
 import type { Telemetry } from '@reefkeeper/telemetry';
 
@@ -61,6 +61,8 @@ export class FakeDevice {
   /** Serves but sends no windows. */
   silent = false;
   /** Takes what is wanted in, and does not begin before this is null again. */
+  /** What its files take, as it will say. */
+  transfer: Transfer | null = null;
   waitsFor: { code: string; message: string } | null = null;
   /** Cannot switch to anything. */
   refuses: { code: string; message: string } | null = null;
@@ -127,7 +129,7 @@ export class FakeDevice {
       this.running = wanted.bundle;
       this.variant = wanted.variant;
     }
-    this.execution = { revision, bundle: wanted.bundle, state: failure ? 'FAILED' : 'SUCCEEDED', step: failure ? 'golden' : 'commit', percent: 100, failure };
+    this.execution = { revision, bundle: wanted.bundle, state: failure ? 'FAILED' : 'SUCCEEDED', step: failure ? 'golden' : 'commit', percent: 100, failure, ...(this.transfer ? { transfer: this.transfer } : {}) };
   }
 
   async report(withCapabilities = false): Promise<void> {

@@ -1,4 +1,4 @@
-import { terminalStates, type Execution } from '@reefkeeper/protocol';
+import { terminalStates, type Execution, type Transfer } from '@reefkeeper/protocol';
 import { isSettled, type RolloutExecutionState } from './rollout.ts';
 
 /** One device's part of a rollout, as far as following it needs. */
@@ -37,6 +37,8 @@ export interface Followup {
   percent: number | null;
   /** Why it ended, or what it waits for. */
   failure: { code: string; message: string } | null;
+  /** What its files took; null where the device has not said. */
+  transfer: Transfer | null;
   rollbackState: RollbackState | null;
   rollbackFailure: { code: string; message: string } | null;
 }
@@ -46,7 +48,7 @@ export interface Followup {
  * of our bundle count, so what a device said of an earlier assignment of the same bundle never does. Terminal is sticky.
  */
 export function follow(execution: Followed, seen: Seen, limits: { installTimeoutS: number; rollbackTimeoutS: number }, now: Date): Followup | undefined {
-  const same: Followup = { state: execution.state, step: execution.step, percent: execution.percent, failure: null, rollbackState: execution.rollbackState, rollbackFailure: null };
+  const same: Followup = { state: execution.state, step: execution.step, percent: execution.percent, failure: null, transfer: ofOurs(seen.execution, execution)?.transfer ?? null, rollbackState: execution.rollbackState, rollbackFailure: null };
   if (rollbackOpen(execution.rollbackState)) {
     const moved = followRollback(execution, seen, limits.rollbackTimeoutS, now);
     return moved && { ...same, ...moved };
@@ -54,8 +56,8 @@ export function follow(execution: Followed, seen: Seen, limits: { installTimeout
   if (execution.state === 'PENDING' || isSettled(execution.state)) return undefined;
   if (seen.retired) return { ...same, state: 'REMOVED', failure: { code: 'device.retired', message: 'The device was retired.' } };
   if (seen.wantedBundle !== execution.bundle) return { ...same, state: 'CANCELED', failure: { code: 'execution.superseded', message: 'The device is wanted to run something else by now.' } };
-  const said = seen.execution;
-  if (said && said.bundle === execution.bundle && said.revision >= execution.revision!) {
+  const said = ofOurs(seen.execution, execution);
+  if (said) {
     // A device that says done but runs something else has not done it.
     const state = said.state === 'SUCCEEDED' && seen.running !== execution.bundle ? 'IN_PROGRESS' : said.state;
     const failed = terminalStates.has(state) && state !== 'SUCCEEDED';
@@ -71,6 +73,11 @@ export function follow(execution: Followed, seen: Seen, limits: { installTimeout
     return { ...same, state: 'TIMED_OUT', failure: { code: 'execution.timed_out', message: `No final answer in ${limits.installTimeoutS} s. The device takes the wanted version when it comes back.` } };
   }
   return undefined;
+}
+
+/** Only what was said of our bundle at our revision or a later one. */
+function ofOurs(said: Execution | null, { bundle, revision }: Followed): Execution | undefined {
+  return said && revision !== null && said.bundle === bundle && said.revision >= revision ? said : undefined;
 }
 
 /** A device may say that it will not begin yet, and why: no failure, and no end either. */

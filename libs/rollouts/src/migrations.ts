@@ -149,3 +149,15 @@ export class LateJoiners1764000005111 implements MigrationInterface {
     await runner.query('ALTER TABLE rollouts DROP COLUMN late_stopped');
   }
 }
+
+export class ExecutionTransfer1764000005120 implements MigrationInterface {
+  name = 'ExecutionTransfer1764000005120';
+
+  async up(runner: QueryRunner): Promise<void> {
+    await runner.query('ALTER TABLE rollout_executions ADD COLUMN transfer jsonb');
+  }
+
+  async down(runner: QueryRunner): Promise<void> {
+    await runner.query('ALTER TABLE rollout_executions DROP COLUMN transfer');
+  }
+}

@@ -1,4 +1,5 @@
 import { Column, Entity, PrimaryColumn } from 'typeorm';
+import type { Transfer } from '@reefkeeper/protocol';
 import type { RollbackState } from './follow.ts';
 import type { Plan, PlannedWave } from './plan.ts';
 import type { Reason, RolloutExecutionState, RolloutState, Sample, Settings, Wave, WaveState } from './rollout.ts';
@@ -74,6 +75,8 @@ export class ExecutionRow {
   @Column({ name: 'skipped', type: 'boolean', default: false }) skipped!: boolean;
   @Column({ name: 'rollback_state', type: 'text', nullable: true }) rollbackState!: RollbackState | null;
   @Column({ name: 'rollback_revision', type: 'bigint', nullable: true, transformer: { from: (value: string | null) => (value === null ? null : Number(value)), to: (value: number | null) => value } }) rollbackRevision!: number | null;
+  /** What the device's files took, as it said last. */
+  @Column({ name: 'transfer', type: 'jsonb', nullable: true }) transfer!: Transfer | null;
   @Column({ name: 'rollback_failure', type: 'jsonb', nullable: true }) rollbackFailure!: { code: string; message: string } | null;
   @Column({ name: 'rollback_assigned_at', type: 'timestamptz', nullable: true }) rollbackAssignedAt!: Date | null;
   @Column({ name: 'rollback_settled_at', type: 'timestamptz', nullable: true }) rollbackSettledAt!: Date | null;

@@ -61,6 +61,7 @@ export class RolloutType implements RolloutView {
   @Field(() => ReasonType) stateReason!: Reason;
   @Field(() => Int) wave!: number;
   @Field(() => [WaveType]) waves!: WaveView[];
+  @Field(() => JsonScalar, { nullable: true }) transfer!: RolloutView['transfer'];
   @Field(() => JsonScalar) waitingDevices!: RolloutView['waitingDevices'];
   @Field(() => JsonScalar, { nullable: true }) rollback!: RolloutView['rollback'];
   @Field(() => JsonScalar) settings!: Settings;
@@ -90,6 +91,7 @@ class ExecutionType {
   @Field(() => Date, { nullable: true }) assignedAt!: Date | null;
   @Field(() => Date, { nullable: true }) settledAt!: Date | null;
   @Field(() => String, { nullable: true }) rollbackState!: string | null;
+  @Field(() => JsonScalar, { nullable: true }) transfer!: object | null;
   @Field(() => JsonScalar, { nullable: true }) rollbackFailure!: { code: string; message: string } | null;
 }
 

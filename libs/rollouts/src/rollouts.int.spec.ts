@@ -48,14 +48,17 @@ describe('a whole rollout with devices that react', () => {
   });
 
   it('a device over its data budget: QUEUED with that reason, told once, neither failed nor forgotten, until it may; then as any other', async () => {
-    const [, late] = await world.fleet.add(2);
+    const [early, late] = await world.fleet.add(2);
+    early!.transfer = { fullBytes: 1_000, deltaBytes: 0, peerBytes: 0, savedBytes: 0 };
     late!.waitsFor = { code: 'budget_exceeded', message: 'needs 4 MB and 1 is left' };
     await world.version(1);
     const { id } = await world.create({ version: 'm@1', waves: [{ percent: 100 }], soakS: 2, installTimeoutS: 600, deadlineS: 600 });
     expect(await world.run(20, id)).toMatchObject({ state: 'RUNNING', waves: [{ state: 'RUNNING', counts: { SUCCEEDED: 1, QUEUED: 1, FAILED: 0 } }], waitingDevices: [{ code: 'budget_exceeded', message: 'needs 4 MB and 1 is left', count: 1, devices: [late!.id] }] });
     expect((await codes(id)).filter((code) => code === 'budget_exceeded')).toHaveLength(1);
+    expect((await world.view(id)).transfer).toEqual({ fullBytes: 1_000, deltaBytes: 0, peerBytes: 0, savedBytes: 0 });
     late!.waitsFor = null;
-    expect(await world.run(60, id, ended)).toMatchObject({ state: 'SUCCEEDED', waitingDevices: [], waves: [{ counts: { SUCCEEDED: 2 } }] });
+    late!.transfer = { fullBytes: 0, deltaBytes: 36, peerBytes: 5, savedBytes: 964 };
+    expect(await world.run(60, id, ended)).toMatchObject({ state: 'SUCCEEDED', waitingDevices: [], waves: [{ counts: { SUCCEEDED: 2 } }], transfer: { fullBytes: 1_000, deltaBytes: 36, peerBytes: 5, savedBytes: 964 } });
     expect((await listExecutions(db(), id)).items.map(({ failure }) => failure)).toEqual([null, null]);
   });
 

@@ -1,4 +1,5 @@
 import { ReefError } from '@reefkeeper/platform';
+import type { Transfer } from '@reefkeeper/protocol';
 import type { DataSource } from 'typeorm';
 import { ExecutionRow, RolloutEvent, RolloutRow, WaveRow, type KeptPlan } from './rollout.entity.ts';
 import type { PlannedWave } from './plan.ts';
@@ -20,6 +21,8 @@ export interface RolloutView {
   waves: WaveView[];
   /** Devices that will not begin yet, by what they say they wait for. */
   waitingDevices: Waiting[];
+  /** Of every device that has said; null before the first. */
+  transfer: Transfer | null;
   rollback: Record<'PENDING' | 'QUEUED' | 'IN_PROGRESS' | 'SUCCEEDED' | 'FAILED' | 'TIMED_OUT' | 'CANCELED', number> | null;
   settings: Settings;
   plan: KeptPlan;
@@ -68,6 +71,9 @@ async function viewsOf(db: DataSource, rows: RolloutRow[]): Promise<RolloutView[
   const waiting = await db.query<(Waiting & { id: string })[]>(`
     SELECT rollout_id AS id, failure ->> 'code' AS code, min(failure ->> 'message') AS message, count(*)::int AS count, (array_agg(device_id ORDER BY device_id))[:5] AS devices
     FROM rollout_executions WHERE rollout_id = ANY($1) AND state = 'QUEUED' AND failure IS NOT NULL GROUP BY 1, 2 ORDER BY 2`, [ids]);
+  const transfers = await db.query<(Transfer & { id: string })[]>(`
+    SELECT rollout_id AS id, ${(['fullBytes', 'deltaBytes', 'peerBytes', 'savedBytes'] as const).map((key) => `sum((transfer ->> '${key}')::bigint)::float8 AS "${key}"`).join(', ')}
+    FROM rollout_executions WHERE rollout_id = ANY($1) AND transfer IS NOT NULL GROUP BY 1`, [ids]);
   return rows.map((row) => {
     const own = groups.filter(({ id }) => id === row.id);
     const back = own.filter(({ rollback }) => rollback !== null);
@@ -80,6 +86,7 @@ async function viewsOf(db: DataSource, rows: RolloutRow[]): Promise<RolloutView[
         const { index, state, size, verdicts, startedAt, analysingAt, deadlineAt, endedAt } = wave;
         return { index, state, size, canary: row.plan.waves[index]?.canary ?? false, of: row.plan.waves[index]?.of ?? null, counts, verdicts: verdicts.map(verdictViewOf), startedAt, analysingAt, deadlineAt, endedAt };
       }),
+      transfer: transferOf(transfers.find(({ id }) => id === row.id)),
       waitingDevices: waiting.filter(({ id }) => id === row.id).map(({ code, message, count, devices }) => ({ code, message, count, devices })),
       rollback: back.length > 0 ? rollback : null,
       settings: row.settings, plan: row.plan, createdAt: row.createdAt, createdBy: row.createdBy, startAt: row.startAt, stopAt: row.stopAt, waiting: row.waiting, late: row.settings.dynamic ? { counts: countsOf(own, row.plan.waves.length), stopped: row.lateStopped } : null, startedAt: row.startedAt, endedAt: row.endedAt,
@@ -91,6 +98,12 @@ function countsOf(groups: readonly { wave: number; state: RolloutExecutionState;
   const counts = noCounts();
   for (const group of groups) if (group.wave === wave) counts[group.state] += Number(group.n);
   return counts;
+}
+
+function transferOf(sum: (Transfer & { id: string }) | undefined): Transfer | null {
+  if (!sum) return null;
+  const { id: _, ...transfer } = sum;
+  return transfer;
 }
 
 /** One device's part as the outside sees it. */

@@ -1,20 +1,21 @@
 import type { Command } from 'commander';
 import colours from 'picocolors';
 import { ReefError } from '@reefkeeper/platform/errors';
+import type { Transfer } from '@reefkeeper/protocol';
 import type { Client } from '../client.ts';
 import { action } from '../context.ts';
 import { numberOf } from '../options.ts';
 import { gatesOf } from './gate-options.ts';
 import type { SimulateOptions } from '../offline/simulate.ts';
 import { lateText, paceOf, paceOptions, paceText, waveOf, type LateView, type PaceOptions, type PaceView } from './rollout-options.ts';
-import { ago, counted, facts, table, tone, type Output } from '../output.ts';
+import { ago, bytes, counted, facts, table, tone, type Output } from '../output.ts';
 
 export interface Verdict { gate: string; verdict: string; value: number | null; baseline: number | null; limit: number | null; unit: string; basis: string; method: string; interval: [number, number] | null; sample: { devices: number; inferences: number }; message: string; stillNeeded: string | null }
 type WaveKind = { by: string; value: string } | null;
 export interface RolloutView {
   id: string; name: string; version: string; bundle: string; workload: string; selector: string; state: string; stateReason: { code: string; message: string }; wave: number; createdAt: string; createdBy: string;
   waves: { index: number; state: string; size: number; canary: boolean; of: WaveKind; counts: Record<string, number>; verdicts: Verdict[] }[];
-  waitingDevices: { code: string; message: string; count: number; devices: string[] }[]; rollback: Record<string, number> | null; plan: PlanView; settings: { pace?: PaceView }; startAt: string | null; stopAt: string | null; waiting: { code: string; message: string } | null; late: LateView;
+  transfer: Transfer | null; waitingDevices: { code: string; message: string; count: number; devices: string[] }[]; rollback: Record<string, number> | null; plan: PlanView; settings: { pace?: PaceView }; startAt: string | null; stopAt: string | null; waiting: { code: string; message: string } | null; late: LateView;
 }
 interface PlanView { eligible: number; excluded: { device: string; code: string; reason: string }[]; blastRadius: { statement: string }; waves?: { index: number; devices?: unknown; size: number; canary: boolean; of: WaveKind }[]; notes?: string[]; timing?: { statement: string }; forecast?: { variant: string; hostClass: string; devices: number; calibrated: number; predictedMs: [number, number] | null; nowMs: number | null; notes: string[] }[] }
 export interface RolloutEvent { id: number; at: string; kind: string; wave: number | null; code: string; message: string; numbers: Record<string, unknown>; actor: string }
@@ -187,6 +188,13 @@ function bodyOf(version: string, options: CreateOptions): Record<string, unknown
   });
 }
 
+/** `transferred 12.0 MB, saved 240.0 MB by deltas` without its first word. */
+export function transferText(transfer: Transfer | null): string | null {
+  if (!transfer) return null;
+  const { fullBytes, deltaBytes, peerBytes, savedBytes } = transfer;
+  return [bytes(fullBytes + deltaBytes), ...(savedBytes > 0 ? [`saved ${bytes(savedBytes)} by deltas`] : []), ...(peerBytes > 0 ? [`${bytes(peerBytes)} more between devices of one site`] : [])].join(', ');
+}
+
 const optional = (name: string, value: string | null | undefined): [string, string][] => (value ? [[name, value]] : []);
 const kindOf = (of: WaveKind | undefined): string => (of ? `, ${of.by} ${of.value || '(none)'}` : '');
 
@@ -199,7 +207,7 @@ function mergedGates(short: Record<string, unknown>, long: Record<string, unknow
 export function rolloutText(one: RolloutView): string {
   return [
     facts([['rollout', one.id], ['name', one.name], ['version', one.version], ['workload', one.workload], ['devices', one.selector || 'all'], ['state', tone(one.state)], ['why', one.stateReason.message], ...(one.waiting ? [['now', one.waiting.message] as [string, string]] : []), ...optional('came late', lateText(one.late)), ...optional('pace', paceText(one.settings.pace)),
-      ...optional('starts', one.state === 'SCHEDULED' ? one.startAt : null), ...optional('stops', one.stopAt), ...(one.rollback ? [['way back', backText(one.rollback)] as [string, string]] : []), ['by', `${one.createdBy}, ${ago(one.createdAt)}`]]),
+      ...optional('starts', one.state === 'SCHEDULED' ? one.startAt : null), ...optional('stops', one.stopAt), ...optional('transferred', transferText(one.transfer)), ...(one.rollback ? [['way back', backText(one.rollback)] as [string, string]] : []), ['by', `${one.createdBy}, ${ago(one.createdAt)}`]]),
     table(['wave', 'state', 'size', 'done', 'failed', 'open'], one.waves.map((wave) => [`${wave.index + 1}${wave.canary ? ' (canary)' : ''}${kindOf(wave.of)}`, tone(wave.state), wave.size, wave.counts.SUCCEEDED ?? 0, (wave.counts.FAILED ?? 0) + (wave.counts.TIMED_OUT ?? 0) + (wave.counts.REJECTED ?? 0), (wave.counts.QUEUED ?? 0) + (wave.counts.IN_PROGRESS ?? 0)])),
     ...one.waitingDevices.map((some) => `${counted(some.count, 'device')} QUEUED, ${some.code} (${some.devices.join(', ')}${some.count > some.devices.length ? ', ...' : ''})\n${some.message}`),
     ...one.waves.filter((wave) => wave.verdicts.length > 0).map((wave) => `wave ${wave.index + 1}\n${verdictTable(wave.verdicts)}`),
