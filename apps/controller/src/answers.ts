@@ -25,7 +25,7 @@ const ownTypes: Record<string, Schema> = {
 
 /** The body of a successful answer by operation. */
 const bodies: Record<string, Schema> = {
-  'Devices.list': page(ref('Device')), 'Devices.one': ref('Device'), 'Devices.change': ref('Device'), 'Devices.configure': object({ devices: count }), 'Devices.send': ref('DeviceCommand'), 'Devices.command': ref('DeviceCommand'),
+  'Devices.list': page(ref('Device')), 'Devices.one': ref('Device'), 'Devices.change': ref('Device'), 'Devices.pin': ref('Device'), 'Devices.unpin': ref('Device'), 'Devices.configure': object({ devices: count }), 'Devices.send': ref('DeviceCommand'), 'Devices.command': ref('DeviceCommand'),
   'EnrolmentTokens.create': ref('EnrolmentToken'), 'ApiTokens.list': page(ref('ApiToken')), 'ApiTokens.create': ref('NewApiToken'), 'Audit.list': page(ref('AuditEntry')),
   'Models.list': page(ref('Model')), 'Models.create': ref('Model'), 'Models.one': ref('Model'), 'Models.versions': page(ref('Version')), 'Models.version': ref('Version'), 'Models.confirm': ref('Version'), 'Models.bundle': { ...anything, description: 'A DSSE envelope' }, 'Artifacts.delta': object({ from: text, to: text, bytes: count, deltaBytes: orNull(count) }),
   'Buckets.import': object({ version: ref('Version'), job: ref('Job') }), 'Buckets.exports': page(ref('BucketExport')),
@@ -34,7 +34,8 @@ const bodies: Record<string, Schema> = {
   'Builds.create': object({ version: ref('Version'), job: ref('Job') }), 'Uploads.upload': ref('StoredObject'), 'Retention.collect': object({ dryRun: { type: 'boolean' }, before: time, objects: count, bytes: count, roles: { type: 'array', items: object({ role: text, objects: count, bytes: count }) }, more: { type: 'boolean' } }),
   'Jobs.list': page(ref('Job')), 'Jobs.one': ref('Job'), 'Jobs.cancel': ref('Job'), 'Jobs.retry': ref('Job'), 'Jobs.attempts': page(ref('CompileAttempt')), 'Jobs.log': object({ lines: { type: 'array', items: ref('JobLogLine') } }),
   'Telemetry.latest': page(ref('TelemetryWindow')), 'Series.series': object({ points: { type: 'array', items: ref('SeriesPoint') }, from: time, to: time, stepS: count }),
-  'Rollouts.list': page(ref('Rollout')), 'Rollouts.preview': { ...anything, description: 'The plan: who is eligible, who is left out and why, the waves, the most devices that can be on an unproven version at once, and how fast the version will be there' },
+  'Rollouts.list': page(ref('Rollout')), 'Rollouts.preview': { ...anything, description: 'The plan: who is eligible, who is left out and why, the waves, the most devices that can be on an unproven version at once, how fast the version will be there, and until when it can take' },
+  'Freezes.list': page(ref('Freeze')), 'Freezes.create': ref('Freeze'), 'Freezes.lift': ref('Freeze'),
   'Rollouts.explanation': { ...anything, description: 'Why the rollout is in its state, what it waits for, and what would move it' },
   'Rollouts.executions': page(ref('RolloutExecution')), 'Rollouts.events': page(ref('RolloutEvent')),
   ...Object.fromEntries(['create', 'one', 'start', 'approve', 'pause', 'resume', 'abort', 'rollback', 'advance'].map((verb) => [`Rollouts.${verb}`, ref('Rollout')])),

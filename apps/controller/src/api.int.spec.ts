@@ -97,6 +97,29 @@ describe('requests', () => {
   });
 });
 
+describe('who is told and when', () => {
+  it('pins and freezes: by operators, seen by everybody, in the audit log', async () => {
+    const viewer = (await tokenOf('viewer')).token;
+    await world.enrol('cam-p');
+    expect((await world.call('PUT', '/api/v1/devices/cam-p/pin', { reason: 'on trial' }, viewer)).status).toBe(403);
+    expect(await world.call('PUT', '/api/v1/devices/cam-p/pin', { workload: 'classifier', reason: ' ' })).toMatchObject({ status: 400 });
+    expect(await world.call('PUT', '/api/v1/devices/cam-p/pin', { workload: 'classifier', reason: 'on trial' })).toMatchObject({ status: 200, body: { pins: [{ workload: 'classifier', reason: 'on trial', pinnedBy: 'first admin' }] } });
+    expect(await world.call('DELETE', '/api/v1/devices/cam-p/pin')).toMatchObject({ status: 404, body: { code: 'device.not_pinned' } });
+    expect(await world.call('DELETE', '/api/v1/devices/cam-p/pin?workload=classifier')).toMatchObject({ status: 200, body: { pins: [] } });
+    expect((await world.call('GET', '/api/v1/audit?subject=cam-p')).body.items.map(({ action }: { action: string }) => action)).toEqual(expect.arrayContaining(['device.pin', 'device.unpin']));
+
+    const until = new Date(Date.now() + 3_600_000).toISOString();
+    expect((await world.call('POST', '/api/v1/freezes', { selector: 'site=lyon', until, reason: 'fair' }, viewer)).status).toBe(403);
+    expect(await world.call('POST', '/api/v1/freezes', { selector: 'site=lyon', until: 'tomorrow', reason: 'fair' })).toMatchObject({ status: 400, body: { code: 'request.invalid' } });
+    const { body: made } = await world.call('POST', '/api/v1/freezes', { selector: 'site=lyon', until, reason: 'fair' });
+    expect((await world.call('GET', '/api/v1/freezes', undefined, viewer)).body.items).toMatchObject([{ id: made.id, active: true, until, reason: 'fair', devices: 0 }]);
+    const { body: lifted } = await world.call('POST', '/graphql', { query: `mutation { liftFreeze(id: "${made.id}") { active liftedBy } }` });
+    expect(lifted).toEqual({ data: { liftFreeze: { active: false, liftedBy: 'first admin' } } });
+    expect(await world.call('DELETE', `/api/v1/freezes/${made.id}`)).toMatchObject({ status: 409, body: { code: 'freeze.over' } });
+    expect((await world.call('POST', '/graphql', { query: '{ freezes(all: true) { id liftedAt } }' })).body.data.freezes).toHaveLength(1);
+  });
+});
+
 describe('beside the API', () => {
   it('health and metrics are open', async () => {
     expect(await world.call('GET', '/healthz', undefined, null)).toMatchObject({ status: 200, body: { ok: true } });

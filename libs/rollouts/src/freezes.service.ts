@@ -34,6 +34,7 @@ export class Freezes {
 
   /** @throws ReefError `freeze.missing`, `freeze.over` */
   async lift(id: string, actor: string): Promise<FreezeView> {
+    if (!/^[0-9a-f-]{36}$/i.test(id)) throw missing(id);
     const now = this.clock.now();
     await this.db.transaction(async (tx) => {
       const row = await tx.findOne(FreezeRow, { where: { id }, lock: { mode: 'pessimistic_write' } });

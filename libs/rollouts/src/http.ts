@@ -1,3 +1,4 @@
+export * from './freezes.graphql.ts';
 export * from './freezes.http.ts';
 export * from './rollouts.graphql.ts';
 export * from './rollouts.http.ts';
