@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { asReefError, ReefError } from '@reefkeeper/platform/errors';
 import type { EdgeTpuDevice } from '@reefkeeper/inference';
@@ -35,6 +35,7 @@ import { Runner } from './runner.ts';
 import { Serving } from './serving.ts';
 import { StateFile } from './state.ts';
 import { Store } from './store.ts';
+import { edgeTpuTemperature, hostTemperature } from './temperature.ts';
 import type { TpuHealth } from './tpu-health.ts';
 import type { ClosedWindow } from './window.ts';
 import { crashedAgain, isOpen, resumed, sameSlot, type Slot } from './workload.ts';
@@ -189,7 +190,7 @@ export class Agent {
       this.reconciler.poke();
     });
     this.commands = await Commands.open(join(this.settings.REEF_AGENT_DIR, 'journal'), this.disk, {
-      ping: async () => ({ agentVersion, uptimeMs: Math.round(performance.now() - this.startedMs), bootId: this.bootId, windowsWaiting: this.outbox.count, windowsMerged: this.outbox.merged, windowsDropped: this.outbox.dropped }),
+      ping: async () => ({ agentVersion, uptimeMs: Math.round(performance.now() - this.startedMs), bootId: this.bootId, windowsWaiting: this.outbox.count, windowsMerged: this.outbox.merged, windowsDropped: this.outbox.dropped, temperaturesC: await this.temperatures() }),
       'restart-inference': async (args) => {
         const chosen = this.chosen(args);
         await Promise.all(chosen.map(([, serving]) => serving.restart()));
@@ -429,9 +430,25 @@ export class Agent {
     this.pendingWindows = this.pendingWindows.then(async () => {
       // What is on trial may be gone in a minute; its scores are no reference.
       const drift = this.state.workload(window.workload).good?.bundle === window.bundle ? await this.drift.note(window) : undefined;
-      await this.outbox.put(telemetry.schema.parse({ ...window, ...(drift ? { drift } : {}), bootId: this.bootId, seq, temperatureC: await temperature() }));
+      await this.outbox.put(telemetry.schema.parse({ ...window, ...(drift ? { drift } : {}), bootId: this.bootId, seq, temperatureC: await this.temperatureOf(window) }));
     }).catch((err: unknown) => this.log.error({ err }, 'a telemetry window could not be kept'));
     void this.pendingWindows.then(() => this.drain());
+  }
+
+  /** Of what runs the model: its Edge TPU, or the board's processor. */
+  private async temperatureOf({ workload, backend }: ClosedWindow): Promise<number | null> {
+    const { REEF_SYSFS: sysfs } = this.settings;
+    if (backend === 'cpu') return hostTemperature(sysfs);
+    const device = this.accelerators.found.devices.find(({ path }) => path === this.serving.get(workload)?.device);
+    return device ? edgeTpuTemperature(device, sysfs) : null;
+  }
+
+  private async temperatures(): Promise<{ host: number | null; edgetpus: Record<string, number | null> }> {
+    const { REEF_SYSFS: sysfs } = this.settings;
+    return {
+      host: await hostTemperature(sysfs),
+      edgetpus: Object.fromEntries(await Promise.all(this.accelerators.found.devices.map(async (device) => [device.path, await edgeTpuTemperature(device, sysfs)] as const))),
+    };
   }
 
   private async drain(): Promise<void> {
@@ -502,13 +519,4 @@ export class Agent {
     if (chosen.length === 0) throw new ReefError('command.no_workload', 'not_found', args.workload === undefined ? 'No workload is served on this device.' : `No workload ${String(args.workload)} is served on this device.`);
     return chosen;
   }
-}
-
-/** Degrees Celsius of the Edge TPU, else of the board; null where nobody measures. */
-async function temperature(): Promise<number | null> {
-  for (const file of ['/sys/class/apex/apex_0/temp', '/sys/class/thermal/thermal_zone0/temp']) {
-    const value = Number(await readFile(file, 'utf8').catch(() => 'none'));
-    if (Number.isFinite(value) && value !== 0) return value / 1_000;
-  }
-  return null;
 }

@@ -262,7 +262,7 @@ export const telemetry = message({
     correct: z.number().int().nonnegative().default(0),
     /** Top-1 scores in thousandths. */
     scores: sketch.optional(),
-    /** Degrees Celsius; null = not known, never 0. */
+    /** Of what ran the model, degrees Celsius: its Edge TPU (PCIe), or the processor for the CPU; null = not known, never 0. */
     temperatureC: z.number().nullable().default(null),
     shadow: shadowWindow.optional(),
     /** Numbers that the site's own program gave the device's local API. */

@@ -74,8 +74,10 @@ export function registerDevices(program: Command): void {
       output.show({ ...made, gatewayUrl: gateway }, () => `${made.token}\n\nOn the device, before ${made.expiresAt}:\n  reef-agent enrol --gateway ${gateway} --token ${made.token}\n  reef-agent run`);
     }));
   device.command('ping <id>').description('ask a device for a sign of life').action(action(async ({ output, client }, id: string) => {
-    const { tookMs } = await ask(await client(), id, 'ping');
-    output.show({ device: id, tookMs }, () => `${id} answered within ${tookMs} ms`);
+    const { result, tookMs } = await ask(await client(), id, 'ping');
+    const { host, edgetpus } = (result.temperaturesC ?? { host: null, edgetpus: {} }) as { host: number | null; edgetpus: Record<string, number | null> };
+    const warm = Object.entries({ processor: host, ...edgetpus }).flatMap(([what, celsius]) => (celsius === null ? [] : [`${what} ${celsius.toFixed(1)} C`]));
+    output.show({ device: id, tookMs, ...result }, () => `${id} answered within ${tookMs} ms${warm.length > 0 ? `; ${warm.join(', ')}` : ''}`);
   }));
   device.command('configure [id]').description('what its link costs, how much of it downloads and telemetry may take; of one device, or of all that match now').option('-l, --selector <labels>', 'such as site=lyon')
     .option('--link <kind>', 'metered, unmetered, or own: as the device\'s own settings say').option('--data-budget <amount>', 'for downloads over a metered link: 20MB/day, 500MB/month, or own').option('--telemetry-budget <amount>', 'bytes of telemetry in any hour, such as 64KB; windows are made longer to keep it; all where it is to be lifted')
