@@ -1,9 +1,12 @@
 import { Body, Controller, Get, HttpCode, Inject, Param, Post, Query } from '@nestjs/common';
 import { ApiTags } from '@nestjs/swagger';
+import type { Clock } from '@reefkeeper/platform';
 import { Actor, Roles } from '@reefkeeper/platform/http';
+import { Telemetry } from '@reefkeeper/telemetry';
 import { DataSource } from 'typeorm';
 import { z } from 'zod';
 import type { Explanation } from './explain.ts';
+import { listWindows, type DeviceWindows } from './recorded-windows.ts';
 import type { RolloutEvent } from './rollout.entity.ts';
 import { abortMode, advanceRollout, createRollout, rolloutStates, type AdvanceRollout, type CreateRollout } from './rollout.ts';
 import { Rollouts, type RolloutPreview } from './rollouts.service.ts';
@@ -14,6 +17,7 @@ const page = { limit: z.coerce.number().int().min(1).max(1_000).optional(), curs
 const listQuery = z.object({ ...page, state: z.enum(rolloutStates).optional(), workload: z.string().max(63).optional() });
 const executionsQuery = z.object({ ...page, state: z.string().max(20).optional(), wave: z.coerce.number().int().min(0).optional() });
 const eventsQuery = z.object(page);
+const windowsQuery = z.object({ limit: z.coerce.number().int().min(1).max(200).default(50).describe('devices'), cursor: z.string().max(100).optional() });
 const abortBody = z.object({ mode: abortMode.optional() }).nullish().meta({ id: 'AbortRollout' });
 
 const advanceBody = advanceRollout.nullish();
@@ -21,7 +25,9 @@ const advanceBody = advanceRollout.nullish();
 @ApiTags('rollouts')
 @Controller('rollouts')
 export class RolloutsController {
-  constructor(@Inject(Rollouts) private readonly rollouts: Rollouts, @Inject(DataSource) private readonly db: DataSource) {}
+  constructor(
+    @Inject(Rollouts) private readonly rollouts: Rollouts, @Inject(DataSource) private readonly db: DataSource, @Inject(Telemetry) private readonly telemetry: Telemetry, @Inject('CLOCK') private readonly clock: Clock,
+  ) {}
 
   @Post()
   @Roles('operator')
@@ -54,6 +60,11 @@ export class RolloutsController {
   @Get(':id/events')
   events(@Param('id', { schema: id }) rollout: string, @Query({ schema: eventsQuery }) query: z.output<typeof eventsQuery>): Promise<Page<RolloutEvent>> {
     return listEvents(this.db, rollout, query);
+  }
+
+  @Get(':id/windows')
+  windows(@Param('id', { schema: id }) rollout: string, @Query({ schema: windowsQuery }) query: z.output<typeof windowsQuery>): Promise<Page<DeviceWindows>> {
+    return listWindows(this.db, this.telemetry, this.clock, rollout, query);
   }
 
   @Get(':id/explanation')

@@ -3,13 +3,16 @@ import { decide, lookMs, type Decision, type Facts } from './decide.ts';
 import { follow, rollbackOpen, type RollbackState } from './follow.ts';
 import { lookbackS, noPace, noPaceFacts, type PaceFacts, type Queue } from './pacing.ts';
 import { planWaves, type Plan } from './plan.ts';
+import { ReportQueue } from './report-queue.ts';
 import { defaultRollback } from './rollback.ts';
-import { isSettled, mayMove, settingsFor, type CreateRollout, type DeviceSample, type Rollout, type RolloutExecutionState, type RolloutState, type Wave } from './rollout.ts';
+import { isSettled, mayMove, settingsFor, type CreateRollout, type DeviceSample, type Rollout, type RolloutExecutionState, type RolloutState, type Settings, type Wave } from './rollout.ts';
 import { noCounts, verdictViewOf, type Verdict, type VerdictView } from './verdict.ts';
-import { bundleBytes, newBundle, oldBundle, VirtualFleet, type Faults, type Report, type VersionBehaviour, type VirtualDevice } from './virtual-fleet.ts';
+import { newBundle, oldBundle, receive, seenOf, type Report, type SimulatedDevice, type SimulatedFleet } from './simulated-fleet.ts';
+import { bundleBytes, VirtualFleet, type Faults, type VersionBehaviour } from './virtual-fleet.ts';
 
 export * from './virtual-fleet.ts';
 export { createRollout, type CreateRollout } from './rollout.ts';
+export * from './replay.ts';
 
 export interface Simulation {
   seed: number;
@@ -42,9 +45,13 @@ export interface Simulated {
   digest: string;
 }
 
-interface Execution { device: VirtualDevice; wave: number; state: RolloutExecutionState; assignedAt: number | null; revision: number | null; rollback: RollbackState | null; rollbackAt: number | null; rollbackRevision: number | null }
+/** A decision as it is told, counted from the start. */
+export interface Move { afterS: number; wave: number | null; code: string; message: string }
 
-const epoch = Date.parse('2026-01-01T00:00:00Z');
+interface Execution { device: SimulatedDevice; wave: number; state: RolloutExecutionState; assignedAt: number | null; revision: number | null; rollback: RollbackState | null; rollbackAt: number | null; rollbackRevision: number | null }
+
+export const simulationStart = Date.parse('2026-01-01T00:00:00Z');
+const epoch = simulationStart;
 const date = (ms: number | null): Date | null => (ms === null ? null : new Date(ms));
 
 /**
@@ -58,6 +65,14 @@ export function simulate({ seed, devices, sites, faults, version, body, limitS =
   if (!planned.ok) return { fault: planned.fault.message };
   return new Shell(fleet, planned.plan, planned.settings, limitS).run();
 }
+
+/** Runs a plan over any devices, on a clock that begins at `simulationStart`. @throws as `simulate` */
+export function playRollout(fleet: SimulatedFleet, plan: Plan, settings: Settings, limitS: number): Simulated & { moves: Move[] } {
+  const shell = new Shell(fleet, plan, settings, limitS);
+  return { ...shell.run(), moves: shell.moves };
+}
+
+export const digestOf = (transcript: readonly string[]): string => createHash('sha256').update(transcript.join('\n')).digest('hex');
 
 /** Virtual devices have the labels `site`, `host` and `timezone`; a wave's selector is a list of `key=value`. */
 function labelMatches(selector: string, labels: Record<string, string>): boolean {
@@ -81,6 +96,8 @@ class Shell {
   private recent: PaceFacts['told'][number][] = [];
   private readonly counts;
   private readonly reports = new ReportQueue();
+  /** The transcript for programs, line by line. */
+  readonly moves: Move[] = [];
   private readonly transcript: string[] = [];
   private readonly verdicts = new Map<number, Verdict[]>();
   private lookedAt = -Infinity;
@@ -92,7 +109,7 @@ class Shell {
   private returning = 0;
   private reason = { code: 'created', message: '' };
 
-  constructor(private readonly fleet: VirtualFleet, private readonly plan: Plan, settings: Rollout['settings'], private readonly limitS: number) {
+  constructor(private readonly fleet: SimulatedFleet, private readonly plan: Plan, settings: Settings, private readonly limitS: number) {
     const device = new Map(fleet.devices.map((one) => [one.id, one]));
     this.byWave = plan.waves.map((wave) => wave.devices.map(({ id }): Execution => ({ device: device.get(id)!, wave: wave.index, state: 'PENDING', assignedAt: null, revision: null, rollback: null, rollbackAt: null, rollbackRevision: null })));
     for (const one of this.byWave.flat()) this.byDevice.set(one.device.id, one);
@@ -132,7 +149,7 @@ class Shell {
       unproven: { most: this.mostUnproven, stated: this.plan.blastRadius.unprovenDevices }, exposed: this.exposed.size,
       // A device that could not install it keeps what it had; that is not wrong but said.
       wrong: settled.filter(({ device }) => device.running !== device.wanted && !device.failsInstall).length,
-      transcript: this.transcript, digest: createHash('sha256').update(this.transcript.join('\n')).digest('hex'),
+      transcript: this.transcript, digest: digestOf(this.transcript),
     };
   }
 
@@ -270,7 +287,7 @@ class Shell {
   private take(report: Report): void {
     const was = report.device.running;
     const execution = this.byDevice.get(report.device.id)!;
-    this.fleet.receive(report);
+    receive(report);
     if (was !== newBundle && report.device.running === newBundle) {
       this.exposed.add(report.device.id);
       // One of an earlier wave that comes back late takes a version that its wave has proven.
@@ -296,7 +313,7 @@ class Shell {
     const { device, assignedAt, revision, rollback, rollbackRevision, rollbackAt } = execution;
     const to = follow(
       { device: device.id, state: execution.state, step: null, percent: null, revision, bundle: newBundle, assignedAt: date(assignedAt), rollbackState: rollback, rollbackRevision, rollbackAssignedAt: date(rollbackAt), previousBundle: oldBundle },
-      this.fleet.seen(device), this.rollout.settings, new Date(now),
+      seenOf(device), this.rollout.settings, new Date(now),
     );
     if (!to) return;
     if (to.state !== execution.state) this.change(execution, to.state);
@@ -326,43 +343,7 @@ class Shell {
   private say({ kind, reason }: Decision): void {
     const s = Math.round((this.now - epoch) / 1_000);
     const clock = [Math.floor(s / 3_600), Math.floor(s / 60) % 60, s % 60].map((part) => String(part).padStart(2, '0')).join(':');
+    this.moves.push({ afterS: (this.now - epoch) / 1_000, wave: this.rollout.wave, code: reason.code, message: reason.message });
     this.transcript.push(`${clock} ${kind} ${reason.code}: ${reason.message}`);
-  }
-}
-
-/** Binary heap by time of arrival. */
-class ReportQueue {
-  private readonly heap: Report[] = [];
-
-  push(report: Report): void {
-    const { heap } = this;
-    heap.push(report);
-    for (let at = heap.length - 1; at > 0;) {
-      const parent = (at - 1) >> 1;
-      if (heap[parent]!.at <= report.at) break;
-      heap[at] = heap[parent]!;
-      heap[parent] = report;
-      at = parent;
-    }
-  }
-
-  /** The earliest report that has arrived by `now`. */
-  until(now: number): Report | undefined {
-    const { heap } = this;
-    const first = heap[0];
-    if (!first || first.at > now) return undefined;
-    const last = heap.pop()!;
-    if (heap.length === 0) return first;
-    let at = 0;
-    for (;;) {
-      let child = 2 * at + 1;
-      if (child >= heap.length) break;
-      if (child + 1 < heap.length && heap[child + 1]!.at < heap[child]!.at) child += 1;
-      if (heap[child]!.at >= last.at) break;
-      heap[at] = heap[child]!;
-      at = child;
-    }
-    heap[at] = last;
-    return first;
   }
 }

@@ -1,8 +1,8 @@
 import type { Execution } from '@reefkeeper/protocol';
-import type { Seen } from './follow.ts';
 import type { Candidate } from './plan.ts';
 import { normal, random } from './random.ts';
 import type { DeviceSample, Sample } from './rollout.ts';
+import { newBundle, oldBundle, type Report, type SimulatedDevice, type SimulatedFleet } from './simulated-fleet.ts';
 
 /** Shares of the fleet, in percent, that have something wrong with them. */
 export interface Faults {
@@ -55,43 +55,25 @@ const baselineFrames = 5_400;
 const framesPerS = 3;
 const labelledShare = 0.1;
 
-export const newBundle = 'new';
-export const oldBundle = 'old';
 
 /** A device in memory that takes in wanted states and reports on them as an agent does, in virtual time. */
-export interface VirtualDevice {
-  id: string;
-  site: string;
-  /** Of its site. */
-  zone: string;
+export interface VirtualDevice extends SimulatedDevice {
   hostClass: string;
   online: boolean;
-  /** Virtual ms at which it is reachable (again); Infinity = never. */
-  reachableAt: number;
   hot: boolean;
   flapping: boolean;
   clockSkewMs: number;
   installMs: number;
-  failsInstall: boolean;
   p95Us: number;
   accuracy: number;
   /** Standard normal numbers of its own: how its measurements deviate. */
   noise: { base: number; now: number; correct: number; errors: number };
-  revision: number;
-  wanted: string;
-  running: string;
-  since: number;
-  execution: Execution | null;
-  observed: number;
 }
 
 const placeOf = (site: number): Pick<VirtualDevice, 'site' | 'zone'> => ({ site: `site-${site}`, zone: zones[site % zones.length]! });
 
-/** A report on its way: what the device says of itself at `at`, by the server's clock. */
-export interface Report { at: number; device: VirtualDevice; revision: number; running: string; execution: Execution }
-
 /** Seeded: the same seed and shares give the same fleet and the same reports. */
-export class VirtualFleet {
+export class VirtualFleet implements SimulatedFleet {
   readonly devices: VirtualDevice[];
   private readonly next: () => number;
 
@@ -135,20 +117,6 @@ export class VirtualFleet {
     const reports = [{ at: heard, device, revision, running: device.running, execution: execution('IN_PROGRESS', 'download') }, last];
     if (device.flapping) reports.push({ ...last, at: last.at + 60_000 * this.next() });
     return reports;
-  }
-
-  /** What the server takes in. An older revision than the last one heard of is late news and changes nothing. */
-  receive({ at, device, revision, running, execution }: Report): void {
-    if (revision < device.observed || revision < device.revision) return;
-    device.observed = revision;
-    if (device.running !== running) device.since = at;
-    device.running = running;
-    // Sticky on the device's side, too: a report sent again says what the first one said.
-    device.execution = execution.state === 'IN_PROGRESS' && device.execution?.revision === revision && device.execution.state !== 'IN_PROGRESS' ? device.execution : execution;
-  }
-
-  seen(device: VirtualDevice): Seen {
-    return { retired: false, wantedBundle: device.wanted, observedRevision: device.observed, running: device.running, execution: device.execution };
   }
 
   /** Health before and since, as the telemetry of a device that serves three frames a second would say. */

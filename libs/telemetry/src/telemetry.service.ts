@@ -29,6 +29,9 @@ export interface Health {
   metrics: Record<string, MetricMoments>;
 }
 
+/** A window in short, as a rollout judged it: of the bundle in question, or of another that had it in shadow (then nothing but `shadow`). */
+export interface WindowFacts extends Pick<TelemetryWindow, 'inferences' | 'labelled' | 'correct' | 'temperatureC' | 'metrics' | 'drift'> { receivedAt: Date; errors: number; latency: string | null; shadow: { frames: number; agreed: number } | null }
+
 /** A candidate beside the active model over a stretch of time. */
 export interface Shadowed { frames: number; agreed: number; errors: number; latency: Sketch; active: Sketch }
 
@@ -150,6 +153,27 @@ export class Telemetry {
       GROUP BY q.device`,
       [questions.map((q) => q.device), questions.map((q) => q.bundle), questions.map((q) => q.from), workload]);
     return new Map(rows.map((row) => [row.device, { frames: Number(row.frames), agreed: Number(row.agreed), errors: Number(row.errors), latency: merged(row.latency), active: merged(row.active) }]));
+  }
+
+  /** The windows themselves, oldest first, with the whole latency as its sketch. */
+  async windowsOfEach(workload: string, questions: readonly { device: string; bundle: string; from: Date; to: Date }[]): Promise<Map<string, WindowFacts[]>> {
+    const rows = await this.db.query<(WindowFacts & { device: string })[]>(`
+      SELECT q.device, w.received_at AS "receivedAt", CASE WHEN ours THEN inferences ELSE 0 END AS inferences, CASE WHEN ours THEN error_count ELSE 0 END AS errors, CASE WHEN ours THEN labelled ELSE 0 END AS labelled,
+        CASE WHEN ours THEN correct ELSE 0 END AS correct, CASE WHEN ours THEN coalesce(latency ->> 'total', latency ->> 'invoke') END AS latency, CASE WHEN ours THEN temperature_c END AS "temperatureC",
+        CASE WHEN ours THEN metrics END AS metrics, CASE WHEN ours THEN drift END AS drift,
+        CASE WHEN shadow ->> 'bundle' = q.bundle THEN jsonb_build_object('frames', shadow -> 'frames', 'agreed', shadow -> 'agreed') END AS shadow
+      FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[]) AS q(device, bundle, "from", "to")
+      JOIN telemetry_windows w ON w.device_id = q.device AND w.workload = $5 AND (w.bundle = q.bundle OR w.shadow ->> 'bundle' = q.bundle) AND w.received_at >= q."from" AND w.received_at < q."to"
+      CROSS JOIN LATERAL (SELECT w.bundle = q.bundle AS ours) AS whose
+      ORDER BY q.device, w.received_at, w.seq`,
+      [questions.map((q) => q.device), questions.map((q) => q.bundle), questions.map((q) => q.from), questions.map((q) => q.to), workload]);
+    const windows = new Map<string, WindowFacts[]>();
+    for (const { device, ...facts } of rows) {
+      const own = windows.get(device);
+      if (own) own.push(facts);
+      else windows.set(device, [facts]);
+    }
+    return windows;
   }
 
   /** Points for plots, oldest first. Sketches are merged, so a p95 over many devices is the p95 of all their inferences. */

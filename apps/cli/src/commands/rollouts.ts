@@ -7,6 +7,7 @@ import { action } from '../context.ts';
 import { numberOf } from '../options.ts';
 import { gatesOf } from './gate-options.ts';
 import type { SimulateOptions } from '../offline/simulate.ts';
+import type { ReplayOptions } from './replay-rollout.ts';
 import { lateText, paceOf, paceOptions, paceText, waveOf, type LateView, type PaceOptions, type PaceView } from './rollout-options.ts';
 import { ago, bytes, counted, facts, table, tone, type Output } from '../output.ts';
 
@@ -81,6 +82,14 @@ export function registerRollouts(program: Command): void {
     const found = await explanationOf(api, id);
     output.show(found, () => explanationText(found));
   }));
+  rollout.command('replay <id>').description('the engine again over what the devices of a rollout did, with other settings where asked for: what would have happened')
+    .option('--gate <setting...>', 'as in create; what is not named stays as it was').option('--wave <size...>', 'percent (20%, cumulative) or count: the same devices in other waves').option('--soak <seconds>').option('--deadline <seconds>')
+    .option('--min-samples <n>').option('--min-reporting <percent>').option('--install-timeout <seconds>').option('--alpha <share>').option('--on-failure <what>', 'rollback or pause').option('--transcript', 'every decision of the replay')
+    .addHelpText('after', '\nExamples:\n  reef rollout replay ROLLOUT                                    # does it make the same moves?\n  reef rollout replay ROLLOUT --gate accuracy.maxDropPoints=2 --soak 600')
+    .action(action(async ({ output, client }, id: string, options: ReplayOptions) => {
+      const { replayRollout } = await import('./replay-rollout.ts');
+      await replayRollout(await client(), output, id, options);
+    }));
   const verbs: [string, string][] = [['start', 'start a draft'], ['approve', 'let one start that waits for an approver'], ['pause', 'tell nobody else for now'], ['resume', 'go on; judges the same wave again'], ['rollback', 'send every device back to its own previous version']];
   for (const [verb, text] of verbs) {
     rollout.command(`${verb} <id>`).description(text).action(action(async ({ output, client }, id: string) => {

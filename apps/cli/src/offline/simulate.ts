@@ -1,6 +1,6 @@
 import { ReefError } from '@reefkeeper/platform/errors';
 import { createRollout, sameAsBefore, simulate, usualFaults, type Simulated } from '@reefkeeper/rollouts/simulate';
-import { counted, facts, percent, table, tone, type Output } from '../output.ts';
+import { counted, duration, facts, percent, table, tone, type Output } from '../output.ts';
 import { verdictTable } from '../commands/rollouts.ts';
 import { numberWithin } from '../options.ts';
 
@@ -63,9 +63,4 @@ function distributionText(runs: readonly Simulated[]): string {
     const exposed = group.map((run) => run.exposed);
     return [tone(group[0]!.state), group[0]!.reason.code, `${group.length} (${percent(group.length / runs.length)})`, duration(at(times, 0.5)), duration(at(times, 0.95)), at(exposed, 0.5), Math.max(...exposed)];
   }));
-}
-
-function duration(seconds: number): string {
-  if (seconds < 120) return `${Math.round(seconds)} s`;
-  return seconds < 7_200 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3_600).toFixed(1)} h`;
 }

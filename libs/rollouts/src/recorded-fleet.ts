@@ -1,0 +1,106 @@
+import { driftBins, Sketch, type DriftWindow, type Execution, type MetricMoments } from '@reefkeeper/protocol';
+import type { Sample, DeviceSample } from './rollout.ts';
+import type { Report, SimulatedDevice, SimulatedFleet } from './simulated-fleet.ts';
+import { newBundle, oldBundle } from './simulated-fleet.ts';
+
+/** One window of a device on the version, counted from its assignment. */
+export interface RecordedWindow {
+  afterMs: number;
+  inferences: number;
+  errors: number;
+  labelled: number;
+  correct: number;
+  /** Base64, of the whole where it is told apart. */
+  latency: string | null;
+  temperatureC: number | null;
+  metrics: Record<string, MetricMoments> | null;
+  drift: DriftWindow | null;
+  shadow: { frames: number; agreed: number } | null;
+}
+
+/** What is known of one device's part in a rollout that really was. */
+export interface RecordedDevice {
+  device: string;
+  wave: number;
+  /** Its end, and how long after the assignment; null where it was never told, or never gave one. */
+  end: { state: 'SUCCEEDED' | 'FAILED' | 'REJECTED'; code: string | null; afterMs: number } | null;
+  told: boolean;
+  first: boolean;
+  baseline: Sample | null;
+  /** How long it took on the way back; null where it did not go or did not come. */
+  backAfterMs: number | null;
+  windows: readonly RecordedWindow[];
+}
+
+/** Devices do not go back in an instant, where none has shown how long it takes. */
+const usualBackMs = 1_000;
+
+interface Played extends SimulatedDevice { known: RecordedDevice; toldAt: number | null; seen: Sample; at: number; latency: Sketch; temperatures: [sum: number, n: number] }
+
+/** The devices of a real rollout, on the virtual clock: told at another time, each answers as it did, as long after, and serves as it did. */
+export class RecordedFleet implements SimulatedFleet {
+  readonly devices: readonly Played[];
+  /** When the first device was told of which nothing is known. What is decided from then on is made up. */
+  beyondAt: number | null = null;
+
+  constructor(known: readonly RecordedDevice[], start: number) {
+    this.devices = known.map((one) => ({
+      id: one.device, site: '', zone: 'UTC', reachableAt: one.end === null ? Infinity : start, failsInstall: one.end !== null && one.end.state !== 'SUCCEEDED', revision: 1, wanted: oldBundle, running: oldBundle, since: start, execution: null, observed: 1,
+      known: one, toldAt: null, at: 0, latency: new Sketch(), temperatures: [0, 0], seen: nothingSeen(),
+    }));
+  }
+
+  tell(given: SimulatedDevice, to: typeof newBundle | typeof oldBundle, now: number): Report[] {
+    const device = given as Played;
+    const { end, told, backAfterMs } = device.known;
+    device.revision += 1;
+    device.wanted = to;
+    if (to === newBundle) {
+      device.toldAt = now;
+      if (!told) this.beyondAt ??= now;
+    }
+    if (end === null) return [];
+    const succeeds = to === oldBundle || end.state === 'SUCCEEDED';
+    const execution: Execution = {
+      revision: device.revision, bundle: to, state: succeeds ? 'SUCCEEDED' : end.state, step: null, percent: null,
+      failure: succeeds ? null : { code: end.code ?? 'execution.unexplained', message: 'As it did in the rollout that is replayed.' },
+    };
+    const at = now + (to === newBundle ? end.afterMs : backAfterMs ?? usualBackMs);
+    return [{ at, device, revision: device.revision, running: succeeds ? to : device.running, execution }];
+  }
+
+  /** Health since the assignment, from the windows that had come so long after it. */
+  sample(given: SimulatedDevice, now: number): DeviceSample {
+    const device = given as Played;
+    const { windows, baseline, first } = device.known;
+    const elapsed = now - device.toldAt!;
+    for (; device.at < windows.length && windows[device.at]!.afterMs <= elapsed; device.at += 1) add(device, windows[device.at]!);
+    const quantile = (q: number): number | null => device.latency.quantile(q) ?? null;
+    const [sum, n] = device.temperatures;
+    const current: Sample = { ...device.seen, metrics: { ...device.seen.metrics }, p50Us: quantile(0.5), p95Us: quantile(0.95), p99Us: quantile(0.99), temperatureC: n > 0 ? sum / n : null };
+    return { device: device.id, first, baseline, current };
+  }
+}
+
+const nothingSeen = (): Sample => ({ inferences: 0, errors: 0, p50Us: null, p95Us: null, labelled: 0, correct: 0, drift: null, metrics: {}, shadow: null });
+
+function add(device: Played, window: RecordedWindow): void {
+  const { seen } = device;
+  seen.inferences += window.inferences;
+  seen.errors += window.errors;
+  seen.labelled += window.labelled;
+  seen.correct += window.correct;
+  if (window.latency) device.latency.merge(Sketch.fromBase64(window.latency));
+  if (window.temperatureC !== null) { device.temperatures[0] += window.temperatureC; device.temperatures[1] += 1; }
+  if (window.shadow) seen.shadow = { frames: (seen.shadow?.frames ?? 0) + window.shadow.frames, agreed: (seen.shadow?.agreed ?? 0) + window.shadow.agreed };
+  for (const [name, { count, sum, sumSquares }] of Object.entries(window.metrics ?? {})) {
+    const before = seen.metrics![name] ?? { count: 0, sum: 0, sumSquares: 0 };
+    seen.metrics![name] = { count: before.count + count, sum: before.sum + sum, sumSquares: before.sumSquares + sumSquares };
+  }
+  if (window.drift) {
+    // As the telemetry slice does it: weighed by its scores, cleared of what chance alone adds.
+    const { psi, current, reference } = window.drift;
+    const scores = (seen.drift?.scores ?? 0) + current;
+    seen.drift = { scores, psi: ((seen.drift?.psi ?? 0) * (scores - current) + current * (psi - (driftBins - 1) * (1 / reference + 1 / current))) / scores };
+  }
+}

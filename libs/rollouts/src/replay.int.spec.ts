@@ -1,0 +1,79 @@
+import { afterEach, beforeEach, expect, it } from 'vitest';
+import { listWindows } from './recorded-windows.ts';
+import { replay, type RolloutRecord } from './simulate.ts';
+import { listEvents, listExecutions } from './views.ts';
+import { ended, openWorld, type World } from './world.fixture.ts';
+
+let world: World;
+beforeEach(async () => { world = await openWorld(); });
+afterEach(async () => world.database.drop());
+
+/** As a client gets it: through JSON. */
+async function recordOf(id: string): Promise<RolloutRecord> {
+  const { db } = world.database;
+  const pages = [];
+  for (let cursor: string | null | undefined; cursor !== null;) {
+    const page = await listWindows(db, world.telemetry, world.clock, id, { limit: 2, cursor });
+    pages.push(...page.items);
+    cursor = page.nextCursor;
+  }
+  return JSON.parse(JSON.stringify({ rollout: await world.view(id), executions: (await listExecutions(db, id, { limit: 1_000 })).items, events: (await listEvents(db, id, { limit: 1_000 })).items, windows: pages })) as RolloutRecord;
+}
+
+it('a good rollout: replayed as it was it makes the same moves; the same input gives the same transcript', async () => {
+  await world.fleet.add(5);
+  await world.installed(1);
+  await world.version(2);
+  await world.run(10);
+  const { id } = await world.create({});
+  expect((await world.run(120, id, ended)).state).toBe('SUCCEEDED');
+  const record = await recordOf(id);
+  const again = replay(record);
+  expect(again).toMatchObject({ ended: { was: { state: 'SUCCEEDED', code: 'completed' }, would: { state: 'SUCCEEDED', code: 'completed' } }, differsAt: null, people: [], notes: [], exposed: 5 });
+  expect(again.moves.map(({ was, would }) => [was?.code, would?.code])).toEqual([...[0, 1, 2].flatMap(() => ['wave_opened', 'wave_assigned', 'wave_answered', 'wave_passed'].map((code) => [code, code])), ['completed', 'completed']]);
+  expect(replay(record).digest).toBe(again.digest);
+
+  // Half of the wave's frames were right where 90 % had to be: nobody would have seen the second wave.
+  const strict = replay(record, { gates: { accuracy: { minPercent: 95 } } });
+  expect(strict).toMatchObject({ ended: { would: { state: 'ROLLED_BACK', code: 'accuracy_failed' } }, exposed: 1, waves: [{ state: 'FAILED' }, { state: 'SKIPPED' }, { state: 'SKIPPED' }] });
+  expect(strict.moves[strict.differsAt!]).toMatchObject({ was: { code: 'wave_passed' }, would: { code: 'accuracy_failed' } });
+  expect(replay(record, { waves: [{ percent: 100 }], soakS: 0 })).toMatchObject({ ended: { would: { state: 'SUCCEEDED' } }, waves: [{ size: 5, state: 'PASSED' }] });
+});
+
+it('a bad one goes back at the same moment; with the gate off it would have gone on to devices that nobody has observed, and says so', async () => {
+  const devices = await world.fleet.add(4);
+  await world.installed(1);
+  world.fleet.behaviours.set(await world.version(2), { correct: 12, besides: { temperatureC: 61 } });
+  await world.run(10);
+  await devices[3]!.leave();
+  const { id } = await world.create({});
+  expect((await world.run(120, id, ended)).state).toBe('ROLLED_BACK');
+  const record = await recordOf(id);
+  const again = replay(record);
+  expect(again).toMatchObject({ ended: { was: { state: 'ROLLED_BACK', code: 'accuracy_failed' }, would: { state: 'ROLLED_BACK', code: 'accuracy_failed' } }, differsAt: null });
+  const without = replay(record, { gates: { accuracy: null } });
+  expect(without).toMatchObject({ ended: { would: { state: 'UNKNOWN', code: 'not_observed' } }, notes: [expect.stringContaining('never told') as string] });
+  expect(without.transcript.join('\n')).not.toContain('wave_answered: Every device of wave 2');
+  // A gate that was off then, on what was sent then.
+  expect(replay(record, { gates: { accuracy: null, temperature: { maxC: 62, maxIncreaseC: null } } })).toMatchObject({ ended: { would: { state: 'UNKNOWN' } } });
+  expect(replay(record, { gates: { accuracy: null, temperature: { maxC: 59, maxIncreaseC: null } } })).toMatchObject({ ended: { would: { state: 'ROLLED_BACK', code: 'temperature_failed' } } });
+  expect(() => replay(record, { gates: { acuracy: null } })).toThrow('there is no gate acuracy');
+});
+
+it('what people did is listed, not repeated; devices that never answered do not in the replay either', async () => {
+  const devices = await world.fleet.add(4);
+  await world.version(2);
+  await devices[2]!.leave();
+  const { id } = await world.create({ waves: [{ percent: 100 }] });
+  await world.run(3);
+  await world.rollouts.pause(id, 'olga');
+  await world.run(3);
+  await world.rollouts.resume(id, 'olga');
+  expect((await world.run(120, id, ended)).state).toBe('PAUSED');
+  await world.rollouts.advance(id, 'olga', { skipPending: true });
+  expect((await world.run(60, id, ended)).state).toBe('SUCCEEDED');
+  const again = replay(await recordOf(id));
+  expect(again.people.map(({ code }) => code)).toEqual(['paused_by_person', 'resumed', 'pending_skipped']);
+  expect(again).toMatchObject({ ended: { was: { state: 'SUCCEEDED' }, would: { state: 'PAUSED', code: 'inconclusive' } }, notes: [expect.stringContaining('1 of the devices never gave an answer') as string, expect.stringContaining('People acted') as string] });
+  expect(replay(await recordOf(id), { gates: { installFailures: { maxUnansweredPercent: 30 } } })).toMatchObject({ ended: { would: { state: 'SUCCEEDED', code: 'completed_with_skipped' } } });
+});
