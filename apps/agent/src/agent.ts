@@ -111,7 +111,7 @@ export class Agent {
       state, disk, log, crashPoint: crash,
       observe: async () => ({ workloads: state.now.workloads, ...(await store.survey()), accelerator: this.accelerators.now, unfit: this.unfit, damaged: this.repairs.due, disk: disk.trouble }),
       executors: activationExecutors({
-        state, store, budget, peers: settings.REEF_PEER_CACHE === 'on' ? new Peers({ identity: () => this.identity, known: () => this.config.peers, log }) : undefined, log, crashPoint: crash, unfit: this.unfit, repairs: this.repairs, ...(tuning.download ? { download: tuning.download } : {}),
+        state, store, budget, peers: settings.REEF_PEER_CACHE === 'on' ? new Peers({ identity: () => this.identity, known: () => this.config.peers, now: () => this.clock.now(), log }) : undefined, log, crashPoint: crash, unfit: this.unfit, repairs: this.repairs, ...(tuning.download ? { download: tuning.download } : {}),
         gateway: () => this.gateway, identity: () => this.identity, start: (workload, slot) => this.startRunner(workload, slot),
         serving: (workload) => this.servingOf(workload),
         removeServing: async (workload) => {

@@ -22,7 +22,7 @@ export function later({ spentBytes, elapsedMs }: Ledger, ms: number, lengthMs: n
 /** A device without a battery starts in 1970 until it has asked for the time: from such a clock nothing follows. */
 const plausibleMs = Date.parse('2026-01-01T00:00:00Z');
 
-/** How long the agent was not running, as far as two readings of the device's clock can tell; 0 where they cannot, so that a clock that jumps never opens a budget. */
+/** How long the agent was not running, as far as two readings of the device's clock can tell; 0 where they cannot, so that a clock that comes back from 1970 opens no budget. One that was set ahead meanwhile is believed. */
 export function awayMs(savedAt: number, now: number): number {
   return savedAt >= plausibleMs && now > savedAt ? now - savedAt : 0;
 }

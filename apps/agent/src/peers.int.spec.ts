@@ -54,7 +54,7 @@ beforeEach(async () => {
 });
 afterEach(async () => { while (closing.length > 0) await closing.pop()!(); });
 
-const peersOf = (...known: Peer[]) => new Peers({ identity: () => identities.mine!, known: () => known, log, idleMs: 500 });
+const peersOf = (...known: Peer[]) => new Peers({ identity: () => identities.mine!, known: () => known, now: () => new Date(), log, idleMs: 500 });
 const near = (): Peer => ({ id: 'near', ...server.address });
 async function bring(peers: Peers): Promise<string[]> {
   let paid = 0;

@@ -15,6 +15,8 @@ export interface PeersOptions {
   /** Whom the fleet names; nobody where this is off. */
   known: () => readonly Peer[];
   log: Logger;
+  /** What time it is; the device's own clock may be years off. */
+  now: () => Date;
   /** Silence on the line that ends an attempt. */
   idleMs?: number;
 }
@@ -67,7 +69,7 @@ export class Peers {
     return new Promise((resolve, reject) => {
       // A device's certificate is good for clients only, so that none can pose as the gateway; hence the check below instead of TLS's own.
       const sent = request({ host: peer.host, port: peer.port, path, cert: certificate, key, rejectUnauthorized: false, minVersion: 'TLSv1.2', agent: false, signal }, (response) => {
-        if (isDevice((response.socket as TLSSocket).getPeerX509Certificate(), peer.id, ca)) return resolve(response);
+        if (isDevice((response.socket as TLSSocket).getPeerX509Certificate(), peer.id, ca, this.options.now())) return resolve(response);
         response.destroy();
         reject(new ReefError('peer.stranger', 'forbidden', `What answers at ${peer.host}:${peer.port} is not ${peer.id}.`));
       });
@@ -79,8 +81,7 @@ export class Peers {
 }
 
 /** Whether the authority of the fleet says that this is that device. TLS has proved that the other side holds the key. */
-export function isDevice(certificate: X509Certificate | undefined, id: string, ca: string): boolean {
+export function isDevice(certificate: X509Certificate | undefined, id: string, ca: string, now: Date): boolean {
   if (!certificate) return false;
-  const now = new Date();
   return certificate.subject === `CN=${id}` && certificate.verify(new X509Certificate(ca).publicKey) && certificate.validFromDate <= now && now <= certificate.validToDate;
 }
