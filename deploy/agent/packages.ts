@@ -22,6 +22,10 @@ function locked(name: string): Locked {
   return found;
 }
 
+export function lockedVersion(name: string): string {
+  return locked(name).version;
+}
+
 /**
  * The folder of an npm package at its locked version. npm installs platform packages only for the machine it runs on; those of another one
  * are fetched by npm and held against the lockfile's integrity.

@@ -1,6 +1,7 @@
 // The agent as devices get it: `npm run package:agent`. One folder per architecture, byte for byte the same at every run.
 import { chmod, cp, lutimes, mkdir, readdir, readFile, rm, symlink, utimes, writeFile } from 'node:fs/promises';
-import { dirname, join, relative, sep } from 'node:path';
+import { join, relative, sep } from 'node:path';
+import { create } from 'tar';
 import { rolldown, type OutputChunk } from 'rolldown';
 import { architectures, packageFolder, productVersion, root, sourceDateEpoch, type Architecture } from './packages.ts';
 
@@ -71,6 +72,16 @@ async function licensesOf(modules: readonly string[]): Promise<string> {
   return texts.join(`\n${'-'.repeat(80)}\n`);
 }
 
+/**
+ * The tree as one file: what a device downloads to update itself. Not compressed, because the difference to the release before travels, and most of a
+ * release (the TFLite library) never changes.
+ */
+export async function archiveOf(folder: string): Promise<Buffer> {
+  const names = (await readdir(folder, { recursive: true })).sort();
+  const portable = { cwd: folder, portable: true, noDirRecurse: true, preservePaths: true, mtime: new Date(await sourceDateEpoch() * 1_000) };
+  return create(portable, names).concat();
+}
+
 /** One time and two modes, whatever the umask and the clock of this machine. */
 export async function settle(folder: string, epoch: number, executable: (path: string) => boolean = () => false): Promise<void> {
   for (const entry of (await readdir(folder, { withFileTypes: true, recursive: true }))) {
@@ -87,5 +98,10 @@ export async function settle(folder: string, epoch: number, executable: (path: s
 
 if (process.argv[1] === import.meta.filename) {
   const { values } = (await import('node:util')).parseArgs({ options: { out: { type: 'string', default: join(root, 'dist/agent') }, arch: { type: 'string', multiple: true, default: Object.keys(architectures) }, version: { type: 'string' } } });
-  for (const { architecture, folder, version } of await makeTrees(values.out, values.arch as Architecture[], values.version)) process.stdout.write(`reef-agent ${version} for ${architecture}: ${relative(dirname(root), folder)}\n`);
+  for (const { architecture, folder, version } of await makeTrees(values.out, values.arch as Architecture[], values.version)) {
+    // `reef agent publish` takes these.
+    const archive = join(values.out, `reef-agent_${version}_${architecture}.tar`);
+    await writeFile(archive, await archiveOf(folder));
+    process.stdout.write(`${relative(process.cwd(), folder)}\n${relative(process.cwd(), archive)}\n`);
+  }
 }

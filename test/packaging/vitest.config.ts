@@ -6,7 +6,8 @@ const conditions = ['@reefkeeper/source', ...defaultServerConditions.filter((nam
 
 /** What devices get: packages, service, launcher, arm64 in emulation. `npm run test:packaging`; tools that are absent skip their tests by name. */
 export default defineConfig({
-  resolve: { conditions },
+  // As in ../../vitest.config.ts.
+  resolve: { conditions, alias: [{ find: /^graphql$/, replacement: 'graphql/index.js' }] },
   ssr: { resolve: { conditions } },
   test: {
     root: import.meta.dirname,
