@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { asReefError, ReefError } from '@reefkeeper/platform/errors';
 import type { EdgeTpuDevice } from '@reefkeeper/inference';
 import type { Logger } from '@reefkeeper/platform/logger';
-import { agentConfig, commandResult, learnArgs, reported, telemetry, type Command, type CommandResult, type Desired, type ReportedWorkload } from '@reefkeeper/protocol';
+import { agentConfig, agentWorkload, commandResult, learnArgs, reported, telemetry, type Command, type CommandResult, type Desired, type ReportedWorkload } from '@reefkeeper/protocol';
 import { Accelerators } from './accelerator.ts';
 import { Aftercare } from './aftercare.ts';
 import { activationExecutors, type ActivationOptions } from './activation.ts';
@@ -29,9 +29,11 @@ import { needsAccelerator } from './plan.ts';
 import { Reconciler } from './reconcile.ts';
 import { PeerServer } from './peer-server.ts';
 import { Peers } from './peers.ts';
+import { Releases } from './releases.ts';
 import { missesAccelerator, reportOf } from './report.ts';
 import { Repairs } from './repairs.ts';
 import { Runner } from './runner.ts';
+import { selfUpdateExecutors, settleRelease } from './self-update.ts';
 import { Serving } from './serving.ts';
 import { StateFile } from './state.ts';
 import { Store } from './store.ts';
@@ -66,6 +68,9 @@ export class Agent {
     this.reconciler.poke();
   });
   private readonly stopped = new AbortController();
+  private readonly releases: Releases | undefined;
+  private readonly heard = Promise.withResolvers<void>();
+  private readonly restartWanted = Promise.withResolvers<string>();
   private reportSeq = 0;
   private windowSeq = 0;
   private reportTimer: NodeJS.Timeout | undefined;
@@ -106,11 +111,12 @@ export class Agent {
         this.reconciler.poke();
       },
     });
+    this.releases = settings.REEF_RELEASE ? new Releases(settings.REEF_AGENT_DIR, settings.REEF_RELEASE) : undefined;
     const crash = crashPoint(settings.REEF_AGENT_CRASH_AT, settings.REEF_AGENT_DIR);
     this.reconciler = new Reconciler({
       state, disk, log, crashPoint: crash,
       observe: async () => ({ workloads: state.now.workloads, ...(await store.survey()), accelerator: this.accelerators.now, unfit: this.unfit, damaged: this.repairs.due, disk: disk.trouble }),
-      executors: activationExecutors({
+      executors: selfUpdateExecutors(activationExecutors({
         state, store, budget, peers: settings.REEF_PEER_CACHE === 'on' ? new Peers({ identity: () => this.identity, known: () => this.config.peers, now: () => this.clock.now(), log }) : undefined, log, crashPoint: crash, unfit: this.unfit, repairs: this.repairs, ...(tuning.download ? { download: tuning.download } : {}),
         gateway: () => this.gateway, identity: () => this.identity, start: (workload, slot) => this.startRunner(workload, slot),
         serving: (workload) => this.servingOf(workload),
@@ -119,6 +125,15 @@ export class Agent {
           this.serving.delete(workload);
         },
         onPercent: (workload, percent) => this.progress(workload, percent),
+      }), {
+        releases: this.releases, state, store, log, crashPoint: crash,
+        heard: (signal) => Promise.race([this.heard.promise, new Promise<never>((_, reject) => { signal.addEventListener('abort', () => reject(signal.reason as Error), { once: true }); })]),
+        restart: (why) => {
+          log.info({ why }, 'this process ends, to be started again');
+          // At once: nothing may be planned behind the switch.
+          void this.reconciler.stop();
+          this.restartWanted.resolve(why);
+        },
       }),
     });
   }
@@ -147,6 +162,17 @@ export class Agent {
   /** Where programs on this device ask; undefined where it is off or cannot listen yet. */
   get localUrl(): string | undefined {
     return this.localApi?.url;
+  }
+
+  /** Resolves when this process should end with the code that makes the launcher choose a release anew. */
+  get restarting(): Promise<string> {
+    return this.restartWanted.promise;
+  }
+
+  /** For the service manager's watchdog: what waits to be written gets written, and no step hangs. */
+  async healthy(): Promise<boolean> {
+    await this.state.update((now) => now);
+    return !this.reconciler.stuck;
   }
 
   /** Process ids of the inference children, by workload. */
@@ -212,7 +238,8 @@ export class Agent {
       learn: (args, id) => this.learn(args, id),
     });
     await this.disk.write(() => rm(this.learningDir, { recursive: true, force: true }));
-    for (const [name, { running }] of Object.entries(this.state.now.workloads)) if (running) this.servingOf(name).want(running);
+    if (this.releases) await settleRelease(this.releases, { state: this.state, heard: this.heard.promise, log: this.log });
+    for (const [name, { running }] of Object.entries(this.state.now.workloads)) if (running && name !== agentWorkload) this.servingOf(name).want(running);
     await this.aftercare.booted(1);
     await this.listen();
     this.state.onChange(() => this.reportSoon(0));
@@ -318,10 +345,10 @@ export class Agent {
         wrong: this.aftercare.wrong,
         crashLooping: new Set([...this.serving].filter(([, serving]) => serving.crashLooping).map(([name]) => name)),
       }),
-      ...(birth ? { capabilities: await capabilitiesOf(this.accelerators.found, this.peerServer?.address) } : {}),
+      ...(birth ? { capabilities: await capabilitiesOf(this.accelerators.found, { release: this.releases?.own, peer: this.peerServer?.address }) } : {}),
     };
     // Lost with the link: the birth of the next connection says it all again.
-    await this.link.publish(reported.topicFor(this.deviceId), reported.encode(body), reported).catch(() => {});
+    await this.link.publish(reported.topicFor(this.deviceId), reported.encode(body), reported).then(() => this.heard.resolve(), () => {});
   }
 
   /** Changes close together become one report. */

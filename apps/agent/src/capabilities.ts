@@ -7,11 +7,11 @@ import type { Probe } from './accelerator.ts';
 declare const REEF_AGENT_VERSION: string | undefined;
 export const agentVersion = typeof REEF_AGENT_VERSION === 'string' ? REEF_AGENT_VERSION : '0.1.0';
 
-export async function capabilitiesOf(probe: Probe, peer?: Capabilities['peer']): Promise<Capabilities> {
+export async function capabilitiesOf(probe: Probe, said: { release?: string | undefined; peer?: Capabilities['peer'] } = {}): Promise<Capabilities> {
   return {
     agentVersion, tfliteVersion: probe.tfliteVersion, edgetpuRuntime: probe.runtime, edgetpus: probe.devices,
     hostClass: await hostClass(), arch: arch().slice(0, 16), memoryBytes: totalmem(),
-    timeZone: new Intl.DateTimeFormat().resolvedOptions().timeZone, ...(peer ? { peer } : {}),
+    timeZone: new Intl.DateTimeFormat().resolvedOptions().timeZone, ...(said.peer ? { peer: said.peer } : {}), ...(said.release ? { release: said.release } : {}),
   };
 }
 

@@ -17,7 +17,7 @@ const localAddress = z.string().transform((text, context): LocalAddress => {
 const schema = z.object({
   ...commonConfig.shape,
   /** Everything the agent keeps lies below it. */
-  REEF_AGENT_DIR: z.string().default('/var/lib/reefkeeper'),
+  REEF_AGENT_DIR: z.string().default('/var/lib/reef'),
   /** A folder of images to infer, in name order, again and again; `labels.csv` in it tells the truth. */
   FRAMES_DIR: z.string().optional(),
   FRAMES_FPS: z.coerce.number().positive().max(1_000).default(5),
@@ -64,6 +64,8 @@ const schema = z.object({
   REEF_LOCAL_API_QUEUE: z.coerce.number().int().min(1).max(10_000).default(64),
   /** The longest body, bytes. Those of all requests together are at most twice this. */
   REEF_LOCAL_API_BODY: z.coerce.number().int().min(1_024).max(256 * 1024 * 1024).default(16 * 1024 * 1024),
+  /** Set by the launcher: which release of the agent this process is. */
+  REEF_RELEASE: z.string().regex(/^(factory|[0-9a-f]{64})$/, 'the launcher sets this: factory, or the digest of a bundle').optional(),
   /** Tests only: die with SIGKILL, once, at this point (`crash-point.ts`). */
   REEF_AGENT_CRASH_AT: z.string().optional(),
 });

@@ -20,6 +20,9 @@ export interface ReconcilerOptions {
 /** Steps that may be broken off when something else is wanted; the others are short. */
 const breakable: ReadonlySet<Step['kind']> = new Set<Step['kind']>(['download', 'golden', 'shadow', 'observe']);
 
+/** Longest that a step may take beyond its deadline, or where it has none. */
+const graceMs = 10 * 60_000;
+
 /**
  * Plans, does the first step, and plans again, until nothing is left. Whoever changes a fact calls `poke()`. A step that throws
  * has its failure noted, and the plan from there leads back to the last good bundle.
@@ -27,7 +30,7 @@ const breakable: ReadonlySet<Step['kind']> = new Set<Step['kind']>(['download', 
 export class Reconciler {
   private again = false;
   private looping: Promise<void> | undefined;
-  private current: { step: Step; abort: AbortController } | undefined;
+  private current: { step: Step; abort: AbortController; lateMs: number } | undefined;
   private stopping = false;
   private stopped: () => void = () => {};
 
@@ -47,6 +50,11 @@ export class Reconciler {
     const now = wanted.workloads[current.step.workload];
     const same = open && now && now.bundle === open.bundle && now.variant === open.wantedVariant && now.rollback === open.rollback;
     if (!same) current.abort.abort(new ReefError('activation.superseded', 'conflict', 'Something else is wanted now.'));
+  }
+
+  /** A step that should long be over still runs: neither its own end nor its deadline came. */
+  get stuck(): boolean {
+    return this.current !== undefined && performance.now() > this.current.lateMs;
   }
 
   /** Resolves when nothing is left to do, or what is left has to wait. */
@@ -99,10 +107,11 @@ export class Reconciler {
   private async execute(step: Step): Promise<void> {
     const { state, crashPoint, log } = this.options;
     const abort = new AbortController();
-    this.current = { step, abort };
     const workload = 'workload' in step ? step.workload : undefined;
     const begin = performance.now();
-    const timer = workload ? this.deadline(workload, step, abort) : undefined;
+    const limitMs = workload ? this.limitMs(workload, step) : undefined;
+    const timer = limitMs === undefined ? undefined : setTimeout(() => abort.abort(new ReefError(timeoutCode, 'unavailable', `The activation was not finished within ${state.now.desired?.workloads[workload!]?.policy.timeoutS} s.`)), limitMs);
+    this.current = { step, abort, lateMs: begin + (limitMs ?? 0) + graceMs };
     try {
       crashPoint(`${step.kind}:enter`);
       // Correct by the type of Executors; TypeScript cannot follow the union through the index.
@@ -141,12 +150,13 @@ export class Reconciler {
     await this.options.state.move(workload, (now) => (isOpen(now.execution) ? { ...now, execution: { ...now.execution, elapsedMs: now.execution.elapsedMs + Math.round(ms) } } : now));
   }
 
-  private deadline(workload: string, step: Step, abort: AbortController): NodeJS.Timeout | undefined {
+  /** What is left of the execution's time, where the step can be broken off. */
+  private limitMs(workload: string, step: Step): number | undefined {
     const { state } = this.options;
     const wanted = state.now.desired?.workloads[workload];
     const execution: Execution | null = state.workload(workload).execution;
     if (!wanted || !isOpen(execution) || !breakable.has(step.kind)) return undefined;
     const limitMs = activationLimitS(wanted.policy) * 1_000 - execution.elapsedMs;
-    return setTimeout(() => abort.abort(new ReefError(timeoutCode, 'unavailable', `The activation was not finished within ${wanted.policy.timeoutS} s.`)), Math.max(0, Math.min(limitMs, 2 ** 31 - 1)));
+    return Math.max(0, Math.min(limitMs, 2 ** 31 - 1));
   }
 }

@@ -38,16 +38,21 @@ export const preprocessing = z.discriminatedUnion('kind', [
 ]);
 export type Preprocessing = z.infer<typeof preprocessing>;
 
-export const task = z.enum(['classification', 'detection', 'segmentation', 'embedding', 'other']);
+/** The reserved model whose versions are releases of the agent. */
+export const agentModel = 'reef-agent';
+
+export const modelTask = z.enum(['classification', 'detection', 'segmentation', 'embedding', 'other']);
+/** A release of the agent travels as a bundle, too. */
+export const task = z.enum([...modelTask.options, 'agent']);
 export type Task = z.infer<typeof task>;
 
-export const variantKind = z.enum(['cpu-int8', 'edgetpu']);
+export const variantKind = z.enum(['cpu-int8', 'edgetpu', 'agent']);
 export type VariantKind = z.infer<typeof variantKind>;
 
 export const manifestVariant = z.looseObject({
   name: z.string().regex(/^[a-z0-9][a-z0-9-]{0,39}$/),
   kind: variantKind,
-  /** Lowest RuntimeVersion of libedgetpu that runs it; null for `cpu-int8`. */
+  /** Lowest RuntimeVersion of libedgetpu that runs it; null for all but `edgetpu`. */
   minRuntime: z.number().int().nullable(),
   /** Parameter-caching tokens of a compiled model: models with a common one stay on one Edge TPU together. */
   cacheTokens: z.array(z.string().max(64)).max(64).optional(),
@@ -105,14 +110,14 @@ export const manifest = z.looseObject({
   task,
   /** In output order; null where the output has no classes. */
   labels: z.array(z.string().max(256)).max(100_000).nullable(),
-  inputs: z.array(z.looseObject({ ...tensorSpec.shape, preprocessing })).min(1).max(16),
-  outputs: z.array(tensorSpec).min(1).max(64),
+  inputs: z.array(z.looseObject({ ...tensorSpec.shape, preprocessing })).max(16),
+  outputs: z.array(tensorSpec).max(64),
   variants: z.array(manifestVariant).min(1).max(16),
   golden: z.looseObject({ ...file.shape, cases: z.number().int().positive() }).nullable(),
   lineage,
   parity: parity.nullable(),
   createdAt: z.iso.datetime(),
-});
+}).refine((bundle) => bundle.task === 'agent' || (bundle.inputs.length > 0 && bundle.outputs.length > 0), { path: ['inputs'], message: 'a model has inputs and outputs' });
 export type Manifest = z.infer<typeof manifest>;
 
 /**

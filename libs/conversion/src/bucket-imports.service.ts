@@ -8,7 +8,7 @@ import { Inject, Injectable } from '@nestjs/common';
 import { create as createTar } from 'tar';
 import { DataSource } from 'typeorm';
 import { z } from 'zod';
-import { task } from '@reefkeeper/bundle';
+import { modelTask } from '@reefkeeper/bundle';
 import { metadataOf, readModel } from '@reefkeeper/edgetpu';
 import { meter, parseBucketAddress, readWhole, ReefError, type BucketObject, type Buckets, type Clock, type ObjectStore, type StoredObject, type Tx } from '@reefkeeper/platform';
 import { Registry, type Version } from '@reefkeeper/registry';
@@ -23,7 +23,7 @@ export const bucketImportRequest = buildRequest.omit({ source: true, training: t
   /** Of the export's folder, or of the model file in it. */
   address: z.string().max(1_400).regex(/^gs:\/\//, 'an address like gs://bucket/folder/'),
   /** Told from the model where absent. */
-  task: task.optional(),
+  task: modelTask.optional(),
 }).meta({ id: 'BucketImportRequest' });
 export type BucketImportRequest = z.infer<typeof bucketImportRequest>;
 

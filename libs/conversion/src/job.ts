@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { z } from 'zod';
 import { vertexModels } from './vertex.ts';
-import { canonicalBytes, modelName, task } from '@reefkeeper/bundle';
+import { canonicalBytes, modelName, modelTask } from '@reefkeeper/bundle';
 import { ReefError, type ErrorKind } from '@reefkeeper/platform/errors';
 import { compileOptions } from './compile-options.ts';
 
@@ -76,7 +76,7 @@ export const buildRequest = z.object({
   /** Held-out samples for the comparison with the original; the calibration samples where absent. */
   evaluation: uploadedFile.nullable().default(null),
   labels: z.array(z.string().min(1).max(256)).min(1).max(100_000).nullable().default(null),
-  task: task.default('classification'),
+  task: modelTask.default('classification'),
   input: z.object({ shape: z.array(z.number().int().min(1).max(65_536)).min(1).max(6).optional(), name: z.string().max(512).optional() }).default({}),
   /** Names of a frozen graph's output tensors. */
   outputs: z.array(z.string().max(512)).max(64).optional(),

@@ -4,6 +4,9 @@ import { deviceId, message } from './message.ts';
 export const digest = z.string().regex(/^[0-9a-f]{64}$/, 'a SHA-256 in 64 lower-case hex digits');
 export const workloadName = z.string().regex(/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/, 'a workload name is lower-case letters, digits and -');
 
+/** The agent's own release, as a workload like any other. Models have other names. */
+export const agentWorkload = 'reef-agent';
+
 /** As AWS IoT Jobs. The last six are terminal, and terminal is sticky. */
 export const executionState = z.enum(['QUEUED', 'IN_PROGRESS', 'SUCCEEDED', 'FAILED', 'TIMED_OUT', 'REJECTED', 'REMOVED', 'CANCELED']);
 export type ExecutionState = z.infer<typeof executionState>;
@@ -122,6 +125,8 @@ export const capabilities = z.object({
   timeZone: z.string().max(64).optional(),
   /** There where the device hands files to others. */
   peer: peerAddress.optional(),
+  /** Release of the agent: `factory` (of its package) or a bundle's digest; absent where it cannot be updated from here. */
+  release: z.string().max(64).optional(),
 });
 export type Capabilities = z.infer<typeof capabilities>;
 
