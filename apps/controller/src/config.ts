@@ -24,6 +24,8 @@ const schema = commonConfig.extend({
   BOOTSTRAP_ADMIN_TOKEN: z.string().min(24, 'use at least 24 characters').optional(),
   /** Built console; without it the API stands alone. */
   CONSOLE_DIR: z.string().optional(),
+  /** Folder with Debian packages for devices (`npm run package:deb`), which the gateway serves with an install script. */
+  AGENT_PACKAGES_DIR: z.string().optional(),
   /** Shared subscription group for several replicas; needs a broker that knows $share (Mosquitto, EMQX). */
   MQTT_SHARED_GROUP: z.string().regex(/^[A-Za-z0-9_-]+$/).optional(),
   /** Names this replica's broker session, so that messages wait for it over a restart. */

@@ -12,6 +12,7 @@ import { Deltas, Registry } from '@reefkeeper/registry';
 import fastify, { type FastifyInstance, type FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import type { Config } from './config.ts';
+import { DevicePackages, installScript } from './device-packages.ts';
 import { Downloads } from './downloads.ts';
 
 export interface GatewayIdentity { certificate: string; key: string; signingKeys: { keyId: string; publicKeyPem: string }[] }
@@ -30,6 +31,7 @@ const digest = /^[0-9a-f]{64}$/;
 export class Gateway implements OnApplicationBootstrap, BeforeApplicationShutdown {
   private server: FastifyInstance | undefined;
   private readonly downloads: Downloads;
+  private readonly packages: DevicePackages;
   /** Digests found open to devices. They stay so: a ready version never changes. */
   private readonly open = new Set<string>();
 
@@ -47,6 +49,7 @@ export class Gateway implements OnApplicationBootstrap, BeforeApplicationShutdow
     @Inject(Learnings) private readonly learnings: Learnings,
   ) {
     this.downloads = new Downloads(objects);
+    this.packages = new DevicePackages(config.AGENT_PACKAGES_DIR);
   }
 
   /** The port it listens on; for when the system chose it. */
@@ -65,8 +68,17 @@ export class Gateway implements OnApplicationBootstrap, BeforeApplicationShutdow
       void reply.status(error.httpStatus).type('application/problem+json').send(problemOf(error));
     });
 
-    server.setNotFoundHandler((_request, reply) => reply.status(404).type('application/problem+json').send(problemOf(new ReefError('request.not_found', 'not_found', 'The gateway has no such path. Devices use /ca.pem, /v1/enrol, /v1/renew, /v1/bundles, /v1/blobs and /v1/learned; people use the API on its own port.'))));
+    server.setNotFoundHandler((_request, reply) => reply.status(404).type('application/problem+json').send(problemOf(new ReefError('request.not_found', 'not_found', 'The gateway has no such path. Devices use /install.sh, /packages, /ca.pem, /v1/enrol, /v1/renew, /v1/bundles, /v1/blobs and /v1/learned; people use the API on its own port.'))));
     server.get('/ca.pem', (_request, reply) => reply.type('application/x-pem-file').send(this.authority.certificatePem));
+    // A device that comes in has neither certificate nor agent.
+    server.get('/install.sh', async (_request, reply) => {
+      if (!(await this.packages.any())) throw new ReefError('package.missing', 'not_found', 'This controller has no packages for devices. Make them (npm run package:deb) and put them into the folder that AGENT_PACKAGES_DIR names.');
+      return reply.type('text/x-shellscript; charset=utf-8').send(installScript(this.config.PUBLIC_GATEWAY_URL));
+    });
+    server.get<{ Params: { architecture: string; file: string } }>('/packages/:architecture/:file', async (request, reply) => {
+      const { bytes, file, content } = await this.packages.open(request.params.file.replace(/\.deb$/, ''), request.params.architecture);
+      return reply.type('application/vnd.debian.binary-package').header('content-length', bytes).header('content-disposition', `attachment; filename="${file}"`).send(content);
+    });
     server.post('/v1/enrol', async (request) => {
       const { token, csr, deviceId: id } = parsed(enrolBody, request.body);
       const issued = await this.enrolment.enrol({ token, csr, deviceId: id });

@@ -36,7 +36,7 @@ export async function startController(config: Config, log: Logger): Promise<Nest
   // Uploads are streams: no handler ever holds a model in memory.
   adapter.getInstance().addContentTypeParser('application/octet-stream', { bodyLimit: config.UPLOAD_LIMIT_BYTES }, (_request, payload, done) => done(null, payload));
   const app = await NestFactory.create<NestFastifyApplication>(
-    AppModule.with({ config, platform, authority, broker: { ca: authority.certificatePem, certificate: client.certificate, key: client.key }, gateway: { certificate: server.certificate, key: server.key, signingKeys: [{ keyId: signingKey.keyId, publicKeyPem: signingKey.publicKeyPem }] } }),
+    AppModule.with({ config, platform, authority, broker: { ca: authority.certificatePem, certificate: client.certificate, key: client.key }, gateway: { certificate: server.certificate, key: server.key, signingKeys: [{ keyId: signingKey.keyId, publicKeyPem: signingKey.publicKeyPem }] }, signingKey }),
     adapter, { logger: new NestLog(log) },
   );
   app.useGlobalFilters(new ProblemFilter(log));

@@ -1,4 +1,4 @@
-import { Body, Controller, Delete, Get, HttpCode, Inject, Param, Patch, Post, Put, Query } from '@nestjs/common';
+import { Body, Controller, Delete, Get, HttpCode, Inject, Optional, Param, Patch, Post, Put, Query } from '@nestjs/common';
 import { ApiTags } from '@nestjs/swagger';
 import { Actor, Roles, roles } from '@reefkeeper/platform/http';
 import { agentConfig, commandKind, deviceId, learnArgs, workloadName } from '@reefkeeper/protocol';
@@ -96,15 +96,24 @@ export class DevicesController {
   }
 }
 
+/** How a device that has nothing yet comes in; the app that serves devices knows. */
+export interface DeviceDoor {
+  gatewayUrl: string;
+  /** The line to run on the device; null where there is nothing to install from here. */
+  install(token: string, deviceId?: string): Promise<string | null>;
+}
+
 @ApiTags('devices')
 @Controller('enrolment-tokens')
 export class EnrolmentTokensController {
-  constructor(@Inject(Enrolment) private readonly enrolment: Enrolment) {}
+  constructor(@Inject(Enrolment) private readonly enrolment: Enrolment, @Optional() @Inject('DEVICE_DOOR') private readonly door?: DeviceDoor) {}
 
+  /** `install` is the line to run on the device; null where this controller has no packages for devices. */
   @Post()
   @Roles('operator')
-  create(@Body({ schema: tokenBody }) body: z.output<typeof tokenBody>, @Actor() actor: string): Promise<{ token: string; expiresAt: Date }> {
-    return this.enrolment.createToken(body, actor);
+  async create(@Body({ schema: tokenBody }) body: z.output<typeof tokenBody>, @Actor() actor: string): Promise<{ token: string; expiresAt: Date; gatewayUrl?: string; install?: string | null }> {
+    const made = await this.enrolment.createToken(body, actor);
+    return { ...made, ...(this.door ? { gatewayUrl: this.door.gatewayUrl, install: await this.door.install(made.token, body.deviceId) } : {}) };
   }
 }
 

@@ -1,3 +1,4 @@
+export * from './agent-releases.http.ts';
 export * from './registry.graphql.ts';
 export * from './registry.http.ts';
 export * from './retention.http.ts';

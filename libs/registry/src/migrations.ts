@@ -119,3 +119,15 @@ export class Deltas1764000002020 implements MigrationInterface {
     await runner.query('DROP TABLE deltas');
   }
 }
+
+export class AgentVariants1764000002030 implements MigrationInterface {
+  name = 'AgentVariants1764000002030';
+
+  async up(runner: QueryRunner): Promise<void> {
+    await runner.query(`ALTER TABLE variants DROP CONSTRAINT variants_kind_check, ADD CONSTRAINT variants_kind_check CHECK (kind IN ('cpu-int8', 'edgetpu', 'agent'))`);
+  }
+
+  async down(runner: QueryRunner): Promise<void> {
+    await runner.query(`ALTER TABLE variants DROP CONSTRAINT variants_kind_check, ADD CONSTRAINT variants_kind_check CHECK (kind IN ('cpu-int8', 'edgetpu'))`);
+  }
+}

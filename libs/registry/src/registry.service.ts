@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import type { Readable } from 'node:stream';
 import { Inject, Injectable } from '@nestjs/common';
 import { DataSource } from 'typeorm';
-import { modelName, type Lineage, type Parity, type Task, type VariantKind } from '@reefkeeper/bundle';
+import { agentModel, modelName, type Lineage, type Parity, type Task, type VariantKind } from '@reefkeeper/bundle';
 import { hint, readWhole, ReefError, type Clock, type ObjectStore, type StoredObject, type Tx } from '@reefkeeper/platform';
 import { Artifact, Model, Variant, Version, type FailedVariant, type SegmentedModel, type VersionError, type VersionHold } from './registry.entity.ts';
 import { parseRef, refOf, versionMoves, type VersionState } from './version.ts';
@@ -67,10 +67,11 @@ export class Registry {
 
   /**
    * The next version of a model, which is created if absent. Numbers are given without gaps: the model's row is locked meanwhile.
-   * @throws ReefError `model.name_invalid`
+   * @throws ReefError `model.name_invalid`, `model.name_reserved`
    */
   async createVersion(model: string, input: NewVersion = {}, tx?: Tx): Promise<Version> {
     checkName(model);
+    if ((model === agentModel) !== (input.task === 'agent')) throw new ReefError('model.name_reserved', 'invalid', `${agentModel} holds the releases of the agent and nothing else. Give the model another name; \`reef agent publish\` makes releases.`);
     if (!tx) return this.db.transaction(async (own) => this.createVersion(model, input, own));
     const createdBy = input.createdBy ?? 'system';
     await this.insertModel(tx, { name: model, createdBy });

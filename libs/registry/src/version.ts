@@ -32,9 +32,13 @@ export interface DeviceRuntime {
   /** RuntimeVersion(N) of libedgetpu; null = none or not known. */
   edgetpuRuntime: number | null;
   edgetpus: readonly unknown[];
+  /** Node's word for the machine. */
+  arch?: string;
+  /** Which release of the agent runs; absent where it cannot be updated. */
+  release?: string | undefined;
 }
 
-export type VariantRefusal = 'version_not_ready' | 'no_accelerator' | 'runtime_unknown' | 'runtime_too_old' | 'not_compiled' | 'no_cpu_variant';
+export type VariantRefusal = 'version_not_ready' | 'no_accelerator' | 'runtime_unknown' | 'runtime_too_old' | 'not_compiled' | 'no_cpu_variant' | 'not_updatable' | 'no_build';
 
 export type VariantChoice<V> = { ok: true; variant: V } | { ok: false; reason: VariantRefusal; message: string };
 
@@ -44,6 +48,7 @@ export type VariantChoice<V> = { ok: true; variant: V } | { ok: false; reason: V
  */
 export function variantFor<V extends VariantChoiceInput['variants'][number]>(version: { state: VersionState; variants: readonly V[] }, device: DeviceRuntime | null, policy: { cpuFallback: boolean }): VariantChoice<V> {
   if (version.state !== 'READY') return { ok: false, reason: 'version_not_ready', message: `The version is ${version.state}; only a READY one can run.` };
+  if (version.variants.some(({ kind }) => kind === 'agent')) return buildFor(version.variants, device);
   const compiled = version.variants.filter((variant) => variant.kind === 'edgetpu').sort((a, b) => (b.minRuntime ?? 0) - (a.minRuntime ?? 0));
   const runtime = device?.edgetpuRuntime ?? null;
   const refusal = refusalOf();
@@ -61,4 +66,17 @@ export function variantFor<V extends VariantChoiceInput['variants'][number]>(ver
     if (lowest > runtime) return { reason: 'runtime_too_old', message: `The device has Edge TPU runtime ${runtime}; the version needs ${lowest}. Update libedgetpu on the device, or build the version for runtime ${runtime}.` };
     return undefined;
   }
+}
+
+/** Of a release of the agent: the build for the device's machine. */
+function buildFor<V extends VariantChoiceInput['variants'][number]>(variants: readonly V[], device: DeviceRuntime | null): VariantChoice<V> {
+  if (!device?.release) return { ok: false, reason: 'not_updatable', message: 'Its agent was not installed from the reef-agent package, and so cannot run another release.' };
+  const name = agentVariant(device.arch ?? '');
+  const build = variants.find((variant) => variant.name === name);
+  return build ? { ok: true, variant: build } : { ok: false, reason: 'no_build', message: `The release has no build for ${device.arch}.` };
+}
+
+/** @param architecture Node's word for it or Debian's */
+export function agentVariant(architecture: string): string {
+  return `agent-${architecture === 'x64' ? 'amd64' : architecture}`;
 }

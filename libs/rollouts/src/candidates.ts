@@ -24,7 +24,7 @@ export function candidateOf(version: Version, { exclude, policy }: Pick<CreateRo
       current: device.running === version.bundleDigest && device.wanted === version.bundleDigest,
       fit: choice?.ok ? { ok: true, variant: choice.variant.name }
         : !capabilities ? { ok: false, code: 'UNKNOWN', message: 'The device has not reported what it can run; it has to connect once.' }
-          : { ok: false, code: capabilities.edgetpuRuntime === null ? 'UNKNOWN' : 'INCOMPATIBLE', message: choice!.message },
+          : { ok: false, code: capabilities.edgetpuRuntime === null && version.task !== 'agent' ? 'UNKNOWN' : 'INCOMPATIBLE', message: choice!.message },
     };
   };
 }

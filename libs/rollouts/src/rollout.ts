@@ -147,6 +147,12 @@ export interface Settings {
 /** Up to this many devices somebody is usually watching, and minutes matter more than a long look. */
 const smallFleet = 20;
 
+/** An agent infers nothing: what can be wrong with a release shows in whether devices come back on it, and say so. */
+export function forAgents(body: CreateRollout): CreateRollout {
+  const none = { errorRate: null, latencyP50: null, latencyP95: null, latencyP99: null, accuracy: null, temperature: null, scoreDrift: null, shadowAgreement: null, custom: [] };
+  return { ...body, gates: { ...body.gates, ...none } };
+}
+
 export function settingsFor(body: CreateRollout, eligible: number): Settings {
   const soakS = body.soakS ?? Math.min(eligible <= smallFleet ? 15 : 300, body.deadlineS ?? Infinity);
   return {

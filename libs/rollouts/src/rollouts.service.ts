@@ -3,6 +3,7 @@ import { Inject, Injectable } from '@nestjs/common';
 import { parseSelector, matches } from '@reefkeeper/devices';
 import { hint, ReefError, type Clock, type Logger, type Tx } from '@reefkeeper/platform';
 import type { LatencyFeatures } from '@reefkeeper/edgetpu';
+import { agentWorkload } from '@reefkeeper/protocol';
 import { Registry, refOf, Version } from '@reefkeeper/registry';
 import { Telemetry } from '@reefkeeper/telemetry';
 import { DataSource, In } from 'typeorm';
@@ -18,7 +19,7 @@ import { noPace } from './pacing.ts';
 import { timingOf, type Timing } from './timing.ts';
 import { planWaves, type Plan } from './plan.ts';
 import { RolloutRow, WaveRow } from './rollout.entity.ts';
-import { devicesIn, endedStates, mayMove, reason, settingsFor, type AbortMode, type AdvanceRollout, type CreateRollout, type Reason, type RolloutState, type Settings } from './rollout.ts';
+import { devicesIn, forAgents, endedStates, mayMove, reason, settingsFor, type AbortMode, type AdvanceRollout, type CreateRollout, type Reason, type RolloutState, type Settings } from './rollout.ts';
 import { viewOf, type RolloutView } from './views.ts';
 
 export type RolloutPreview = Plan & { settings: Settings; version: string; bundle: string; forecast: Forecast[]; timing: Timing };
@@ -280,6 +281,9 @@ export class Rollouts {
   }
 
   private async plan(tx: Tx, body: CreateRollout, version: Version): Promise<{ plan: Plan; settings: Settings; timing: Timing }> {
+    if ((version.task === 'agent') !== (body.workload === agentWorkload)) {
+      throw new ReefError('rollout.workload_reserved', 'invalid', version.task === 'agent' ? `${refOf(version)} is a release of the agent: roll it out to the workload ${agentWorkload}.` : `The workload ${agentWorkload} is the agent itself; ${refOf(version)} is a model. Choose another workload.`);
+    }
     const now = this.clock.now();
     const parsed = new Map((body.waves ?? []).flatMap(({ selector }) => (selector === undefined ? [] : [[selector, parseSelector(selector)]])));
     const named = body.devices && new Set(body.devices);

@@ -64,14 +64,19 @@ export function registerDevices(program: Command): void {
     await (await client()).delete(`/devices/${encodeURIComponent(id)}${options.reason ? `?reason=${encodeURIComponent(options.reason)}` : ''}`);
     output.show({ id, retired: true }, () => `${id} is out of service`);
   }));
-  device.command('token').description('a one-time enrolment token, with the line to run on the device')
+  device.command('enroll').alias('token').description('a one-time enrolment token, with the line to run on the device')
     .option('--id <id>', 'only for this device').option('--label <key=value...>', 'labels the device gets').option('--uses <n>', 'how many devices may use it', '1').option('--ttl <seconds>', 'how long it is good', '3600')
     .action(action(async ({ output, client, options: { dir } }, options: { id?: string; label?: string[]; uses: string; ttl: string }) => {
       const api = await client();
-      const made = await api.post<{ token: string; expiresAt: string; gatewayUrl?: string }>('/enrolment-tokens', { ...(options.id ? { deviceId: options.id } : {}), labels: labelsOf(options.label ?? []), uses: numberOf('--uses', options.uses), ttlS: numberOf('--ttl', options.ttl) });
+      const made = await api.post<{ token: string; expiresAt: string; gatewayUrl?: string; install?: string | null }>('/enrolment-tokens', { ...(options.id ? { deviceId: options.id } : {}), labels: labelsOf(options.label ?? []), uses: numberOf('--uses', options.uses), ttlS: numberOf('--ttl', options.ttl) });
       const kept = await keptCredentials(dir);
       const gateway = made.gatewayUrl ?? (kept?.url === api.url ? kept.gatewayUrl : undefined) ?? `https://${new URL(api.url).hostname}:8443`;
-      output.show({ ...made, gatewayUrl: gateway }, () => `${made.token}\n\nOn the device, before ${made.expiresAt}:\n  reef-agent enrol --gateway ${gateway} --token ${made.token}\n  reef-agent run`);
+      output.show({ ...made, gatewayUrl: gateway }, () => [
+        made.token, '', `On the device, before ${made.expiresAt}:`,
+        ...(made.install ? [`  ${made.install}`, '', 'or, where the agent is installed already:'] : []),
+        `  reef-agent enrol --gateway ${gateway} --token ${made.token}`,
+        ...(made.install ? [] : ['  reef-agent run', '', 'This controller has no packages for devices, which would make it one line: docs/install.md.']),
+      ].join('\n'));
     }));
   device.command('ping <id>').description('ask a device for a sign of life').action(action(async ({ output, client }, id: string) => {
     const { result, tookMs } = await ask(await client(), id, 'ping');

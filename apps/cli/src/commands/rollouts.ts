@@ -24,7 +24,7 @@ export interface RolloutEvent { id: number; at: string; kind: string; wave: numb
 const ended = new Set(['SUCCEEDED', 'ROLLED_BACK', 'ABORTED']);
 
 interface CreateOptions extends PaceOptions {
-  workload: string; selector?: string; device?: string[]; exclude?: string[]; excludeSelector?: string; name?: string; wave?: string[]; soak?: string; deadline?: string; minSamples?: string; observe?: string; timeout?: string; supersede?: boolean; start?: boolean; watch?: boolean;
+  workload?: string; selector?: string; device?: string[]; exclude?: string[]; excludeSelector?: string; name?: string; wave?: string[]; soak?: string; deadline?: string; minSamples?: string; observe?: string; timeout?: string; supersede?: boolean; start?: boolean; watch?: boolean;
   maxLatencyIncrease?: string; maxAccuracyDrop?: string; maxErrorIncrease?: string; maxInstallFailures?: string; gate?: string[]; cpuFallback?: boolean; ignoreBudget?: boolean; edgeTpu?: string; probation?: string;
   rollbackAtOnce?: string; rollbackWave?: string[];
   shadowEvery?: string; shadowFrames?: string; shadowMaxAdded?: string; shadowTimeout?: string;
@@ -33,7 +33,7 @@ interface CreateOptions extends PaceOptions {
 export function registerRollouts(program: Command): void {
   const rollout = program.command('rollout').description('bring a version onto the fleet, in waves');
   const described = (name: string, text: string) => paceOptions(rollout.command(name).description(text))
-    .requiredOption('-w, --workload <name>', 'inference slot on the devices', 'classifier').option('-l, --selector <labels>', 'which devices; all where absent').option('--name <text>')
+    .option('-w, --workload <name>', 'inference slot on the devices; classifier, or reef-agent for its releases, where absent').option('-l, --selector <labels>', 'which devices; all where absent').option('--name <text>')
     .option('--device <id...>', 'only these of them').option('--exclude <device...>', 'leave these alone').option('--exclude-selector <labels>', 'and those that match')
     .option('--wave <size...>', 'in order: percent (20%, cumulative), count (2), selector (canary=true), of each kind ("1 per hostClass", "10% per site"), or a wave per kind ("by site"; hostClass, runtime, site); a canary, half, all where absent')
     .option('--soak <seconds>', 'how long a wave serves before it can pass').option('--deadline <seconds>', 'after which an undecided wave is inconclusive').option('--min-samples <n>', 'inferences per device before it is judged')
@@ -182,7 +182,7 @@ function shadowOf({ shadowEvery, shadowFrames, shadowMaxAdded, shadowTimeout }: 
 function bodyOf(version: string, options: CreateOptions): Record<string, unknown> {
   const limit = (name: string, flag: string, text: string | undefined) => (text === undefined ? undefined : { [name]: number(flag, text) });
   return only({
-    version, workload: options.workload, selector: options.selector, name: options.name,
+    version, workload: options.workload ?? (/^reef-agent(@|$)/.test(version) ? 'reef-agent' : 'classifier'), selector: options.selector, name: options.name,
     devices: options.device,
     exclude: options.exclude || options.excludeSelector ? only({ devices: options.exclude, selector: options.excludeSelector }) : undefined,
     waves: options.wave?.map(waveOf), ...paceOf(options),

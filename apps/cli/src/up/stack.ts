@@ -98,7 +98,7 @@ export class Stack {
     const console_ = app('apps/console/dist');
     await this.launch('controller', 'apps/controller/dist/main.js', {
       ...shared, PORT: `${port}`, GATEWAY_PORT: `${gatewayPort}`, PUBLIC_GATEWAY_URL: `https://127.0.0.1:${gatewayPort}`, PUBLIC_MQTT_URL: mqttUrl.replace(/^mqtt:/, 'mqtts:'), BOOTSTRAP_ADMIN_TOKEN: token,
-      ...(existsSync(console_) ? { CONSOLE_DIR: console_ } : {}),
+      ...(existsSync(console_) ? { CONSOLE_DIR: console_ } : {}), AGENT_PACKAGES_DIR: process.env.AGENT_PACKAGES_DIR ?? app('dist/packages'),
     }, [], this.url);
     this.client = new Client(this.url, token);
     await Promise.all([
