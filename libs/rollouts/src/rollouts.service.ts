@@ -19,7 +19,7 @@ import { noPace } from './pacing.ts';
 import { timingOf, type Timing } from './timing.ts';
 import { planWaves, type Plan } from './plan.ts';
 import { RolloutRow, WaveRow } from './rollout.entity.ts';
-import { devicesIn, forAgents, endedStates, mayMove, reason, settingsFor, type AbortMode, type AdvanceRollout, type CreateRollout, type Reason, type RolloutState, type Settings } from './rollout.ts';
+import { devicesIn, endedStates, forAgents, mayMove, reason, settingsFor, type AbortMode, type AdvanceRollout, type CreateRollout, type Reason, type RolloutState, type Settings } from './rollout.ts';
 import { viewOf, type RolloutView } from './views.ts';
 
 export type RolloutPreview = Plan & { settings: Settings; version: string; bundle: string; forecast: Forecast[]; timing: Timing };
@@ -288,7 +288,7 @@ export class Rollouts {
     const parsed = new Map((body.waves ?? []).flatMap(({ selector }) => (selector === undefined ? [] : [[selector, parseSelector(selector)]])));
     const named = body.devices && new Set(body.devices);
     const devices = (await this.fleet.select(tx, body.selector, body.workload)).filter(({ id }) => !named || named.has(id)).map(candidateOf(version, body));
-    const result = planWaves(devices, body.waves, version.bundleDigest!, (eligible) => settingsFor(body, eligible), (selector, labels) => matches(parsed.get(selector)!, labels));
+    const result = planWaves(devices, body.waves, version.bundleDigest!, (eligible) => settingsFor(version.task === 'agent' ? forAgents(body) : body, eligible), (selector, labels) => matches(parsed.get(selector)!, labels));
     if (!result.ok) throw new ReefError(result.fault.code, 'conflict', result.fault.message, { detail: { excluded: result.excluded } });
     const { plan, settings } = result;
     if (body.stopAt && new Date(body.stopAt) <= now) throw new ReefError('rollout.stop_time_past', 'invalid', `stopAt ${body.stopAt} is past: nobody would be told.`);
