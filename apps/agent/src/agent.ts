@@ -17,6 +17,7 @@ import type { AgentSettings } from './config.ts';
 import { crashPoint } from './crash-point.ts';
 import { Disk } from './disk.ts';
 import { Drift } from './drift.ts';
+import { Camera } from './camera.ts';
 import { FolderFrames } from './frames.ts';
 import { Gateway } from './gateway.ts';
 import { loadIdentity, renewIfDue, type Identity } from './identity.ts';
@@ -34,7 +35,7 @@ import { missesAccelerator, reportOf } from './report.ts';
 import { Repairs } from './repairs.ts';
 import { Runner } from './runner.ts';
 import { selfUpdateExecutors, settleRelease } from './self-update.ts';
-import { Serving } from './serving.ts';
+import { Serving, type FrameSource } from './serving.ts';
 import { StateFile } from './state.ts';
 import { Store } from './store.ts';
 import { edgeTpuTemperature, hostTemperature } from './temperature.ts';
@@ -49,6 +50,7 @@ export interface Tuning {
   download?: ActivationOptions['download'];
   link?: { firstDelayMs: number; maxDelayMs: number };
   serving?: { firstDelayMs: number; maxDelayMs: number };
+  camera?: { silenceMs?: number; firstDelayMs?: number; maxDelayMs?: number };
   health?: TpuHealth;
   disk?: { firstMs: number; maxMs: number };
   clock?: ClockOptions;
@@ -61,6 +63,8 @@ export class Agent {
   private readonly startedMs = performance.now();
   private readonly serving = new Map<string, Serving>();
   private readonly percent = new Map<string, number>();
+  /** Opened when the first workload wants frames. */
+  private camera: Camera | undefined;
   private readonly learning = new Map<string, NonNullable<ReportedWorkload['learning']>>();
   private readonly unfit = new Set<string>();
   private readonly repairs = new Repairs(() => {
@@ -123,6 +127,7 @@ export class Agent {
         removeServing: async (workload) => {
           await this.serving.get(workload)?.stop();
           this.serving.delete(workload);
+          this.camera?.forget(workload);
         },
         onPercent: (workload, percent) => this.progress(workload, percent),
       }), {
@@ -180,6 +185,10 @@ export class Agent {
     return Object.fromEntries([...this.serving].map(([name, serving]) => [name, serving.pid]));
   }
 
+  get cameraPid(): number | undefined {
+    return this.camera?.pid;
+  }
+
   async stop(): Promise<void> {
     this.stopped.abort(new Error('stopped'));
     clearInterval(this.windowTimer);
@@ -190,6 +199,7 @@ export class Agent {
     await this.localApi?.stop();
     await this.reconciler.stop();
     await this.aftercare.booted(-1);
+    await this.camera?.stop();
     await Promise.all([...this.serving.values()].map((serving) => serving.stop()));
     await this.pendingWindows;
     // A last try: what does not leave now leaves after the next start.
@@ -340,7 +350,7 @@ export class Agent {
     const body = {
       bootId: this.bootId, seq: this.reportSeq++, session: this.link.currentSession,
       ...reportOf(this.state.now, {
-        accelerator: this.accelerators.now, acceleratorFailing: this.accelerators.failing, percent: this.percent, learning: this.learning,
+        accelerator: this.accelerators.now, acceleratorFailing: this.accelerators.failing, percent: this.percent, learning: this.learning, cameraLost: this.camera?.lost ?? false,
         devices: new Map([...this.serving].map(([name, serving]) => [name, serving.device])), stateWasDamaged: this.state.was === 'lost', disk: this.disk.trouble, clockWrong: this.clock.wrong, damaged: this.repairs.workloads,
         wrong: this.aftercare.wrong,
         crashLooping: new Set([...this.serving].filter(([, serving]) => serving.crashLooping).map(([name]) => name)),
@@ -374,12 +384,21 @@ export class Agent {
     void this.move().catch((err: unknown) => this.log.error({ err }, 'workloads could not be spread over the Edge TPUs'));
   }
 
+  private framesFor(workload: string): FrameSource | undefined {
+    const { REEF_CAMERA: source, FRAMES_DIR, FRAMES_FPS } = this.settings;
+    const folder = source === undefined ? FRAMES_DIR : source.kind === 'folder' ? source.dir : undefined;
+    if (folder !== undefined) return new FolderFrames(folder);
+    if (!source || source.kind === 'folder') return undefined;
+    this.camera ??= new Camera({ source, fps: FRAMES_FPS, log: this.log, onChange: () => this.reportSoon(0), ...this.tuning.camera });
+    return this.camera.view(workload);
+  }
+
   private servingOf(workload: string): Serving {
     const existing = this.serving.get(workload);
     if (existing) return existing;
-    const { FRAMES_DIR, FRAMES_FPS } = this.settings;
+    const { FRAMES_FPS } = this.settings;
     const serving = new Serving({
-      workload, log: this.log.child({ workload }), frames: FRAMES_DIR ? new FolderFrames(FRAMES_DIR) : undefined, ...this.tuning.serving,
+      workload, log: this.log.child({ workload }), frames: this.framesFor(workload), ...this.tuning.serving,
       fps: () => Math.min(FRAMES_FPS, this.config.maxFps ?? Infinity),
       start: (slot) => this.startRunner(workload, slot),
       onWindow: (window) => this.keep(window),

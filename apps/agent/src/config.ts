@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { commonConfig, parseConfig } from '@reefkeeper/platform/config';
+import { masked, parseCamera, type CameraSource } from './camera-source.ts';
 import { parseDataBudget } from '@reefkeeper/protocol';
 
 /** Where the local API listens; null = nowhere. */
@@ -20,6 +21,15 @@ const schema = z.object({
   REEF_AGENT_DIR: z.string().default('/var/lib/reef'),
   /** A folder of images to infer, in name order, again and again; `labels.csv` in it tells the truth. */
   FRAMES_DIR: z.string().optional(),
+  /** A camera instead (`camera-source.ts`): `ffmpeg:/dev/video0`, `rtsp://...`, `gst:PIPELINE`; a folder is one, too. */
+  REEF_CAMERA: z.string().optional().transform((text, context): CameraSource | undefined => {
+    if (text === undefined || text.trim() === '') return undefined;
+    const source = parseCamera(text);
+    if (typeof source !== 'string') return source;
+    // Never what was given: it may hold a password.
+    context.addIssue(masked(source));
+    return z.NEVER;
+  }),
   FRAMES_FPS: z.coerce.number().positive().max(1_000).default(5),
   /** Telemetry kept while offline, bytes; the oldest goes first. */
   REEF_TELEMETRY_BYTES: z.coerce.number().int().min(64 * 1024).default(16 * 1024 * 1024),

@@ -1,16 +1,17 @@
 import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Question } from './answer.ts';
-import { imageInput } from './runner.ts';
+import { imageInput, type Pixels } from './runner.ts';
 
-export interface Frame {
-  path: string;
-  /** What is known to be on it: a class name or index. */
-  label: string | null;
+/** `label`: what is known to be on it, a class name or index. */
+export type Frame = { path: string; label: string | null } | { pixels: Pixels; label: null };
+
+export function imageOf(frame: Frame): string | Pixels {
+  return 'path' in frame ? frame.path : frame.pixels;
 }
 
-export function questionOf({ path, label }: Frame): Question {
-  return { label, prepare: async (model) => [await imageInput(model, path)] };
+export function questionOf(frame: Frame): Question {
+  return { label: frame.label, prepare: async (model) => [await imageInput(model, imageOf(frame))] };
 }
 
 /** Endless: the folder's images in name order, again and again. The folder is read anew at each round, so files may come and go. */

@@ -41,9 +41,10 @@ program.command('enrol').description('bring this device into a fleet; a second r
 program.command('run').description('serve, and follow the fleet')
   .addOption(dir())
   .option('--frames <dir>', 'folder of images to infer (FRAMES_DIR)')
+  .option('--camera <source>', 'instead: ffmpeg:/dev/video0, rtsp://..., gst:PIPELINE (REEF_CAMERA; docs/cameras.md)')
   .option('--fps <n>', 'frames per second (FRAMES_FPS)')
-  .action(async (options: { dir?: string; frames?: string; fps?: string }) => {
-    const settings = settingsOf({ REEF_AGENT_DIR: options.dir, FRAMES_DIR: options.frames, FRAMES_FPS: options.fps });
+  .action(async (options: { dir?: string; frames?: string; camera?: string; fps?: string }) => {
+    const settings = settingsOf({ REEF_AGENT_DIR: options.dir, FRAMES_DIR: options.frames, REEF_CAMERA: options.camera, FRAMES_FPS: options.fps });
     await mkdir(settings.REEF_AGENT_DIR, { recursive: true, mode: 0o700 });
     const service = await serviceManager(process.env);
     const lock = await lockDirectory(settings.REEF_AGENT_DIR);

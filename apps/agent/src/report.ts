@@ -23,6 +23,8 @@ export interface Live {
   clockWrong: boolean;
   /** Workloads whose bundle is damaged on the disk. */
   damaged: ReadonlySet<string>;
+  /** The camera gives no frames although it should. */
+  cameraLost?: boolean;
   /** Under way, by workload. */
   learning?: ReadonlyMap<string, NonNullable<ReportedWorkload['learning']>>;
   /** The agent could not read its own state at start and began anew. */
@@ -57,6 +59,7 @@ function conditionsOf(state: Readonly<AgentState>, live: Live): string[] {
   if (live.disk) conditions.add(live.disk);
   if (live.clockWrong) conditions.add('CLOCK_WRONG');
   if (live.damaged.size > 0) conditions.add('BUNDLE_DAMAGED');
+  if (live.cameraLost) conditions.add('CAMERA_LOST');
   if (live.stateWasDamaged) conditions.add('STATE_LOST');
   return [...conditions].sort();
 }

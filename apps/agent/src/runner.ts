@@ -124,7 +124,7 @@ export class Runner {
   }
 
   /** Latencies of `runs` inferences of one and the same input, microseconds, in order. */
-  async bench(runs: number, image: string | undefined): Promise<number[]> {
+  async bench(runs: number, image: string | Pixels | undefined): Promise<number[]> {
     const inputs = image && this.manifest.inputs[0]!.preprocessing.kind === 'image' ? [await imageInput(this, image)] : this.model.inputs.map(({ bytes }) => Buffer.alloc(bytes));
     const invokes: number[] = [];
     for (let run = 0; run < runs; run += 1) invokes.push((await this.infer(inputs)).invokeUs);

@@ -1,8 +1,9 @@
+import type { Manifest } from '@reefkeeper/bundle';
 import { asReefError, ReefError, type ErrorKind } from '@reefkeeper/platform/errors';
 import type { Logger } from '@reefkeeper/platform/logger';
 import { classesOf, isRight, type Answer, type Question } from './answer.ts';
 import { Backoff, sleep } from './backoff.ts';
-import { questionOf, type Frame } from './frames.ts';
+import { imageOf, questionOf, type Frame } from './frames.ts';
 import { RecentResults } from './recent.ts';
 import { blameless, prepared, type Prepared, type Runner } from './runner.ts';
 import { Shadow, type ShadowPolicy, type ShadowResult } from './shadow.ts';
@@ -12,7 +13,8 @@ import { maxMetrics, Window, type ClosedWindow } from './window.ts';
 import { crashLoopAt, sameSlot, type Slot } from './workload.ts';
 
 export interface FrameSource {
-  next(): Promise<Frame | undefined>;
+  /** @param model what looks at it: a camera makes its frames of that size */
+  next(model?: { manifest: Manifest }): Promise<Frame | undefined>;
 }
 
 export interface ServingOptions {
@@ -256,7 +258,8 @@ export class Serving {
 
   async bench(runs: number): Promise<number[]> {
     if (!this.runner) throw new ReefError('inference.not_running', 'unavailable', 'Nothing is being served by this workload now.');
-    return this.runner.bench(runs, (await this.options.frames?.next())?.path);
+    const frame = await this.options.frames?.next(this.runner);
+    return this.runner.bench(runs, frame && imageOf(frame));
   }
 
   /** Ends the windows and hands them out; the next answer opens a new one. */
@@ -287,7 +290,7 @@ export class Serving {
     const { signal } = this.stopped;
     let due = performance.now();
     while (!signal.aborted) {
-      const frame = this.runner && (await frames.next());
+      const frame = this.runner && (await frames.next(this.runner));
       if (!frame) {
         await this.change(signal, 500);
         continue;

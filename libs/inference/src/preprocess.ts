@@ -53,6 +53,8 @@ export async function readImage(file: string | Buffer, wanted: ImagePreprocessin
  */
 export function resizePixels(pixels: Uint8Array, from: { width: number; height: number; channels: 1 | 3 }, wanted: Pick<ImagePreprocessing, 'width' | 'height' | 'channels' | 'resize'>): Buffer {
   if (pixels.length !== from.width * from.height * from.channels || pixels.length === 0) throw new ReefError('inference.input_size', 'invalid', `A frame of ${from.width} x ${from.height} x ${from.channels} has ${from.width * from.height * from.channels} bytes, not ${pixels.length}.`);
+  // A camera's child has scaled it already.
+  if (from.width === wanted.width && from.height === wanted.height && from.channels === wanted.channels) return Buffer.from(pixels.buffer, pixels.byteOffset, pixels.byteLength);
   // center-crop: the largest centred part with the target's proportions.
   const scale = Math.min(from.width / wanted.width, from.height / wanted.height);
   const [cropWidth, cropHeight] = wanted.resize === 'stretch' ? [from.width, from.height] : [wanted.width * scale, wanted.height * scale];
