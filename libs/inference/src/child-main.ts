@@ -6,6 +6,7 @@ import { asReefError, ReefError } from '@reefkeeper/platform/errors';
 import { probeEdgeTpus } from './edgetpu.ts';
 import { Interpreter } from './interpreter.ts';
 import { loadNative } from './native.ts';
+import { giveBackStartupCode } from './resident.ts';
 import { stderrMark, type Answers, type Call, type Request } from './wire.ts';
 
 const library = process.argv[2] || undefined;
@@ -25,6 +26,7 @@ const handlers: { [K in Request['kind']]: (request: Extract<Request, { kind: K }
     const model = Interpreter.load(bytes, { threads, ...(library ? { library } : {}), ...(expect ? { expect } : {}), ...(edgetpu ? { edgetpu } : {}) });
     lastModel += 1;
     models.set(lastModel, model);
+    settle();
     return { model: lastModel, inputs: model.inputs, outputs: model.outputs, backend: model.backend, tfliteVersion: loadNative(library).version() };
   },
   infer({ model, inputs }) {
@@ -68,6 +70,14 @@ process.on('message', (call: Call) => {
     process.send!({ id: call.id, ok: false, code, kind, message });
   }
 });
+/** Once what was needed to load a model has been used for the first time. */
+let settling: NodeJS.Timeout | undefined;
+function settle(): void {
+  clearTimeout(settling);
+  settling = setTimeout(giveBackStartupCode, 2_000);
+  settling.unref();
+}
+
 process.on('disconnect', () => process.exit(0));
 // Ctrl-C and a service manager's stop reach the whole process group; the host decides when its child ends.
 process.on('SIGINT', () => {});

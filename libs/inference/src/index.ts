@@ -4,6 +4,7 @@ export { detectionHead, leastScore, matchBoxes, type Detection } from './detecti
 export { probeEdgeTpus, type EdgeTpuDevice, type EdgeTpuInfo } from './edgetpu.ts';
 export { InferenceHost, openInferenceHost, type HostOptions, type LoadedModel } from './host.ts';
 export { Interpreter, type InterpreterOptions } from './interpreter.ts';
+export { giveBackStartupCode } from './resident.ts';
 export { tfliteLibraryPath } from './native.ts';
 export { quantisePixels, readImage, resizePixels, type ImagePreprocessing } from './preprocess.ts';
 export { classify, dequantise, numbersOf, quantiseTensor, softmax, topK, type ExpectedTensors, type TensorInfo, type TensorType } from './tensor.ts';

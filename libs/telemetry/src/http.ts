@@ -1,3 +1,2 @@
-export * from './captures.http.ts';
 export * from './telemetry.graphql.ts';
 export * from './telemetry.http.ts';

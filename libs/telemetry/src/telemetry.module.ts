@@ -1,7 +1,6 @@
 import { Module } from '@nestjs/common';
-import { Captures } from './captures.service.ts';
 import { TelemetrySweep } from './sweep.ts';
 import { Telemetry } from './telemetry.service.ts';
 
-@Module({ providers: [Telemetry, Captures, TelemetrySweep], exports: [Telemetry, Captures] })
+@Module({ providers: [Telemetry, TelemetrySweep], exports: [Telemetry] })
 export class TelemetryModule {}
