@@ -1,12 +1,12 @@
 import { defaultServerConditions } from 'vite';
 import { defineConfig } from 'vitest/config';
 
-// Without 'module', as in ../../vitest.config.ts.
+// Without 'module', and with one copy of graphql, as in ../../vitest.config.ts.
 const conditions = ['@reefkeeper/source', ...defaultServerConditions.filter((name) => name !== 'module')];
 
 /** Whole processes, as built: `npm run test:e2e` builds first. One file at a time, since they share two cores and a Python environment. */
 export default defineConfig({
-  resolve: { conditions },
+  resolve: { conditions, alias: [{ find: /^graphql$/, replacement: 'graphql/index.js' }] },
   ssr: { resolve: { conditions } },
   test: {
     root: import.meta.dirname,

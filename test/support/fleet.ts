@@ -32,6 +32,8 @@ export class Fleet {
   readonly faults = new Map<string, Fault>();
   /** Every request, `GET /v1/blobs/... bytes=10-`. */
   readonly requests: string[] = [];
+  /** Pictures that agents sent. */
+  readonly captures: { device: string; id: string; facts: Record<string, string>; jpeg: Buffer }[] = [];
   bytesServed = 0;
   readonly reports: Reported[] = [];
   readonly windows: Telemetry[] = [];
@@ -200,6 +202,13 @@ export class Fleet {
     if (learning) {
       this.learned.push({ command: learning, content: await bytesOf(request) });
       return json(201, { version: 'colours@9', job: 'job-1' });
+    }
+    const capture = /^\/v1\/captures\/([0-9a-f-]{36})\?(.*)$/.exec(path);
+    if (capture && request.method === 'POST') {
+      const chunks: Buffer[] = [];
+      for await (const chunk of request) chunks.push(chunk as Buffer);
+      this.captures.push({ device: socket.getPeerCertificate().subject.CN as string, id: capture[1]!, facts: Object.fromEntries(new URLSearchParams(capture[2])), jpeg: Buffer.concat(chunks) });
+      return json(201, { id: capture[1] });
     }
     const [, kind, digest] = /^\/v1\/(bundles|blobs)\/([0-9a-f]{64})$/.exec(path) ?? [];
     const content = kind === 'bundles' && this.envelopes.has(digest!) ? Buffer.from(JSON.stringify(this.envelopes.get(digest!))) : this.blobs.get(digest ?? '');

@@ -11,6 +11,7 @@ import { activationExecutors, type ActivationOptions } from './activation.ts';
 import { sleep } from './backoff.ts';
 import { Budget, limitOf } from './budget.ts';
 import { agentVersion, capabilitiesOf } from './capabilities.ts';
+import { Captures } from './captures.ts';
 import { DeviceClock, type ClockOptions } from './clock.ts';
 import { Commands } from './commands.ts';
 import type { AgentSettings } from './config.ts';
@@ -92,7 +93,7 @@ export class Agent {
   private peerServer: PeerServer | undefined;
   private localApi: LocalApi | undefined;
 
-  private constructor(private readonly settings: AgentSettings, private identity: Identity, private readonly disk: Disk, private readonly clock: DeviceClock, private readonly state: StateFile, private readonly store: Store, private readonly outbox: Outbox, private readonly drift: Drift, private readonly budget: Budget, private readonly log: Logger, private readonly tuning: Tuning) {
+  private constructor(private readonly settings: AgentSettings, private identity: Identity, private readonly disk: Disk, private readonly clock: DeviceClock, private readonly state: StateFile, private readonly store: Store, private readonly outbox: Outbox, private readonly drift: Drift, private readonly captures: Captures, private readonly budget: Budget, private readonly log: Logger, private readonly tuning: Tuning) {
     this.gateway = this.openGateway();
     this.accelerators = new Accelerators({
       tflite: settings.REEF_TFLITE_LIBRARY, edgetpu: settings.REEF_EDGETPU_LIBRARY, maxMs: settings.REEF_PROBE_MAX_S * 1_000, log, onChange: () => this.changed(),
@@ -154,9 +155,10 @@ export class Agent {
     if (state.was !== 'whole') log.error({ file: join(dir, 'state.json.damaged'), state: state.was }, 'state.json could not be read and was set aside; what runs is taken from its copy, what is wanted comes again from the broker');
     const store = await Store.open(join(dir, 'store'), settings.REEF_DISK_RESERVE, disk);
     const drift = await Drift.open(join(dir, 'drift.json'), disk);
+    const captures = await Captures.open(join(dir, 'captures'), disk, { maxBytes: settings.REEF_CAPTURE_BYTES, mask: settings.REEF_CAPTURE_MASK, log });
     const outbox = await Outbox.open(join(dir, 'telemetry'), disk, settings.REEF_TELEMETRY_BYTES);
     const budget = await Budget.open(dir, { limit: () => limitOf(state.now.desired?.config ?? agentConfig.parse({}), { link: settings.REEF_LINK, dataBudget: settings.REEF_DATA_BUDGET }) });
-    const agent = new Agent(settings, identity, disk, clock, state, store, outbox, drift, budget, log.child({ device: identity.deviceId }), tuning);
+    const agent = new Agent(settings, identity, disk, clock, state, store, outbox, drift, captures, budget, log.child({ device: identity.deviceId }), tuning);
     await agent.begin();
     return agent;
   }
@@ -413,6 +415,10 @@ export class Agent {
       fps: () => Math.min(FRAMES_FPS, this.config.maxFps ?? Infinity),
       start: (slot) => this.startRunner(workload, slot),
       onWindow: (window) => this.keep(window),
+      onPicture: (picture, answer) => {
+        const { capture } = this.config;
+        if (capture && this.settings.REEF_CAPTURE === 'allowed') this.captures.offer(workload, picture, answer, capture);
+      },
       onCrash: (slot, why, inARow) => void this.crashed(workload, slot, why, inARow).catch((err: unknown) => this.log.error({ err, workload }, 'a crash could not be noted')),
     });
     this.serving.set(workload, serving);
@@ -512,9 +518,20 @@ export class Agent {
     if (!this.link.up) return;
     // What is left stays on disk for the next connection.
     const waitMs = await this.outbox.drain((payload) => this.link.publish(telemetry.topicFor(this.deviceId), payload, telemetry), this.config.telemetryBytesPerHour).catch(() => undefined);
+    void this.sendCaptures();
     if (waitMs === undefined || this.stopped.signal.aborted) return;
     clearTimeout(this.drainTimer);
     this.drainTimer = setTimeout(() => void this.drain(), waitMs);
+  }
+
+  /** Uploads what was captured, at the pace of the telemetry. */
+  private async sendCaptures(): Promise<void> {
+    if (this.captures.count === 0 || this.stopped.signal.aborted) return;
+    await this.captures.drain(async (id, facts, jpeg) => {
+      const query = new URLSearchParams(Object.entries(facts).map(([name, value]): [string, string] => [name, `${value}`]));
+      await this.gateway.upload(`/v1/captures/${id}?${query.toString()}`, jpeg);
+    })
+      .catch((err: unknown) => this.log.error({ err }, 'captured pictures could not be sent'));
   }
 
   private async renewals(): Promise<void> {

@@ -5,10 +5,15 @@ import type { Slot } from './workload.ts';
 /** The tensors of a loaded model, in order. */
 export interface Tensors { inputs: readonly TensorInfo[]; outputs: readonly TensorInfo[] }
 
+/** Path or bytes of an image file, or raw pixels row by row. */
+export type Picture = string | Buffer | { pixels: Uint8Array; width: number; height: number; channels: 1 | 3 };
+
 /** What a model is asked. It may be prepared more than once: a candidate beside the model that serves may want another size or scale. */
 export interface Question {
   /** The bytes of the input tensors. Throws where the question itself is wrong; that is no error of the model. */
   prepare(model: { manifest: Manifest; tensors: Tensors }): Promise<Uint8Array[]> | Uint8Array[];
+  /** What it was made from, where that is a picture. */
+  picture?: Picture;
   /** By which feedback finds the answer again; none for frames of a folder. */
   id?: string;
   /** What is known to be on it: a class name or index. */

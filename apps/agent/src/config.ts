@@ -68,6 +68,12 @@ const schema = z.object({
   REEF_GOLDEN_EVERY_S: z.coerce.number().nonnegative().default(3_600),
   /** A connection that held this long counts as stable, seconds. */
   REEF_STABLE_S: z.coerce.number().positive().default(30),
+  /** `off` forbids that pictures leave this device, whatever the fleet wants. */
+  REEF_CAPTURE: z.enum(['allowed', 'off']).default('allowed'),
+  /** Executable that masks a picture before it is kept: JPEG in on standard input, JPEG out on standard output, or nothing for "not this one". */
+  REEF_CAPTURE_MASK: z.string().optional(),
+  /** Captured pictures kept until they are sent, bytes; the oldest go first. */
+  REEF_CAPTURE_BYTES: z.coerce.number().int().min(1_000_000).default(64 * 1024 * 1024),
   /** The local inference API: host:port, unix:/path, or off. Whoever reaches it may use it, so it stays on this machine by default. */
   REEF_LOCAL_API: z.string().default('127.0.0.1:8080').pipe(localAddress),
   /** Requests that it holds at a time, read and waiting; more are told to come again. */

@@ -11,7 +11,7 @@ export function imageOf(frame: Frame): string | Pixels {
 }
 
 export function questionOf(frame: Frame): Question {
-  return { label: frame.label, prepare: async (model) => [await imageInput(model, imageOf(frame))] };
+  return { label: frame.label, picture: imageOf(frame), prepare: async (model) => [await imageInput(model, imageOf(frame))] };
 }
 
 /** Endless: the folder's images in name order, again and again. The folder is read anew at each round, so files may come and go. */

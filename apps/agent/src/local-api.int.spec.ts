@@ -129,6 +129,22 @@ describe('the local API', () => {
     expect([totals.reduce((sum, one) => sum + one.sum, 0), totals.reduce((sum, one) => sum + one.sumSquares, 0)]).toEqual([0.75, 0.3125]);
   });
 
+  it('pictures it is not sure of go to the fleet, where that is asked for, masked', async () => {
+    await fleet.want(device, 4, { classifier: { bundle, policy: { observeS: 0 } } }, { telemetryWindowS: 1, capture: { perHour: 3_600, uncertainBelow: 1, masks: [{ left: 0, top: 0, width: 0.5, height: 1 }] } });
+    await eventually(async () => {
+      await post('/v1/workloads/classifier/classify', new Uint8Array(await image('red')));
+      return fleet.captures.length > 0;
+    });
+    const [first] = fleet.captures;
+    expect(first).toMatchObject({ device, facts: { workload: 'classifier', bundle, prediction: 'red', backend: 'cpu' } });
+    const { data, info } = await sharp(first!.jpeg).raw().toBuffer({ resolveWithObject: true });
+    expect([info.width, info.height]).toEqual([64, 48]);
+    expect(data[3 * 8]).toBeLessThan(30);
+    expect(data[3 * 56]).toBeGreaterThan(190);
+    await fleet.want(device, 5, { classifier: { bundle, policy: { observeS: 0 } } }, { telemetryWindowS: 1 });
+    await fleet.reportWhere(({ observedRevision }) => observedRevision === 5);
+  });
+
   it('a client\'s mistakes are the client\'s: told in words, and no error of the model', async () => {
     fleet.windows.length = 0;
     expect(await post('/v1/workloads/classifier/classify', 'no image')).toMatchObject({ status: 400, body: { code: 'image.unreadable' } });

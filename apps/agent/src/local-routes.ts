@@ -137,7 +137,7 @@ function onlyWorkload(workloads: Workloads): string {
 function imageQuestion({ body, query, id }: Ask): Question {
   if (body.length === 0) throw new ReefError('image.unreadable', 'invalid', 'The body is empty; send the image as it is (JPEG, PNG, BMP, WebP), or raw pixels with ?width=&height=.');
   const image = query.has('width') || query.has('height') ? rawPixels(body, query) : body;
-  return { id, label: null, prepare: async (model) => [await imageInput(model, image)] };
+  return { id, label: null, picture: image, prepare: async (model) => [await imageInput(model, image)] };
 }
 
 function rawPixels(pixels: Buffer, query: URLSearchParams): Pixels {

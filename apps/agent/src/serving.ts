@@ -1,7 +1,7 @@
 import type { Manifest } from '@reefkeeper/bundle';
 import { asReefError, ReefError, type ErrorKind } from '@reefkeeper/platform/errors';
 import type { Logger } from '@reefkeeper/platform/logger';
-import { classesOf, isRight, type Answer, type Question } from './answer.ts';
+import { classesOf, isRight, type Answer, type Picture, type Question } from './answer.ts';
 import { Backoff, sleep } from './backoff.ts';
 import { imageOf, questionOf, type Frame } from './frames.ts';
 import { RecentResults } from './recent.ts';
@@ -24,6 +24,8 @@ export interface ServingOptions {
   fps: () => number;
   start: (slot: Slot) => Promise<Runner>;
   onWindow: (window: ClosedWindow) => void;
+  /** An answer to a picture. Must return at once. */
+  onPicture?: (picture: Picture, answer: Answer) => void;
   /** The model's process died, for the `crashes`th time in a row. Whoever listens may go back to another bundle. */
   onCrash: (slot: Slot, why: ReefError, crashes: number) => void;
   log: Logger;
@@ -320,6 +322,7 @@ export class Serving {
         const answer: Answer = { slot: runner.slot, manifest: runner.manifest, tensors: runner.tensors, outputs, preprocessUs, invokeUs, totalUs: preprocessUs + (performance.now() - begin) * 1_000 };
         this.count(answer, question);
         if (runner === this.runner) this.shadowed?.offer(question, answer);
+        if (question.picture !== undefined) this.options.onPicture?.(question.picture, answer);
         return answer;
       } catch (thrown) {
         const { code } = asReefError(thrown);

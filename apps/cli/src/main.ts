@@ -15,6 +15,7 @@ import { registerModels } from './commands/models.ts';
 import { registerOffline } from './commands/offline.ts';
 import { registerRollouts } from './commands/rollouts.ts';
 import { registerStatus } from './commands/status.ts';
+import { registerCaptures } from './commands/captures.ts';
 import { registerTrain } from './commands/train.ts';
 import { registerUp } from './commands/up.ts';
 
@@ -33,6 +34,7 @@ registerUp(program);
 registerStatus(program);
 registerImport(registerModels(program));
 registerTrain(program);
+registerCaptures(program);
 registerLearn(program);
 registerJobs(program);
 registerGc(program);

@@ -117,3 +117,11 @@ export async function api<T>(path: string, init: { method?: string; body?: unkno
   if (!response.ok) throw new Problem(response.status, body.code ?? 'http', body.detail ?? `The controller answered ${response.status}.`);
   return body as T;
 }
+
+export interface Capture { id: string; deviceId: string; workload: string; bundle: string; prediction: string; score: number; margin: number; receivedAt: string; label: string | null }
+
+export async function picture(path: string): Promise<Blob> {
+  const response = await fetch(`/api/v1${path}`, { headers: { authorization: `Bearer ${token.get()}` } });
+  if (!response.ok) throw new Problem(response.status, 'http', `The controller answered ${response.status}.`);
+  return response.blob();
+}

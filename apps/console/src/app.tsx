@@ -1,6 +1,7 @@
 import { useState, type FormEvent } from 'react';
 import { Link, Route, Switch, useLocation } from 'wouter';
 import { api, Problem, token } from './api.ts';
+import { CapturesPage } from './captures.tsx';
 import { DevicePage } from './device.tsx';
 import { FleetPage } from './fleet.tsx';
 import { JobPage } from './job.tsx';
@@ -10,7 +11,7 @@ import { RolloutPage } from './rollout.tsx';
 import { RolloutsPage } from './rollouts.tsx';
 import { VersionPage } from './version.tsx';
 
-const places = [['/', 'Fleet'], ['/models', 'Models'], ['/rollouts', 'Rollouts']] as const;
+const places = [['/', 'Fleet'], ['/models', 'Models'], ['/rollouts', 'Rollouts'], ['/captures', 'Captures']] as const;
 
 export function App() {
   // `reef up` prints a link with the token behind '#', which browsers never send to a server.
@@ -37,6 +38,7 @@ export function App() {
           <Route path="/models/:name">{({ name }) => <ModelPage name={name} />}</Route>
           <Route path="/models/:name/:number">{({ name, number }) => <VersionPage name={name} number={number} />}</Route>
           <Route path="/jobs/:id">{({ id }) => <JobPage id={id} />}</Route>
+          <Route path="/captures" component={CapturesPage} />
           <Route path="/rollouts" component={RolloutsPage} />
           <Route path="/rollouts/:id">{({ id }) => <RolloutPage id={id} />}</Route>
           <Route><p>There is no such page. <Link href="/">To the fleet</Link></p></Route>

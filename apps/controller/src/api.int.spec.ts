@@ -93,7 +93,7 @@ describe('requests', () => {
     expect((await world.call('DELETE', '/api/v1/devices/cam-1?reason=sold')).status).toBe(204);
     expect((await world.call('GET', '/api/v1/devices')).body.items).toEqual([]);
     expect((await world.call('GET', '/api/v1/devices/cam-1')).body).toMatchObject({ retiredReason: 'sold', retiredAt: expect.stringMatching(/Z$/) });
-    expect((await world.call('GET', '/api/v1/audit?subject=cam-1')).body.items.map(({ action }: { action: string }) => action)).toEqual(['device.retire', 'device.label', 'device.enrol', 'enrolment.token_create']);
+    expect((await world.call('GET', '/api/v1/audit?subject=cam-1')).body.items.map(({ action }: { action: string }) => action)).toEqual(['device.retire', 'device.configure', 'device.label', 'device.enrol', 'enrolment.token_create']);
   });
 });
 

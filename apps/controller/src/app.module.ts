@@ -12,7 +12,7 @@ import { AgentReleases, RegistryModule, RetentionModule } from '@reefkeeper/regi
 import * as registryDoor from '@reefkeeper/registry/http';
 import { bundlesInRollouts, RolloutsModule } from '@reefkeeper/rollouts';
 import * as rolloutsDoor from '@reefkeeper/rollouts/http';
-import { TelemetryModule } from '@reefkeeper/telemetry';
+import { captureRoots, TelemetryModule } from '@reefkeeper/telemetry';
 import * as telemetryDoor from '@reefkeeper/telemetry/http';
 import { AuthGuard } from './auth.guard.ts';
 import { Authentication } from './authentication.ts';
@@ -42,7 +42,7 @@ export class AppModule {
     return {
       module: AppModule,
       imports: [
-        PlatformModule.forRoot(platform), DevicesModule.withAuthority(authority), RegistryModule, RetentionModule.forRoot({ objects: jobRoots, bundles: [...bundlesOnDevices, ...bundlesInRollouts] }), ConversionModule, TelemetryModule, RolloutsModule,
+        PlatformModule.forRoot(platform), DevicesModule.withAuthority(authority), RegistryModule, RetentionModule.forRoot({ objects: [...jobRoots, ...captureRoots], bundles: [...bundlesOnDevices, ...bundlesInRollouts] }), ConversionModule, TelemetryModule, RolloutsModule,
         GraphQLModule.forRootAsync<ApolloDriverConfig>({ driver: ApolloDriver, imports: [AuthenticationModule], inject: [Authentication], useFactory: graphqlOptions }),
         AuthenticationModule,
       ],

@@ -188,3 +188,46 @@ describe('downloads', () => {
     ['bytes=10-', 10, 'unsatisfiable'], ['bytes=-0', 10, 'unsatisfiable'], ['bytes=5-3', 10, undefined], ['bytes=1-2,4-5', 10, undefined], ['bytes=-', 10, undefined], ['items=1-2', 10, undefined], [undefined, 10, undefined], ['bytes=0-', 0, 'unsatisfiable'],
   ] as const)('range %s of %i is %j', (header, bytes, wanted) => expect(rangeOf(header, bytes)).toEqual(wanted));
 });
+
+describe('captured pictures', () => {
+  const id = '0f8fad5b-d9cb-469f-a165-70867728950e';
+  const jpeg = Buffer.concat([Buffer.from([0xff, 0xd8, 0xff, 0xe0]), randomBytes(2_000)]);
+  const facts = { workload: 'classifier', bundle, variant: 'cpu-int8', backend: 'cpu', prediction: 'cat', score: '0.52', margin: '0.04', takenAt: '2026-01-01T00:00:00.000Z' };
+  const send = async (path: string, body: Buffer, as: Dispatcher = device.agent) => {
+    const answer = await request(`${world.gateway}${path}`, { method: 'POST', headers: { 'content-type': 'application/octet-stream' }, body, dispatcher: as });
+    return { status: answer.statusCode, body: (await answer.body.json()) as any };
+  };
+  const path = (one = id, more: Record<string, string> = {}) => `/v1/captures/${one}?${new URLSearchParams({ ...facts, ...more }).toString()}`;
+
+  it('come in from devices, once each; are listed, shown, labelled and removed', async () => {
+    expect(await send(path(), jpeg)).toMatchObject({ status: 201, body: { id, digest: sha256(jpeg) } });
+    expect(await send(path(), jpeg)).toMatchObject({ status: 200 });
+    const other = await world.enrol('cam-2');
+    expect(await send(path(), jpeg, other.agent)).toMatchObject({ status: 409, body: { code: 'capture.known_elsewhere' } });
+    expect(await send(path('1f8fad5b-d9cb-469f-a165-70867728950e'), Buffer.concat([jpeg, Buffer.from('2')]), other.agent)).toMatchObject({ status: 201 });
+
+    const all = await world.call('GET', '/api/v1/captures');
+    expect(all.body.items).toMatchObject([{ deviceId: 'cam-2', label: null }, { id, deviceId: 'cam-1', workload: 'classifier', bundle, prediction: 'cat', score: expect.closeTo(0.52, 5), margin: expect.closeTo(0.04, 5) }]);
+    const first = await world.call('GET', '/api/v1/captures?limit=1');
+    expect((await world.call('GET', `/api/v1/captures?limit=1&cursor=${first.body.nextCursor}`)).body.items).toMatchObject([{ id }]);
+    await world.call('PATCH', '/api/v1/devices/cam-1', { labels: { shelf: 'seven' } });
+    expect((await world.call('GET', '/api/v1/captures?selector=shelf%3Dseven')).body.items).toMatchObject([{ id }]);
+
+    expect(await world.call('PATCH', `/api/v1/captures/${id}`, { label: 'dog' })).toMatchObject({ status: 200, body: { label: 'dog', labelledBy: expect.any(String) } });
+    expect((await world.call('GET', '/api/v1/captures?label=*')).body.items).toHaveLength(1);
+    expect((await world.call('GET', '/api/v1/captures?label=-')).body.items).toMatchObject([{ deviceId: 'cam-2' }]);
+    expect((await world.call('PATCH', `/api/v1/captures/${id}`, { label: '../dog' })).status).toBe(400);
+    expect((await world.call('DELETE', `/api/v1/captures/${id}`)).status).toBe(204);
+    expect(await world.call('GET', `/api/v1/captures/${id}`)).toMatchObject({ status: 404, body: { code: 'capture.missing' } });
+  });
+
+  it('are refused from strangers, without facts, and when they are no pictures', async () => {
+    const stranger = new Agent({ connect: { rejectUnauthorized: false } });
+    expect(await send(path('2f8fad5b-d9cb-469f-a165-70867728950e'), jpeg, stranger)).toMatchObject({ status: 401 });
+    await stranger.destroy();
+    expect(await send(path('2f8fad5b-d9cb-469f-a165-70867728950e', { score: '2' }), jpeg)).toMatchObject({ status: 400 });
+    expect(await send(path('2f8fad5b-d9cb-469f-a165-70867728950e'), Buffer.from('GIF89a'))).toMatchObject({ status: 400 });
+    expect(await send(path('nothing'), jpeg)).toMatchObject({ status: 400 });
+    expect((await send(path('2f8fad5b-d9cb-469f-a165-70867728950e'), Buffer.alloc(3 * 1024 * 1024, 0xff))).status).toBe(400);
+  });
+});

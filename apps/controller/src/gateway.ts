@@ -7,8 +7,9 @@ import { Authority, Commands, Devices, Enrolment } from '@reefkeeper/devices';
 import { ReefError, type Logger, type ObjectStore } from '@reefkeeper/platform';
 import { fromHttp, problemOf } from '@reefkeeper/platform/http';
 import { maxLearnedBytes } from '@reefkeeper/bundle/learned';
-import { deviceId, learnArgs } from '@reefkeeper/protocol';
+import { captureFacts, deviceId, learnArgs } from '@reefkeeper/protocol';
 import { Deltas, Registry } from '@reefkeeper/registry';
+import { Captures } from '@reefkeeper/telemetry';
 import fastify, { type FastifyInstance, type FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import type { Config } from './config.ts';
@@ -22,6 +23,10 @@ const renewBody = z.object({ csr: z.string().max(8_192) });
 /** How long a device waits for a delta in the making; its own patience with silence is 30 s. */
 const makingMs = 20_000;
 const digest = /^[0-9a-f]{64}$/;
+const maxCaptureBytes = 2 * 1024 * 1024;
+const jpegStart = Buffer.from([0xff, 0xd8, 0xff]);
+/** As a query has them: text. */
+const sentFacts = captureFacts.extend({ score: z.coerce.number().min(0).max(1), margin: z.coerce.number().min(0).max(1) });
 
 /**
  * The devices' own HTTPS door, apart from the API: enrolment with a one-time token, everything else with the device's certificate.
@@ -44,6 +49,7 @@ export class Gateway implements OnApplicationBootstrap, BeforeApplicationShutdow
     @Inject(Enrolment) private readonly enrolment: Enrolment,
     @Inject(Devices) private readonly devices: Devices,
     @Inject(Registry) private readonly registry: Registry,
+    @Inject(Captures) private readonly captures: Captures,
     @Inject(Deltas) private readonly deltas: Deltas,
     @Inject(Commands) private readonly commands: Commands,
     @Inject(Learnings) private readonly learnings: Learnings,
@@ -122,6 +128,17 @@ export class Gateway implements OnApplicationBootstrap, BeforeApplicationShutdow
       this.log.info({ device, workload, command: asked.id, version: `${version.model}@${version.version}`, job: job.id }, 'device has learnt');
       void reply.status(201);
       return { version: `${version.model}@${version.version}`, job: job.id };
+    });
+    server.post<{ Params: { id: string }; Querystring: unknown }>('/v1/captures/:id', { bodyLimit: maxCaptureBytes }, async (request, reply) => {
+      const device = await this.deviceOf(request);
+      const id = parsed(z.uuid(), request.params.id);
+      const facts = parsed(sentFacts, request.query);
+      const { body } = request;
+      if (!Buffer.isBuffer(body) || !body.subarray(0, 3).equals(jpegStart)) throw new ReefError('request.invalid', 'invalid', 'Send the picture as a JPEG, with Content-Type: application/octet-stream.');
+      await this.captures.mayStore(id, device);
+      const stored = await this.registry.keep(body, { mediaType: 'image/jpeg', role: 'capture' });
+      const fresh = await this.captures.record(id, device, facts, stored);
+      return reply.status(fresh ? 201 : 200).send({ id, digest: stored.digest });
     });
     await server.listen({ host: this.config.GATEWAY_HOST, port: this.config.GATEWAY_PORT });
     this.server = server;

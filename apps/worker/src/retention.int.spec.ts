@@ -11,10 +11,11 @@ import { bundlesOnDevices, devicesSchema } from '@reefkeeper/devices';
 import { ChangeFeed, ManualClock, openLogger, openObjects, openQueues, sha256, type ObjectStore, type QueueHost } from '@reefkeeper/platform';
 import { Registry, registrySchema, Retention } from '@reefkeeper/registry';
 import { bundlesInRollouts, rolloutsSchema } from '@reefkeeper/rollouts';
+import { captureRoots, telemetrySchema } from '@reefkeeper/telemetry';
 import { testDatabase, type TestDatabase } from '../../../test/support/database.ts';
 
 const day = 24 * 3_600_000;
-const roots = { objects: jobRoots, bundles: [...bundlesOnDevices, ...bundlesInRollouts] };
+const roots = { objects: [...jobRoots, ...captureRoots], bundles: [...bundlesOnDevices, ...bundlesInRollouts] };
 
 let database: TestDatabase;
 let dir: string;
@@ -26,7 +27,7 @@ let queues: QueueHost;
 let jobs: Jobs;
 
 beforeAll(async () => {
-  database = await testDatabase([devicesSchema, registrySchema, conversionSchema, rolloutsSchema]);
+  database = await testDatabase([devicesSchema, registrySchema, conversionSchema, telemetrySchema, rolloutsSchema]);
   dir = await mkdtemp(join(tmpdir(), 'reef-retention-'));
   queues = openQueues({ databaseUrl: database.url });
 });
@@ -63,6 +64,17 @@ describe('collecting garbage', () => {
     expect(await retention.collect({ olderThanMs: 30 * day })).toMatchObject({ dryRun: false, objects: 3, bytes: 8 });
     expect(await Promise.all([a, b, c, young].map(async ({ digest }) => there(digest)))).toEqual([false, false, false, true]);
     expect(await retention.collect({ olderThanMs: 30 * day })).toMatchObject({ objects: 0 });
+  });
+
+  it('keeps the pictures that devices captured, until they are forgotten', async () => {
+    const { digest, bytes } = await store('a picture', 'capture');
+    await database.db.query(`INSERT INTO captures (id, device_id, workload, bundle, variant, backend, prediction, score, margin, taken_at, received_at, digest, bytes)
+      VALUES (gen_random_uuid(), 'd', 'w', 'b', 'cpu-int8', 'cpu', 'cat', 0.5, 0.1, now(), now(), $1, $2)`, [digest, bytes]);
+    clock.advance(100 * day);
+    expect(await retention.collect({ olderThanMs: 30 * day })).toMatchObject({ objects: 0 });
+    await database.db.query('DELETE FROM captures');
+    expect(await retention.collect({ olderThanMs: 30 * day })).toMatchObject({ objects: 1 });
+    expect(await there(digest)).toBe(false);
   });
 
   it('leaves a day to what is on its way, whatever the retention', async () => {

@@ -6,6 +6,7 @@ import { bundlesOnDevices, devicesSchema } from '@reefkeeper/devices';
 import { ChangeFeed, openBuckets, openDatabase, openObjects, openQueues, PlatformModule, systemClock, type Logger } from '@reefkeeper/platform';
 import { registrySchema, Retention, RetentionModule } from '@reefkeeper/registry';
 import { bundlesInRollouts, rolloutsSchema } from '@reefkeeper/rollouts';
+import { captureRoots, telemetrySchema } from '@reefkeeper/telemetry';
 import type { Config } from './config.ts';
 import { startSweeps } from './sweeps.ts';
 import { openWorkDir } from './work-dir.ts';
@@ -22,7 +23,7 @@ const collectMs = 6 * 3_600_000;
 
 /** Everything is in rows and objects: a worker may be killed at any moment, and another one goes on. */
 export async function startWorker(config: Config, log: Logger): Promise<Worker> {
-  const db = await openDatabase({ url: config.DATABASE_URL, slices: [devicesSchema, registrySchema, conversionSchema, rolloutsSchema], applicationName: 'reef-worker', poolSize: 4 + 2 * config.WORKER_CONCURRENCY });
+  const db = await openDatabase({ url: config.DATABASE_URL, slices: [devicesSchema, registrySchema, conversionSchema, telemetrySchema, rolloutsSchema], applicationName: 'reef-worker', poolSize: 4 + 2 * config.WORKER_CONCURRENCY });
   const feed = new ChangeFeed(config.DATABASE_URL, log);
   await feed.start();
   const queues = openQueues({ databaseUrl: config.DATABASE_URL, ...(config.REDIS_URL ? { redisUrl: config.REDIS_URL } : {}) });
@@ -35,7 +36,7 @@ export async function startWorker(config: Config, log: Logger): Promise<Worker> 
     module: class WorkerModule {},
     imports: [
       PlatformModule.forRoot({ db, clock: systemClock, log, objects, queues, feed, buckets }),
-      PipelineModule.forRoot({ executors, workDir }), RetentionModule.forRoot({ objects: jobRoots, bundles: [...bundlesOnDevices, ...bundlesInRollouts] }),
+      PipelineModule.forRoot({ executors, workDir }), RetentionModule.forRoot({ objects: [...jobRoots, ...captureRoots], bundles: [...bundlesOnDevices, ...bundlesInRollouts] }),
     ],
   }, { logger: ['error', 'warn'] });
 

@@ -16,7 +16,7 @@ const limit = z.coerce.number().int().min(1).max(1_000).default(100);
 const listQuery = z.object({ selector: z.string().max(2_000).optional(), online: z.enum(['true', 'false']).transform((text) => text === 'true').optional(), limit, cursor: z.string().max(64).optional() });
 // Written out: `agentConfig.partial()` would fill in the defaults of what was not named.
 const config = z.object({
-  telemetryWindowS: agentConfig.shape.telemetryWindowS.unwrap().optional(), maxFps: agentConfig.shape.maxFps.unwrap().optional(), telemetryBytesPerHour: agentConfig.shape.telemetryBytesPerHour,
+  telemetryWindowS: agentConfig.shape.telemetryWindowS.unwrap().optional(), maxFps: agentConfig.shape.maxFps.unwrap().optional(), telemetryBytesPerHour: agentConfig.shape.telemetryBytesPerHour, capture: agentConfig.shape.capture,
   link: agentConfig.shape.link.unwrap().optional().describe('null = as the device says'), dataBudget: agentConfig.shape.dataBudget.unwrap().optional().describe('for downloads over a metered link; null = as the device says'),
 });
 const labelBody = z.object({ labels, config }).partial().meta({ id: 'ChangeDevice' });

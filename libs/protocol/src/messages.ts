@@ -85,6 +85,21 @@ export const peerAddress = z.object({ host: z.string().regex(/^[A-Za-z0-9.:_-]{1
 export const peer = peerAddress.extend({ id: deviceId });
 export type Peer = z.infer<typeof peer>;
 
+/** Parts of a picture, as shares of its width and height. */
+const rectangle = z.object({ left: z.number().min(0).max(1), top: z.number().min(0).max(1), width: z.number().min(0).max(1), height: z.number().min(0).max(1) });
+
+/** Pictures on which the model was not sure, for people to label. */
+export const capture = z.object({
+  /** At most so many in an hour, evenly. */
+  perHour: z.number().int().min(1).max(3_600).default(20),
+  /** Difference of the two best scores below which the model was not sure. */
+  uncertainBelow: z.number().min(0).max(1).default(0.2),
+  /** Every one when absent. */
+  workloads: z.array(workloadName).max(64).optional(),
+  /** Made black before a picture is kept. */
+  masks: z.array(rectangle).max(16).default([]),
+});
+
 export const agentConfig = z.object({
   telemetryWindowS: z.number().min(1).max(3_600).default(60),
   /** Frames inferred per second and workload at most; null = as the source delivers. */
@@ -94,6 +109,8 @@ export const agentConfig = z.object({
   dataBudget: dataBudget.nullable().default(null),
   /** Devices with the same label `site` that hand out files. Told as they were when this was sent; nobody is obliged to ask them. */
   peers: z.array(peer).max(16).default([]),
+  /** null = no picture leaves the device. */
+  capture: capture.nullable().optional(),
   /** Telemetry of at most so many bytes in any hour; windows are made longer to keep it. null = every window as it closes. */
   telemetryBytesPerHour: z.number().int().min(16 * 1024).max(1e12).nullable().optional(),
 });
@@ -202,6 +219,15 @@ export const presence = message({
   schema: z.object({ online: z.boolean(), session: z.number().int().nonnegative() }),
 });
 export type Presence = z.infer<typeof presence.schema>;
+
+/** What a captured picture is sent with, to the gateway. */
+export const captureFacts = z.object({
+  workload: workloadName, bundle: digest, variant: z.string().max(40), backend,
+  prediction: z.string().max(256), score: z.number().min(0).max(1), margin: z.number().min(0).max(1),
+  /** Device clock, data only. */
+  takenAt: z.iso.datetime(),
+});
+export type CaptureFacts = z.infer<typeof captureFacts>;
 
 /** Base64 of the sketch encoding in `sketch.ts`; values in microseconds. */
 const sketch = z.string().max(16_384);

@@ -33,7 +33,7 @@ interface Run { fleet: FakeFleet; rollouts: string[]; before: Map<string, Row>; 
 type Event = (run: Run) => Promise<string>;
 const device = fc.nat({ max: devices - 1 });
 const rollout = fc.nat({ max: 3 });
-const one = (run: Run, at: number) => [...run.fleet.devices.values()][at]!;
+const one = (run: Run, at: number) => [...run.fleet.devices.values()][at % run.fleet.devices.size]!;
 
 const person = (name: string, act: (id: string) => Promise<unknown>): fc.Arbitrary<Event> => rollout.map((at) => async (run) => {
   const id = run.rollouts[at % Math.max(1, run.rollouts.length)];
@@ -61,7 +61,8 @@ const event: fc.Arbitrary<Event> = fc.oneof(
   { weight: 1, arbitrary: device.map((at): Event => async (run) => { const found = one(run, at); found.refuses = found.refuses ? null : { code: 'golden.mismatch', message: 'no' }; return `${found.id} ${found.refuses ? 'refuses' : 'takes'} versions`; }) },
   { weight: 1, arbitrary: device.map((at): Event => async (run) => { await one(run, at).report(); return `${one(run, at).id} reports again`; }) },
   { weight: 1, arbitrary: fc.tuple(fc.constantFrom(2, 3), fc.constantFrom({}, { correct: 10 }, { errors: 60 }, { p50Us: 40_000 })).map(([version, does]): Event => async (run) => { run.fleet.behaviours.set(bundleOf(version), does); return `version ${version} does ${JSON.stringify(does)}`; }) },
-  { weight: 2, arbitrary: fc.tuple(fc.constantFrom(2, 3), fc.constantFrom({}, { waves: [{ count: 2 }, { percent: 100 }] }, { waves: [{ percent: 100 }] }), fc.constantFrom({}, { supersede: true }, { onFailure: 'pause' })).map(([version, waves, more]): Event => create(version, { ...waves, ...more })) },
+  { weight: 2, arbitrary: fc.tuple(fc.constantFrom(2, 3), fc.constantFrom({}, { waves: [{ count: 2 }, { percent: 100 }] }, { waves: [{ percent: 100 }] }), fc.constantFrom({}, { supersede: true }, { onFailure: 'pause' }, { dynamic: true }, { maxInProgress: 2 })).map(([version, waves, more]): Event => create(version, { ...waves, ...more })) },
+  { weight: 1, arbitrary: fc.constant<Event>(async (run) => { const [made] = await run.fleet.add(1); return `${made!.id} is enrolled`; }) },
   { weight: 2, arbitrary: person('pause', (id) => world.rollouts.pause(id, 'olga')) },
   { weight: 3, arbitrary: person('resume', (id) => world.rollouts.resume(id, 'olga')) },
   { weight: 1, arbitrary: person('advance', (id) => world.rollouts.advance(id, 'olga')) },
@@ -75,8 +76,8 @@ const bundleOf = (version: number): string => version.toString(16).padStart(64, 
 
 async function rowsOf(): Promise<Row[]> {
   return world.database.db.query<Row[]>(`
-    SELECT r.id AS rollout, r.state AS "rolloutState", r.bundle, (r.plan -> 'blastRadius' ->> 'unprovenDevices')::int AS stated, e.device_id AS device, e.wave, w.state AS "waveState", e.state, e.revision, e.assigned_at::text AS assigned, e.rollback_state AS back
-    FROM rollouts r JOIN rollout_executions e ON e.rollout_id = r.id JOIN rollout_waves w ON w.rollout_id = r.id AND w.index = e.wave ORDER BY r.created_at, r.id, e.device_id`);
+    SELECT r.id AS rollout, r.state AS "rolloutState", r.bundle, (r.plan -> 'blastRadius' ->> 'unprovenDevices')::int AS stated, e.device_id AS device, e.wave, coalesce(w.state, 'LATE') AS "waveState", e.state, e.revision, e.assigned_at::text AS assigned, e.rollback_state AS back
+    FROM rollouts r JOIN rollout_executions e ON e.rollout_id = r.id LEFT JOIN rollout_waves w ON w.rollout_id = r.id AND w.index = e.wave ORDER BY r.created_at, r.id, e.device_id`);
 }
 
 const holding = new Set<RolloutState>(['AWAITING_APPROVAL', 'SCHEDULED', 'RUNNING', 'PAUSED', 'ROLLING_BACK']);

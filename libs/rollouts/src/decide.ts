@@ -54,8 +54,11 @@ const earliest = (now: Date, ...dates: (Date | null)[]): Date => {
   return new Date(Math.min(...future));
 };
 
-/** How long until the next look at a wave under analysis. */
-export const lookMs = (soakS: number): number => Math.min(30_000, Math.max(pollMs, (soakS * 1_000) / looksPerSoak));
+/**
+ * How long until the next look at a wave under analysis. One that is told over hours is looked at ever more rarely, by a twentieth of its age: reading every window of it each half
+ * minute would cost more than it finds.
+ */
+export const lookMs = (soakS: number, ageMs = 0): number => Math.max(Math.min(30_000, Math.max(pollMs, (soakS * 1_000) / looksPerSoak)), Math.min(600_000, ageMs / 20));
 
 /**
  * The whole engine: state + facts + now -> what to do. No effect, no clock. Applying every decision up to a `wait` and calling again

@@ -8,8 +8,9 @@ import type { Fleet } from './fleet.ts';
 import { follow, rollbackOpen, type Followup } from './follow.ts';
 import { ExecutionRow, RolloutRow, WaveRow } from './rollout.entity.ts';
 import { mayMove, reason, type DeviceSample, type Reason, type Rollout, type RolloutExecutionState, type RolloutState, type Sample, type WaveState } from './rollout.ts';
+import { tryLockWorkload } from './holders.ts';
 import { joinMs } from './late.ts';
-import { join, newcomersOf, supersededBy, type Newcomer } from './newcomers.ts';
+import { join, lateTaken, newcomersOf, supersededBy, type Newcomer } from './newcomers.ts';
 import { holdCodes, noPaceFacts } from './pacing.ts';
 import { observePace } from './pace-facts.ts';
 import { noCounts, type Counts } from './verdict.ts';
@@ -167,7 +168,7 @@ export class RolloutEngine {
     const later = telling && only !== undefined && row.wave === held.wave && holdCodes.has(held.waited?.code ?? '');
     const { pace, pinned } = later ? { pace: null, pinned: [] } : telling ? await observePace(tx, this.fleet, row, row.wave, now) : { pace: noPaceFacts, pinned: [] };
     const settled = counts.PENDING + counts.QUEUED + counts.IN_PROGRESS === 0;
-    const lookDue = settled || now.getTime() - (this.looks.get(row.id)?.at ?? 0) >= lookMs(row.settings.soakS);
+    const lookDue = settled || now.getTime() - (this.looks.get(row.id)?.at ?? 0) >= lookMs(row.settings.soakS, now.getTime() - (held.waves[row.wave]?.startedAt ?? now).getTime());
     const looked = row.state === 'RUNNING' && counts.SUCCEEDED > 0 && lookDue && ['RUNNING', 'ANALYSING', 'INCONCLUSIVE', 'FAILED'].includes(held.waves[row.wave]?.state ?? '');
     const began = performance.now();
     const samples = looked ? await this.samples(tx, row) : [];
@@ -181,12 +182,16 @@ export class RolloutEngine {
     if (!row.settings.dynamic || !(succeeded || row.state === 'RUNNING')) return {};
     const open = succeeded ? !row.lateStopped : held.waves.at(-1)!.state === 'PENDING';
     const due = open && now.getTime() - (this.joinedAt.get(row.id) ?? -Infinity) >= joinMs;
-    held.newcomers = due ? await newcomersOf(tx, this.fleet, row) : new Map();
-    if (due) this.joinedAt.set(row.id, now.getTime());
+    const telling = succeeded && open && counts.PENDING > 0;
+    // Nobody else may plan with these devices meanwhile; where somebody does, the next look sees what came of it.
+    const ours = (due || telling) && await tryLockWorkload(tx, row.workload);
+    held.newcomers = due && ours ? await newcomersOf(tx, this.fleet, row) : new Map();
+    if (due && ours) this.joinedAt.set(row.id, now.getTime());
     const newcomers = [...held.newcomers.keys()];
     if (!succeeded) return { newcomers };
-    const { pace, pinned } = open && counts.PENDING > 0 ? await observePace(tx, this.fleet, row, held.waves.length, now) : { pace: noPaceFacts, pinned: [] };
-    return { newcomers, late: { counts, pace, pinned, superseded: open && await supersededBy(tx, row) } };
+    const wave = held.waves.length;
+    const { pace, pinned } = telling && ours ? await observePace(tx, this.fleet, row, wave, now) : { pace: noPaceFacts, pinned: [] };
+    return { newcomers, late: { counts, pace, pinned, taken: telling && ours ? await lateTaken(tx, row, wave) : [], superseded: open && await supersededBy(tx, row) } };
   }
 
   private async followOpen(tx: Tx, held: Held, now: Date, only?: readonly string[]): Promise<void> {
@@ -258,7 +263,7 @@ export class RolloutEngine {
         await say('joining_stopped', null);
         break;
       }
-      case 'leaveOut': await this.leaveOut(tx, row, decision.devices, now); await say('left_out'); break;
+      case 'leaveOut': await this.leaveOut(tx, row, decision.devices, decision.reason.code === 'devices_taken' ? { code: 'execution.superseded', message: 'Another rollout had the device before it was told.' } : { code: 'device.pinned', message: 'The device was pinned before it was told.' }, now); await say('left_out'); break;
       case 'analyse': moveWave(held, row.wave, 'ANALYSING', now); wave!.deadlineAt = decision.until; wave!.endedAt = null; await say('wave_analysing'); break;
       case 'closeWave': wave!.verdicts = decision.verdicts; moveWave(held, row.wave, decision.as, now); await say(`wave_${decision.as.toLowerCase()}`); break;
       case 'pause': this.move(held, 'PAUSED', decision.reason, now); await say('paused'); break;
@@ -308,8 +313,8 @@ export class RolloutEngine {
         column(({ deviceId }) => previous.get(deviceId)?.variant ?? null), column(({ deviceId }) => (baseline.has(deviceId) ? JSON.stringify(sampleOf(baseline.get(deviceId))) : null)), now]);
   }
 
-  private async leaveOut(tx: Tx, row: RolloutRow, ids: readonly string[], now: Date): Promise<void> {
-    await tx.query(`UPDATE rollout_executions SET state = 'CANCELED', settled_at = $3, failure = '{"code":"device.pinned","message":"The device was pinned before it was told."}' WHERE rollout_id = $1 AND device_id = ANY($2) AND state = 'PENDING'`, [row.id, ids, now]);
+  private async leaveOut(tx: Tx, row: RolloutRow, ids: readonly string[], why: { code: string; message: string }, now: Date): Promise<void> {
+    await tx.query("UPDATE rollout_executions SET state = 'CANCELED', settled_at = $3, failure = $4 WHERE rollout_id = $1 AND device_id = ANY($2) AND state = 'PENDING'", [row.id, ids, now, JSON.stringify(why)]);
   }
 
   /** Every device that was told goes back to its own previous bundle, from its own disk, in the waves of the way back; those not told yet never are. */

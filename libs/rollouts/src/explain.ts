@@ -16,15 +16,13 @@ export interface Explanation {
 }
 
 /** Devices of the current wave that have no answer that counts. */
-export interface Unanswered { open: number; timedOut: number; /** The first of them. */ devices: string[]; nextTimeoutAt: Date | null }
-
-
+export interface Unanswered { /** Told, no answer yet. */ open: number; untold: number; timedOut: number; /** The first of them. */ devices: string[]; nextTimeoutAt: Date | null }
 
 export function explain(view: RolloutView, unanswered: Unanswered): Explanation {
   return { rollout: view.id, name: view.name, state: view.state, wave: view.wave, why: view.stateReason, waitsFor: waitsFor(view, unanswered), moves: movesOf(view, unanswered) };
 }
 
-function waitsFor(view: RolloutView, { open, devices, nextTimeoutAt }: Unanswered): Explanation['waitsFor'] {
+function waitsFor(view: RolloutView, { open, untold, devices, nextTimeoutAt }: Unanswered): Explanation['waitsFor'] {
   const { state, startAt, settings, rollback } = view;
   const wave = view.waves[view.wave];
   switch (state) {
@@ -36,7 +34,7 @@ function waitsFor(view: RolloutView, { open, devices, nextTimeoutAt }: Unanswere
   }
   const waits: Explanation['waitsFor'] = view.waiting && holdCodes.has(view.waiting.code) ? [{ what: view.waiting.message, until: null }] : [];
   if (open > 0) waits.push({ what: `the answers of ${devicesIn(open)} of wave ${view.wave + 1} (${named(devices, open)}); the next one times out`, until: nextTimeoutAt });
-  if (!wave || wave.state !== 'ANALYSING' || open > 0) return waits;
+  if (!wave || wave.state !== 'ANALYSING' || open + untold > 0) return waits;
   const soakedAt = new Date(wave.analysingAt!.getTime() + settings.soakS * 1_000);
   waits.push({ what: `the end of the soak of ${settings.soakS} s: wave ${view.wave + 1} serves so long before it can pass`, until: soakedAt });
   for (const { gate, stillNeeded } of wave.verdicts) if (stillNeeded && stillNeeded !== 'the end of the soak') waits.push({ what: `${gate.replaceAll('_', ' ')}: ${stillNeeded}`, until: null });
@@ -44,10 +42,10 @@ function waitsFor(view: RolloutView, { open, devices, nextTimeoutAt }: Unanswere
   return waits;
 }
 
-function movesOf(view: RolloutView, { open, timedOut, devices }: Unanswered): Explanation['moves'] {
+function movesOf(view: RolloutView, { open, untold, timedOut, devices }: Unanswered): Explanation['moves'] {
   const { state, wave: at, settings, waves } = view;
   const move = (verb: string, does: string, flags = ''): Explanation['moves'][number] => ({ verb, does, command: `reef rollout ${verb} ${view.id}${flags}` });
-  const missing = open + timedOut;
+  const missing = open + untold + timedOut;
   const past = [
     ...(missing > 0 ? [move('advance', `leaves out the ${devicesIn(missing)} of wave ${at + 1} that have not answered (${named(devices, missing)}) and judges the rest`, ' --skip-pending')] : []),
     move('advance', `goes past wave ${at + 1} without its verdict, ${at + 1 < waves.length ? `and opens wave ${at + 2}` : 'and ends the rollout as succeeded'}; a person answers for it`),

@@ -15,7 +15,7 @@ const rolloutOf = (more: Partial<Rollout> = {}): Rollout => ({
 const facts = (late: Partial<LateFacts> | undefined, newcomers: string[] = []): Facts => ({
   counts: { ...noCounts(), SUCCEEDED: 4 }, pace: noPaceFacts, pinned: [], nextTimeoutAt: null, samples: [], skipped: 0, newcomers,
   rollback: { pending: 0, open: 0, done: 0, failed: 0, unanswered: 0, nextTimeoutAt: null, lost: [] },
-  ...(late ? { late: { counts: noCounts(), pace: noPaceFacts, pinned: [], superseded: false, ...late } } : {}),
+  ...(late ? { late: { counts: noCounts(), pace: noPaceFacts, pinned: [], taken: [], superseded: false, ...late } } : {}),
 });
 const queued = (...devices: string[]) => ({ ...noPaceFacts, queues: [{ site: '', zone: 'UTC', bytes: 1, freeze: null, devices }] });
 
@@ -25,6 +25,9 @@ describe('a dynamic rollout that has succeeded', () => {
     expect(decide(rolloutOf(), facts({}, ['a', 'b']), t0)).toMatchObject([{ kind: 'join', devices: ['a', 'b'], wave: 2, reason: { code: 'devices_came_late' } }]);
     expect(decide(rolloutOf(), facts({ counts: { ...noCounts(), PENDING: 2 }, pace: queued('a', 'b') }), t0)).toMatchObject([{ kind: 'assign', devices: ['a', 'b'] }]);
     expect(decide(rolloutOf(), facts({ counts: { ...noCounts(), QUEUED: 2 } }), t0)).toMatchObject([{ kind: 'wait', until: at(1) }]);
+  });
+  it('leaves to others what is theirs by now', () => {
+    expect(decide(rolloutOf(), facts({ counts: { ...noCounts(), PENDING: 2 }, pace: queued('a', 'b'), taken: ['a'] }), t0)).toMatchObject([{ kind: 'leaveOut', devices: ['a'], reason: { code: 'devices_taken' } }]);
   });
   it('keeps the pace of its waves', () => {
     const frozen = { ...noPaceFacts, queues: [{ ...queued('a').queues[0]!, freeze: { until: at(10), reason: 'fair' } }] };

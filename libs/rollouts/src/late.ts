@@ -9,6 +9,8 @@ export interface LateFacts {
   counts: Counts;
   pace: PaceFacts;
   pinned: string[];
+  /** Yet to be told, and another rollout's by now. */
+  taken: string[];
   /** A newer rollout of the workload has taken over. */
   superseded: boolean;
 }
@@ -23,7 +25,7 @@ export function joinReason(devices: readonly string[], wave: number | null): Rea
 }
 
 /** A success that is dynamic goes on for those that come, until more of them fail than the gate allows or something newer takes over. Its state stays. */
-export function decideLate(rollout: Rollout, { counts, pace, pinned, superseded }: LateFacts, newcomers: readonly string[], now: Date): Decision[] {
+export function decideLate(rollout: Rollout, { counts, pace, pinned, taken, superseded }: LateFacts, newcomers: readonly string[], now: Date): Decision[] {
   const at = (ms: number): Date => new Date(now.getTime() + ms);
   const told = openCount(counts) - counts.PENDING;
   const following = (until: Date, why: Reason): Decision => ({ kind: 'wait', until, reason: why });
@@ -33,12 +35,13 @@ export function decideLate(rollout: Rollout, { counts, pace, pinned, superseded 
   if (install?.verdict === 'FAILED') return [{ kind: 'stopJoining', reason: reason('late_installs_failed', `No more devices are taken in: of those that came late, ${install.message}`, { value: install.value, limit: install.limit, basis: install.basis, sample: install.sample }) }];
   if (superseded) return [{ kind: 'stopJoining', reason: reason('late_superseded', 'No more devices are taken in: a newer rollout of the workload has taken over.') }];
   if (pinned.length > 0) return [{ kind: 'leaveOut', devices: pinned, reason: reason('devices_pinned', `${devicesIn(pinned.length)} left out: pinned since they came.`, { devices: pinned }) }];
+  if (taken.length > 0) return [{ kind: 'leaveOut', devices: taken, reason: reason('devices_taken', `${devicesIn(taken.length)} left out: another rollout has them by now.`, { devices: taken }) }];
   if (newcomers.length > 0) return [{ kind: 'join', devices: newcomers, wave: rollout.waves.length, reason: joinReason(newcomers, null) }];
   const stopped = rollout.stopAt !== null && rollout.stopAt <= now;
   if (stopped) return [{ kind: 'stopJoining', reason: reason('stop_time_reached', `Nobody new is told after ${rollout.stopAt!.toISOString()}.`, { stopAt: rollout.stopAt }) }];
   const paced = paceOf(rollout.settings.pace ?? noPace, pace, now);
   if (paced.devices.length > 0) return [{ kind: 'assign', devices: paced.devices, reason: toldReason(rollout.waves.length, paced.devices.length, counts) }];
   const untils = paced.holds.flatMap(({ until }) => (until ? [until.getTime()] : []));
-  const until = new Date(Math.min(...untils, now.getTime() + (told > 0 ? pollMs : joinMs)));
+  const until = new Date(Math.min(...untils, now.getTime() + (told > 0 || (counts.PENDING > 0 && paced.holds.length === 0) ? pollMs : joinMs)));
   return [following(until > now ? until : at(1), paced.holds.length > 0 ? holdReason(paced.holds) : reason('takes_in_newcomers', 'Devices that come to match take the version, too.'))];
 }

@@ -3,33 +3,34 @@ import type { Tx } from '@reefkeeper/platform';
 import { Version } from '@reefkeeper/registry';
 import { bytesOf, candidateOf } from './candidates.ts';
 import type { Fleet } from './fleet.ts';
+import { takenOf } from './holders.ts';
 import { blastRadiusOf } from './plan.ts';
 import type { RolloutRow, WaveRow } from './rollout.entity.ts';
-import { holdingStates } from './rollout.ts';
 
 export interface Newcomer { variant: string; bytes: number }
 
 /**
  * Devices that match a dynamic rollout by now, can and need to take its version, and belong to no other: neither held by one that is under way, nor matched by one that was started
- * later. Empty where somebody is planning on the workload right now; the next look sees them.
+ * later. The caller has the workload's lock.
  */
 export async function newcomersOf(tx: Tx, fleet: Fleet, row: RolloutRow): Promise<Map<string, Newcomer>> {
   const matching = await fleet.select(tx, row.selector, row.workload, row.id);
-  if (matching.length === 0) return new Map();
-  // Waiting for the lock could be for ever: whoever holds it may wait for this rollout's row.
-  const [{ locked }] = await tx.query<[{ locked: boolean }]>("SELECT pg_try_advisory_xact_lock(hashtext('reef.rollouts'), hashtext($1)) AS locked", [row.workload]);
-  const version = await tx.findOne(Version, { where: { id: row.versionId }, relations: { variants: true } });
-  if (!locked || !version) return new Map();
-  const held = new Set((await tx.query<{ id: string }[]>(`
-    SELECT DISTINCT e.device_id AS id FROM rollouts r JOIN rollout_executions e ON e.rollout_id = r.id AND e.state NOT IN ('CANCELED', 'REMOVED')
-    WHERE r.workload = $1 AND r.id <> $2 AND r.state = ANY($3) AND e.device_id = ANY($4)`, [row.workload, row.id, holdingStates, matching.map(({ id }) => id)])).map(({ id }) => id));
+  const version = matching.length === 0 ? null : await tx.findOne(Version, { where: { id: row.versionId }, relations: { variants: true } });
+  if (!version) return new Map();
+  const taken = await takenOf(tx, row, matching.map(({ id }) => id));
   const newer = (await startedLater(tx, row)).map(parseSelector);
   const candidate = candidateOf(version, { exclude: row.settings.exclude ?? { devices: [], selector: null }, policy: row.settings.policy });
   return new Map(matching.flatMap((device): [string, Newcomer][] => {
     const { spared, fit, current } = candidate(device);
-    if (spared || !fit.ok || current || held.has(device.id) || newer.some((selector) => matches(selector, device.labels))) return [];
+    if (spared || !fit.ok || current || taken.has(device.id) || newer.some((selector) => matches(selector, device.labels))) return [];
     return [[device.id, { variant: fit.variant, bytes: bytesOf(version, fit.variant) }]];
   }));
+}
+
+/** Of those that came late and are yet to be told, the ones that another rollout has by now. The caller has the workload's lock. */
+export async function lateTaken(tx: Tx, row: RolloutRow, wave: number): Promise<string[]> {
+  const pending = await tx.query<{ id: string }[]>("SELECT device_id AS id FROM rollout_executions WHERE rollout_id = $1 AND wave = $2 AND state = 'PENDING'", [row.id, wave]);
+  return [...await takenOf(tx, row, pending.map(({ id }) => id))];
 }
 
 /** Whether a rollout that was started later covers everything that this one could still take in. */

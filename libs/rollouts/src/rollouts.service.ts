@@ -46,14 +46,16 @@ export class Rollouts {
   /** Why it is where it is, what it waits for, what would move it. @throws ReefError `rollout.missing` */
   async explain(id: string): Promise<Explanation> {
     const view = await viewOf(this.db, id);
-    const rows = await this.db.query<{ device: string; state: string; at: Date | null; open: string; timedOut: string }[]>(`
-      SELECT device_id AS device, min(assigned_at) FILTER (WHERE state <> 'TIMED_OUT') OVER () AS at, count(*) FILTER (WHERE state <> 'TIMED_OUT') OVER () AS open, count(*) FILTER (WHERE state = 'TIMED_OUT') OVER () AS "timedOut"
-      FROM rollout_executions WHERE rollout_id = $1 AND wave = $2 AND NOT skipped AND state IN ('PENDING', 'QUEUED', 'IN_PROGRESS', 'TIMED_OUT') ORDER BY state = 'TIMED_OUT', device_id LIMIT 5`, [id, view.wave]);
+    const rows = await this.db.query<{ device: string; at: Date | null; open: string; untold: string; timedOut: string }[]>(`
+      SELECT device_id AS device, min(assigned_at) FILTER (WHERE state IN ('QUEUED', 'IN_PROGRESS')) OVER () AS at, count(*) FILTER (WHERE state IN ('QUEUED', 'IN_PROGRESS')) OVER () AS open,
+        count(*) FILTER (WHERE state = 'PENDING') OVER () AS untold, count(*) FILTER (WHERE state = 'TIMED_OUT') OVER () AS "timedOut"
+      FROM rollout_executions WHERE rollout_id = $1 AND wave = $2 AND NOT skipped AND state IN ('PENDING', 'QUEUED', 'IN_PROGRESS', 'TIMED_OUT')
+      ORDER BY array_position(ARRAY['IN_PROGRESS', 'QUEUED', 'TIMED_OUT', 'PENDING'], state), device_id LIMIT 5`, [id, view.wave]);
     const [first] = rows;
-    const begun = view.waves[view.wave]?.state !== 'PENDING';
+    if (!first || view.waves[view.wave]?.state === 'PENDING') return explain(view, { open: 0, untold: 0, timedOut: 0, devices: [], nextTimeoutAt: null });
     return explain(view, {
-      open: begun ? Number(first?.open ?? 0) : 0, timedOut: Number(first?.timedOut ?? 0), devices: begun ? rows.map(({ device }) => device) : [],
-      nextTimeoutAt: first?.at ? new Date(first.at.getTime() + view.settings.installTimeoutS * 1_000) : null,
+      open: Number(first.open), untold: Number(first.untold), timedOut: Number(first.timedOut), devices: rows.map(({ device }) => device),
+      nextTimeoutAt: first.at && new Date(first.at.getTime() + view.settings.installTimeoutS * 1_000),
     });
   }
 

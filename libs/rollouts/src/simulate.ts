@@ -172,7 +172,7 @@ class Shell {
     const own = this.byWave[rollout.wave] ?? [];
     const counts = this.counts[rollout.wave] ?? noCounts();
     const open = counts.PENDING + counts.QUEUED + counts.IN_PROGRESS;
-    const lookDue = open === 0 || this.now - this.lookedAt >= lookMs(settings.soakS);
+    const lookDue = open === 0 || this.now - this.lookedAt >= lookMs(settings.soakS, this.now - (wave?.startedAt?.getTime() ?? this.now));
     const looked = rollout.state === 'RUNNING' && counts.SUCCEEDED > 0 && lookDue && wave !== undefined && ['RUNNING', 'ANALYSING', 'INCONCLUSIVE', 'FAILED'].includes(wave.state);
     if (looked) this.lookedAt = this.now;
     const samples: DeviceSample[] = [];

@@ -47,10 +47,23 @@ export interface Page<T> { items: T[]; nextCursor: string | null }
 
 /** @throws ReefError `rollout.missing` */
 export async function viewOf(db: DataSource, id: string): Promise<RolloutView> {
-  const row = /^[0-9a-f-]{36}$/i.test(id) ? await db.getRepository(RolloutRow).findOneBy({ id }) : null;
-  if (!row) throw new ReefError('rollout.missing', 'not_found', `There is no rollout ${id}.`, { detail: { rollout: id } });
+  const row = await rowOf(db, id);
   return (await viewsOf(db, [row]))[0]!;
 }
+
+/** @throws ReefError `rollout.missing` */
+export async function rowOf(db: DataSource, id: string): Promise<RolloutRow> {
+  const row = /^[0-9a-f-]{36}$/i.test(id) ? await db.getRepository(RolloutRow).findOneBy({ id }) : null;
+  if (!row) throw missing(id);
+  return row;
+}
+
+/** A page of a big rollout must not cost counting all of it. @throws ReefError `rollout.missing` */
+async function mustExist(db: DataSource, id: string): Promise<void> {
+  if (!/^[0-9a-f-]{36}$/i.test(id) || !(await db.getRepository(RolloutRow).existsBy({ id }))) throw missing(id);
+}
+
+const missing = (id: string): ReefError => new ReefError('rollout.missing', 'not_found', `There is no rollout ${id}.`, { detail: { rollout: id } });
 
 /** Newest first. */
 export async function listRollouts(db: DataSource, { limit = 50, cursor, state, workload }: { limit?: number | undefined; cursor?: string | undefined; state?: string | undefined; workload?: string | undefined } = {}): Promise<Page<RolloutView>> {
@@ -113,7 +126,7 @@ const executionViewOf = ({ deviceId, rolloutId, ...rest }: ExecutionRow): Execut
 
 /** By wave, then device. */
 export async function listExecutions(db: DataSource, rollout: string, { limit = 100, cursor, state, wave }: { limit?: number | undefined; cursor?: string | undefined; state?: string | undefined; wave?: number | undefined } = {}): Promise<Page<ExecutionView>> {
-  await viewOf(db, rollout);
+  await mustExist(db, rollout);
   const [afterWave, afterDevice] = cursor ? cursorOf(cursor) : [-1, ''];
   const rows = await db.getRepository(ExecutionRow).createQueryBuilder('e')
     .where('e.rollout_id = :rollout AND (e.wave, e.device_id) > (:afterWave, :afterDevice)', { rollout, afterWave: Number(afterWave), afterDevice })
@@ -134,7 +147,7 @@ export async function executionsOfDevice(db: DataSource, device: string, limit =
 
 /** The decision log, oldest first; `after` is the id of the last one read. */
 export async function listEvents(db: DataSource, rollout: string, { limit = 200, cursor }: { limit?: number | undefined; cursor?: string | undefined } = {}): Promise<Page<RolloutEvent>> {
-  await viewOf(db, rollout);
+  await mustExist(db, rollout);
   const rows = await db.getRepository(RolloutEvent).createQueryBuilder('e').where('e.rollout_id = :rollout AND e.id > :after', { rollout, after: cursor ? Number(cursor) || 0 : 0 }).orderBy('e.id').take(limit + 1).getMany();
   const items = rows.slice(0, limit);
   return { items, nextCursor: rows.length > limit ? String(items.at(-1)!.id) : null };

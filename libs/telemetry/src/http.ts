@@ -1,2 +1,3 @@
+export * from './captures.http.ts';
 export * from './telemetry.graphql.ts';
 export * from './telemetry.http.ts';

@@ -62,3 +62,36 @@ export class TelemetryLost1764000004003 implements MigrationInterface {
     await runner.query('ALTER TABLE telemetry_windows DROP COLUMN lost');
   }
 }
+
+export class Captures1764000004004 implements MigrationInterface {
+  name = 'Captures1764000004004';
+
+  async up(runner: QueryRunner): Promise<void> {
+    await runner.query(`
+      CREATE TABLE captures (
+        id uuid PRIMARY KEY,
+        seq bigint GENERATED ALWAYS AS IDENTITY UNIQUE,
+        device_id text NOT NULL,
+        workload text NOT NULL,
+        bundle text NOT NULL,
+        variant text NOT NULL,
+        backend text NOT NULL,
+        prediction text NOT NULL,
+        score real NOT NULL,
+        margin real NOT NULL,
+        taken_at timestamptz NOT NULL,
+        received_at timestamptz NOT NULL,
+        digest text NOT NULL,
+        bytes integer NOT NULL,
+        label text,
+        labelled_by text,
+        labelled_at timestamptz
+      )`);
+    await runner.query('CREATE INDEX captures_device ON captures (device_id, received_at)');
+    await runner.query('CREATE INDEX captures_digest ON captures (digest)');
+  }
+
+  async down(runner: QueryRunner): Promise<void> {
+    await runner.query('DROP TABLE captures');
+  }
+}

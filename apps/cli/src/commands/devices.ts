@@ -4,7 +4,7 @@ import { ReefError } from '@reefkeeper/platform/errors';
 import { parseDataBudget, type DataBudget } from '@reefkeeper/protocol';
 import type { Client } from '../client.ts';
 import { action, keptCredentials } from '../context.ts';
-import { numberOf } from '../options.ts';
+import { numberOf, numberWithin } from '../options.ts';
 import { ago, counted, facts, table, tone } from '../output.ts';
 
 interface Workload { running: string | null; variant: string | null; backend: string | null; device?: string | null; fault?: { bundle: string; failure: { code: string; message: string } } | null; execution: { state: string; step: string | null; failure: { code: string; message: string } | null; notes?: { code: string; message: string }[] } | null; learning?: { command: string; step: string; percent: number } }
@@ -84,10 +84,11 @@ export function registerDevices(program: Command): void {
     const warm = Object.entries({ processor: host, ...edgetpus }).flatMap(([what, celsius]) => (celsius === null ? [] : [`${what} ${celsius.toFixed(1)} C`]));
     output.show({ device: id, tookMs, ...result }, () => `${id} answered within ${tookMs} ms${warm.length > 0 ? `; ${warm.join(', ')}` : ''}`);
   }));
-  device.command('configure [id]').description('what its link costs, how much of it downloads and telemetry may take; of one device, or of all that match now').option('-l, --selector <labels>', 'such as site=lyon')
+  device.command('configure [id]').description('what its link costs, how much of it downloads and telemetry may take, which pictures it captures; of one device, or of all that match now').option('-l, --selector <labels>', 'such as site=lyon')
     .option('--link <kind>', 'metered, unmetered, or own: as the device\'s own settings say').option('--data-budget <amount>', 'for downloads over a metered link: 20MB/day, 500MB/month, or own').option('--telemetry-budget <amount>', 'bytes of telemetry in any hour, such as 64KB; windows are made longer to keep it; all where it is to be lifted')
+    .option('--capture <count>', 'send up to so many pictures an hour on which the model is not sure, or off').option('--capture-below <margin>', 'not sure: the two best scores are no further apart', '0.2').option('--capture-mask <part...>', 'left,top,width,height as shares of the picture, made black on the device')
     .addHelpText('after', '\nExample:\n  reef device configure --selector link=lte --link metered --data-budget 20MB/day')
-    .action(action(async ({ output, client }, id: string | undefined, options: { selector?: string; link?: string; dataBudget?: string; telemetryBudget?: string }) => {
+    .action(action(async ({ output, client }, id: string | undefined, options: { selector?: string } & ConfigureOptions) => {
       if ((id === undefined) === (options.selector === undefined)) throw new ReefError('option.invalid', 'invalid', 'Name a device, or which ones with --selector.');
       const config = configOf(options);
       const api = await client();
@@ -115,11 +116,25 @@ async function ask(api: Client, id: string, kind: string, args: Record<string, u
   }
 }
 
+interface ConfigureOptions { link?: string; dataBudget?: string; telemetryBudget?: string; capture?: string; captureBelow?: string; captureMask?: string[] }
+
 /** @throws ReefError `option.invalid` */
-export function configOf({ link, dataBudget, telemetryBudget }: { link?: string; dataBudget?: string; telemetryBudget?: string }): Record<string, unknown> {
-  if (link === undefined && dataBudget === undefined && telemetryBudget === undefined) throw new ReefError('option.invalid', 'invalid', 'Say what to change: --link, --data-budget, --telemetry-budget.');
+export function configOf({ link, dataBudget, telemetryBudget, capture, captureBelow, captureMask }: ConfigureOptions): Record<string, unknown> {
+  if (link === undefined && dataBudget === undefined && telemetryBudget === undefined && capture === undefined) throw new ReefError('option.invalid', 'invalid', 'Say what to change: --link, --data-budget, --telemetry-budget, --capture.');
   if (link !== undefined && !['metered', 'unmetered', 'own'].includes(link)) throw new ReefError('option.invalid', 'invalid', `--link takes metered, unmetered or own, not "${link}".`);
-  return { ...(link === undefined ? {} : { link: link === 'own' ? null : link }), ...(dataBudget === undefined ? {} : { dataBudget: dataBudget === 'own' ? null : budgetOf(dataBudget) }), ...(telemetryBudget === undefined ? {} : { telemetryBytesPerHour: telemetryBudget === 'all' ? null : hourlyBytesOf(telemetryBudget) }) };
+  return { ...(link === undefined ? {} : { link: link === 'own' ? null : link }), ...(dataBudget === undefined ? {} : { dataBudget: dataBudget === 'own' ? null : budgetOf(dataBudget) }), ...(telemetryBudget === undefined ? {} : { telemetryBytesPerHour: telemetryBudget === 'all' ? null : hourlyBytesOf(telemetryBudget) }), ...(capture === undefined ? {} : { capture: capture === 'off' ? null : captureOf(capture, captureBelow, captureMask) }) };
+}
+
+function captureOf(perHour: string, below: string | undefined, masks: string[] = []): Record<string, unknown> {
+  return {
+    perHour: numberWithin('--capture', perHour, [1, 3_600], { whole: true }), uncertainBelow: numberWithin('--capture-below', below ?? '0.2', [0, 1]),
+    masks: masks.map((text) => {
+      const parts = text.split(',').map(Number);
+      if (parts.length !== 4 || !parts.every((part) => part >= 0 && part <= 1)) throw new ReefError('option.invalid', 'invalid', `--capture-mask takes left,top,width,height from 0 to 1, not "${text}".`);
+      const [left, top, width, height] = parts;
+      return { left, top, width, height };
+    }),
+  };
 }
 
 function hourlyBytesOf(text: string): number {

@@ -7,6 +7,7 @@ import { create as createTar } from 'tar';
 import { ReefError } from '@reefkeeper/platform/errors';
 import type { Client } from '../client.ts';
 import { action } from '../context.ts';
+import { exportCaptures } from './captures.ts';
 import { numberOf } from '../options.ts';
 import { facts, percent, table, type Output } from '../output.ts';
 import { buildOptions, followBuild, requestBody, uploadPath, type PushOptions } from './models.ts';
@@ -22,15 +23,16 @@ export interface Training {
 /** A training at Vertex AI. */
 export interface VertexTraining { vertex: { pipeline: string; exported: string; modelType: string }; heldOut: { images: number; accuracy: number; labels: string[]; confusion: number[][] } | null }
 
-interface TrainOptions extends PushOptions { name: string; base?: string; epochs?: string; holdout?: string; seed?: string; vertex?: string; vertexLocation?: string; vertexOutput?: string; vertexHours?: string; labels?: never; calibration?: never; evaluation?: never }
+interface TrainOptions extends PushOptions { name: string; captures?: string | true; base?: string; epochs?: string; holdout?: string; seed?: string; vertex?: string; vertexLocation?: string; vertexOutput?: string; vertexHours?: string; labels?: never; calibration?: never; evaluation?: never }
 
 /** Wider ones wrap on a terminal; the worst confusions say the same. */
 const matrixLimit = 12;
 
 export function registerTrain(program: Command): void {
-  buildOptions(program.command('train <images>')
+  buildOptions(program.command('train [images]')
     .description('learn new classes: the last layer of a known network is trained anew on labelled images, and the result built like any model')
     .requiredOption('--name <name>', 'model name')
+    .option('--captures [selector]', 'learn from the labelled pictures that devices captured, of all or of those that match, instead of <images>')
     .option('--base <path>', 'network to build on: a SavedModel folder, .keras, .h5 or frozen .pb; EfficientNet-Lite0 where absent')
     .option('--epochs <count>', 'at most; training stops when it gets no better', '100')
     .option('--holdout <share>', 'images that are never learnt from, 0.05 to 0.5', '0.2')
@@ -45,10 +47,12 @@ or the address of any of these in a bucket.
 
 Example:
   reef train ./flowers --name flowers --epochs 50`)
-    .action(action(async ({ output, client }, images: string, options: TrainOptions) => {
+    .action(action(async ({ output, client }, given: string | undefined, options: TrainOptions) => {
       const api = await client();
+      if ((given === undefined) === (options.captures === undefined)) throw new ReefError('option.invalid', 'invalid', 'Name a folder, archive or table of images, or say --captures.');
+      const images = given === undefined ? await capturedImages(api, output, options.captures!) : given.startsWith('gs://') ? given : await uploadImages(api, output, given);
       const body = {
-        ...(await requestBody(api, output, options)), images: images.startsWith('gs://') ? images : await uploadImages(api, output, images),
+        ...(await requestBody(api, output, options)), images,
         ...(options.base ? { base: await uploadPath(api, output, options.base, 'base') } : {}),
         epochs: numberOf('--epochs', options.epochs), holdout: numberOf('--holdout', options.holdout), seed: numberOf('--seed', options.seed),
         ...(options.vertex ? { vertex: { project: options.vertex, location: options.vertexLocation, output: options.vertexOutput ?? '', nodeHours: numberOf('--vertex-hours', options.vertexHours) } } : {}),
@@ -58,6 +62,17 @@ Example:
       const { version } = await followBuild(api, output, made, options.watch, async ({ training }) => { if (training) output.step({ event: 'training', ...training }, `\n${'vertex' in training ? vertexText(training) : trainingText(training)}\n`); });
       return version.state === 'READY' || options.watch === false ? 0 : 1;
     }));
+}
+
+async function capturedImages(api: Client, output: Output, selector: string | true): Promise<unknown> {
+  const scratch = await mkdtemp(join(tmpdir(), 'reef-captures-'));
+  try {
+    const labels = await exportCaptures(api, scratch, selector === true ? {} : { selector });
+    output.step({ event: 'captures', labels }, `captured pictures: ${Object.entries(labels).map(([label, count]) => `${label} ${count}`).join(', ')}`);
+    return await uploadPath(api, output, scratch, 'images');
+  } finally {
+    await rm(scratch, { recursive: true, force: true });
+  }
 }
 
 function vertexText({ vertex, heldOut }: VertexTraining): string {
