@@ -181,8 +181,7 @@ export class Rollouts {
         moveWave({ waves }, row.wave, 'SKIPPED', now);
       }
       const why = reason('advanced_by_person', `${actor} went past wave ${row.wave + 1} without its verdict.`, { wave: row.wave });
-      if (row.state === 'PAUSED') await this.enter(tx, row, 'RUNNING', why, actor);
-      else await this.engine.event(tx, row, [{ kind: 'advanced', wave: row.wave, actor, reason: why }]);
+      await this.goOn(tx, row, why, actor);
       row.waitUntil = now;
     });
   }
@@ -204,10 +203,16 @@ export class Rollouts {
       }
       if (wave.deadlineAt) wave.deadlineAt = deadlineFrom(now, wave.deadlineAt, row.settings);
       const why = reason('pending_skipped', `${actor} left ${devicesIn(left.length)} of wave ${row.wave + 1} out that had not answered; the others are judged.`, { wave: row.wave, devices: left.map(({ device }) => device) });
-      if (row.state === 'PAUSED') await this.enter(tx, row, 'RUNNING', why, actor);
-      else await this.engine.event(tx, row, [{ kind: 'advanced', wave: row.wave, actor, reason: why }]);
+      await this.goOn(tx, row, why, actor);
       row.waitUntil = now;
     });
+  }
+
+  /** It runs on, for another reason than before. */
+  private async goOn(tx: Tx, row: RolloutRow, why: Reason, actor: string): Promise<void> {
+    if (row.state === 'PAUSED') return this.enter(tx, row, 'RUNNING', why, actor);
+    row.stateReason = why;
+    await this.engine.event(tx, row, [{ kind: 'advanced', wave: row.wave, actor, reason: why }]);
   }
 
   private async verb(id: string, act: (tx: Tx, row: RolloutRow, waves: WaveRow[]) => Promise<void>): Promise<RolloutView> {

@@ -1,0 +1,68 @@
+import { join } from 'node:path';
+import { StandardSchemaValidationPipe } from '@nestjs/common';
+import { APP_FILTER, APP_PIPE, NestFactory } from '@nestjs/core';
+import { FastifyAdapter, type NestFastifyApplication } from '@nestjs/platform-fastify';
+import { ChangeFeed, openLogger, PlatformModule } from '@reefkeeper/platform';
+import { ProblemFilter } from '@reefkeeper/platform/http';
+import { RolloutsModule } from '@reefkeeper/rollouts';
+import { RolloutsController } from '@reefkeeper/rollouts/http';
+import { execa } from 'execa';
+import { afterAll, beforeAll, expect, it } from 'vitest';
+import { ended, openWorld, type World } from '../../../../libs/rollouts/src/world.fixture.ts';
+
+// The command as a process of its own, from the sources, against the real API of real rollouts; only the devices are in memory.
+class App {}
+const main = join(import.meta.dirname, '../main.ts');
+
+let world: World;
+let app: NestFastifyApplication;
+let feed: ChangeFeed;
+let url: string;
+beforeAll(async () => {
+  world = await openWorld();
+  const log = openLogger('test', 'error');
+  feed = new ChangeFeed(world.database.url, log);
+  await feed.start();
+  app = await NestFactory.create<NestFastifyApplication>({
+    module: App, imports: [PlatformModule.forRoot({ db: world.database.db, clock: world.clock, log, objects: {} as never, queues: {} as never, feed }), RolloutsModule], controllers: [RolloutsController],
+    providers: [{ provide: APP_PIPE, useClass: StandardSchemaValidationPipe }, { provide: APP_FILTER, useFactory: () => new ProblemFilter(log) }],
+  }, new FastifyAdapter(), { logger: false });
+  app.setGlobalPrefix('api/v1');
+  await app.listen(0, '127.0.0.1');
+  url = await app.getUrl();
+});
+afterAll(async () => {
+  await app?.close();
+  await feed?.stop();
+  await world?.database.drop();
+});
+
+async function reef(...args: string[]): Promise<{ exitCode?: number; stdout: string; stderr: string }> {
+  return execa(process.execPath, ['--conditions=@reefkeeper/source', '--experimental-transform-types', '--disable-warning=ExperimentalWarning', main, ...args], { reject: false, stdin: 'ignore', env: { NO_COLOR: '1', REEF_URL: url, REEF_TOKEN: 'any' } });
+}
+
+it('create with gates, show what is still needed, explain, leave out who does not answer, and replay it', async () => {
+  const devices = await world.fleet.add(3);
+  await world.installed(1);
+  await world.version(2);
+  await world.run(10);
+  await devices[1]!.leave();
+  const made = await reef('rollout', 'create', 'm@2', '--wave', '100%', '--soak', '2', '--deadline', '20', '--timeout', '3600', '--observe', '0', '--gate', 'temperature=on', 'shadowAgreement.minFrames=50', '--rollback-at-once', '2', '--json');
+  expect(made.stderr).toBe('');
+  const { rollout: id } = JSON.parse(made.stdout.split('\n')[0]!) as { rollout: string };
+  expect((await world.view(id)).settings).toMatchObject({ gates: { temperature: { maxC: 85 }, shadowAgreement: { minFrames: 50, minPercent: 95 }, latencyP99: null }, rollback: { maxInProgress: 2 } });
+
+  await world.run(600, id, ({ waves }) => waves[0]!.counts.SUCCEEDED === 2 && waves[0]!.verdicts.some(({ gate }) => gate === 'shadow_agreement'));
+  const explained = await reef('rollout', 'explain', id);
+  for (const part of ['It waits for\n  the answers of 1 device of wave 1 (coral-02)', `reef rollout advance ${id} --skip-pending\n    leaves out the 1 device`, 'wave 1: 3 devices told', '(wave_assigned, engine)', 'devices 3']) expect(explained.stdout).toContain(part);
+
+  expect((await reef('rollout', 'advance', id, '--skip-pending')).stdout).toContain('left 1 device of wave 1 out');
+  expect(await world.run(600, id, ended)).toMatchObject({ state: 'PAUSED', stateReason: { code: 'inconclusive' } });
+  expect((await reef('rollout', 'show', id)).stdout).toMatch(/still needed[^]*shadow agreement +INCONCLUSIVE[^\n]*2 more devices with 50 shadow frames each/);
+
+  const replayed = await reef('rollout', 'replay', id, '--gate', 'shadowAgreement=off', 'installFailures.maxUnansweredPercent=50', '--install-timeout', '30');
+  expect(replayed.stdout).toMatch(/then +PAUSED inconclusive\nreplayed +SUCCEEDED completed_with_skipped/);
+  const refused = await reef('rollout', 'replay', id, '--gate', 'nonsense=off');
+  expect([refused.exitCode, refused.stderr]).toEqual([2, expect.stringContaining('there is no gate nonsense') as string]);
+// Six commands, each a process that reads its TypeScript.
+}, 240_000);
