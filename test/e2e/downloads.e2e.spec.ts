@@ -11,7 +11,9 @@ import { Registry } from '@reefkeeper/registry';
 import { Agent } from '../../apps/agent/src/agent.ts';
 import { agentSettings } from '../../apps/agent/src/config.ts';
 import { enrol } from '../../apps/agent/src/identity.ts';
-import { openHarness, type Harness } from '../../apps/controller/src/harness.fixture.ts';
+import { Client } from '../../apps/cli/src/client.ts';
+import { bundleDiff, openBundle } from '../../apps/cli/src/offline/bundle-diff.ts';
+import { adminToken, openHarness, type Harness } from '../../apps/controller/src/harness.fixture.ts';
 import { eventually, Fleet } from '../support/fleet.ts';
 
 // The real controller and real agents: what one side says of downloads is what the other understands.
@@ -79,10 +81,15 @@ it('a site: the canary fetches, the other takes from it; a new version is a delt
   expect(await ended(await rollout('colours@1'))).toMatchObject({ transfer: { fullBytes: first, peerBytes: first, deltaBytes: 0, savedBytes: 0 } });
 
   const two = await version(2);
+  const client = async () => new Client(world.url, adminToken);
+  const diff = await bundleDiff(await openBundle('colours@1', client), await openBundle('colours@2', client));
+  expect(diff).toMatchObject({ fields: [{ path: 'lineage.source.digest' }], labels: null, files: [{ part: 'cpu-int8', change: 'changed' }, { part: 'golden', change: 'same' }] });
   const { transfer } = await ended(await rollout('colours@2'));
   // The golden pack is the same; the model differs by its description.
   expect(transfer).toMatchObject({ fullBytes: 0, peerBytes: two.bytes });
   expect(transfer.deltaBytes).toBeLessThan(two.bytes / 20);
+  // As it was said before.
+  expect(diff.transfers).toEqual([{ variant: 'cpu-int8', bytes: transfer.deltaBytes, fullBytes: two.bytes + two.golden }]);
   expect(transfer.deltaBytes + transfer.savedBytes).toBe(two.bytes);
 
   await start('cam-3', {});

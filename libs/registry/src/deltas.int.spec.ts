@@ -53,6 +53,17 @@ describe('stored deltas', () => {
     expect(puts - before).toBe(1);
   });
 
+  it('are refused for now where too many are asked for at once', async () => {
+    const [from, to] = await pair();
+    const one = replica();
+    const asked = Array.from({ length: 40 }, (_, n) => one.between(createHash('sha256').update(`${n}`).digest('hex'), to));
+    const answers = await Promise.allSettled(asked);
+    const refused = answers.filter((answer) => answer.status === 'rejected');
+    expect(refused.length).toBeGreaterThanOrEqual(8);
+    for (const { reason } of refused) expect(reason).toMatchObject({ code: 'delta.not_ready', kind: 'unavailable' });
+    expect(await one.between(from, to)).not.toBeNull();
+  });
+
   it('are not made where they save too little, and that is known from then on', async () => {
     const [from, to] = [await keep(randomBytes(50_000)), await keep(randomBytes(50_000))];
     const before = puts;

@@ -1,11 +1,14 @@
 import { Inject, Injectable } from '@nestjs/common';
 import { makeDelta, mostDeltaInputBytes } from '@reefkeeper/bundle';
-import { readWhole, type Clock, type ObjectStore, type StoredObject, type Tx } from '@reefkeeper/platform';
+import { readWhole, ReefError, type Clock, type ObjectStore, type StoredObject, type Tx } from '@reefkeeper/platform';
 import { DataSource } from 'typeorm';
 import { Registry } from './registry.service.ts';
 
 /** How exactly `used_at` is kept: not a write for each of many downloads. */
 const touchEveryMs = 3_600_000;
+
+/** Pairs that wait their turn in one process; a device that asks for one after the other must not hold up the rest for long. */
+const mostWaiting = 32;
 
 interface Row { digest: string | null; bytes: string | null; usedAt: Date }
 
@@ -26,13 +29,14 @@ export class Deltas {
     @Inject(Registry) private readonly registry: Registry,
   ) {}
 
-  /** The stored delta that makes `to` out of `from`; null where there is none worth sending, or one of the two is gone. */
+  /** The stored delta that makes `to` out of `from`; null where there is none worth sending, or one of the two is gone. @throws ReefError `delta.not_ready` */
   async between(from: string, to: string): Promise<StoredObject | null> {
     const found = await this.find(from, to, this.db.manager);
     if (found !== undefined) return found;
     const key = `${from} ${to}`;
     let made = this.making.get(key);
     if (!made) {
+      if (this.making.size >= mostWaiting) throw new ReefError('delta.not_ready', 'unavailable', 'Too many deltas are being made. Ask again.');
       made = this.last.then(() => this.make(from, to)).finally(() => this.making.delete(key));
       this.making.set(key, made);
       this.last = made.catch(() => {});

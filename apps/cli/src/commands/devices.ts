@@ -5,13 +5,13 @@ import { parseDataBudget, type DataBudget } from '@reefkeeper/protocol';
 import type { Client } from '../client.ts';
 import { action, keptCredentials } from '../context.ts';
 import { numberOf, numberWithin } from '../options.ts';
-import { ago, counted, facts, table, tone } from '../output.ts';
+import { ago, bytes, counted, facts, table, tone } from '../output.ts';
 
 interface Workload { running: string | null; variant: string | null; backend: string | null; device?: string | null; fault?: { bundle: string; failure: { code: string; message: string } } | null; execution: { state: string; step: string | null; failure: { code: string; message: string } | null; notes?: { code: string; message: string }[] } | null; learning?: { command: string; step: string; percent: number } }
 export interface DeviceView {
   id: string; labels: Record<string, string>; online: boolean; lastSeenAt: string | null; enrolledAt: string;
   capabilities: { hostClass: string; edgetpus: { path: string }[]; edgetpuRuntime: number | null; agentVersion: string; tfliteVersion: string | null } | null;
-  desired: { revision: number; workloads: Record<string, { bundle: string; variant: string }> };
+  desired: { revision: number; config: { link?: string | null; dataBudget?: DataBudget | null }; workloads: Record<string, { bundle: string; variant: string }> };
   reported: { health: string; conditions: string[]; observedRevision: number | null; workloads: Record<string, Workload> } | null;
   pins: { workload: string; reason: string; pinnedBy: string; pinnedAt: string }[];
 }
@@ -36,7 +36,7 @@ export function registerDevices(program: Command): void {
         ['device', one.id], ['presence', `${tone(one.online ? 'online' : 'offline')}, seen ${ago(one.lastSeenAt)}`], ['health', one.reported ? `${tone(one.reported.health)} ${one.reported.conditions.join(', ')}` : 'no report yet'],
         ['labels', Object.entries(one.labels).map(([key, value]) => `${key}=${value}`).join(', ')], ['host', one.capabilities?.hostClass],
         ['Edge TPU', one.capabilities ? `${one.capabilities.edgetpus.length || 'none'}${one.capabilities.edgetpuRuntime === null ? '' : `, runtime ${one.capabilities.edgetpuRuntime}`}` : null],
-        ['agent', one.capabilities?.agentVersion], ['revision', `${one.desired.revision} wanted, ${one.reported?.observedRevision ?? '-'} taken in`],
+        ['downloads', linkText(one.desired.config)], ['agent', one.capabilities?.agentVersion], ['revision', `${one.desired.revision} wanted, ${one.reported?.observedRevision ?? '-'} taken in`],
         ...one.pins.map((pin): [string, string] => ['pinned', `${pin.workload || 'every workload'}: ${pin.reason} (${pin.pinnedBy}, ${ago(pin.pinnedAt)})`]),
       ]),
       table(['workload', 'wanted', 'runs', 'variant', 'last execution'], Object.keys({ ...one.desired.workloads, ...one.reported?.workloads }).map((name) => {
@@ -114,6 +114,10 @@ async function ask(api: Client, id: string, kind: string, args: Record<string, u
     if (now.state === 'FAILED') throw new ReefError('device.refused', 'unavailable', `${id} refused: ${now.answer?.failure?.message ?? 'without a reason'}`);
     await sleep(50);
   }
+}
+
+function linkText({ link, dataBudget }: DeviceView['desired']['config']): string {
+  return link || dataBudget ? [link ?? 'link as the device says', ...(dataBudget ? [`at most ${bytes(dataBudget.bytes)} a ${dataBudget.per}${link === 'unmetered' ? ', were it metered' : ' where it is metered'}`] : [])].join(', ') : 'as the device says';
 }
 
 interface ConfigureOptions { link?: string; dataBudget?: string; telemetryBudget?: string; capture?: string; captureBelow?: string; captureMask?: string[] }
