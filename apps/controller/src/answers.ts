@@ -15,7 +15,7 @@ const anything = { type: 'object', additionalProperties: true };
 const ownTypes: Record<string, Schema> = {
   Model: object({ name: text, description: orNull(text), createdAt: time, createdBy: text, latestVersion: orNull(count), versions: count }),
   DeviceCommand: object({ id: { ...text, format: 'uuid' }, deviceId: text, kind: text, args: anything, state: { ...text, enum: ['QUEUED', 'SENT', 'SUCCEEDED', 'FAILED'] }, answer: orNull(object({ id: text, ok: { type: 'boolean' }, result: anything, failure: orNull(object({ code: text, message: text })) })), createdBy: text, createdAt: time, expiresAt: time, answeredAt: orNull(time) }),
-  EnrolmentToken: object({ token: { ...text, description: 'Shown once: reef1.SECRET.FINGERPRINT' }, expiresAt: time }),
+  EnrolmentToken: object({ token: { ...text, description: 'Shown once: reef1.SECRET.FINGERPRINT' }, expiresAt: time, gatewayUrl: text, install: orNull({ ...text, description: 'The line to run on the device; null where this controller has no packages for devices' }) }),
   ApiToken: object({ id: { ...text, format: 'uuid' }, name: text, role: { ...text, enum: ['viewer', 'operator', 'approver', 'admin'] }, createdAt: time, createdBy: text, lastUsedAt: orNull(time), revokedAt: orNull(time) }),
   NewApiToken: object({ id: { ...text, format: 'uuid' }, name: text, role: text, token: { ...text, description: 'Shown once' } }),
   AuditEntry: object({ id: count, at: time, actor: text, action: text, subject: text, detail: anything }),
@@ -27,7 +27,7 @@ const ownTypes: Record<string, Schema> = {
 const bodies: Record<string, Schema> = {
   'Devices.list': page(ref('Device')), 'Devices.one': ref('Device'), 'Devices.change': ref('Device'), 'Devices.pin': ref('Device'), 'Devices.unpin': ref('Device'), 'Devices.configure': object({ devices: count }), 'Devices.send': ref('DeviceCommand'), 'Devices.command': ref('DeviceCommand'),
   'EnrolmentTokens.create': ref('EnrolmentToken'), 'ApiTokens.list': page(ref('ApiToken')), 'ApiTokens.create': ref('NewApiToken'), 'Audit.list': page(ref('AuditEntry')),
-  'Models.list': page(ref('Model')), 'Models.create': ref('Model'), 'Models.one': ref('Model'), 'Models.versions': page(ref('Version')), 'Models.version': ref('Version'), 'Models.confirm': ref('Version'), 'Models.bundle': { ...anything, description: 'A DSSE envelope' }, 'Artifacts.delta': object({ from: text, to: text, bytes: count, deltaBytes: orNull(count) }),
+  'AgentReleases.publish': ref('Version'), 'Models.list': page(ref('Model')), 'Models.create': ref('Model'), 'Models.one': ref('Model'), 'Models.versions': page(ref('Version')), 'Models.version': ref('Version'), 'Models.confirm': ref('Version'), 'Models.bundle': { ...anything, description: 'A DSSE envelope' }, 'Artifacts.delta': object({ from: text, to: text, bytes: count, deltaBytes: orNull(count) }),
   'Buckets.import': object({ version: ref('Version'), job: ref('Job') }), 'Buckets.exports': page(ref('BucketExport')),
   'Builds.train': object({ version: ref('Version'), job: ref('Job') }),
   'Cocompile.create': object({ items: { type: 'array', items: object({ version: ref('Version'), job: ref('Job') }) } }),

@@ -10,7 +10,7 @@ import { ago, bytes, counted, facts, table, tone } from '../output.ts';
 interface Workload { running: string | null; variant: string | null; backend: string | null; device?: string | null; fault?: { bundle: string; failure: { code: string; message: string } } | null; execution: { state: string; step: string | null; failure: { code: string; message: string } | null; notes?: { code: string; message: string }[] } | null; learning?: { command: string; step: string; percent: number } }
 export interface DeviceView {
   id: string; labels: Record<string, string>; online: boolean; lastSeenAt: string | null; enrolledAt: string;
-  capabilities: { hostClass: string; edgetpus: { path: string }[]; edgetpuRuntime: number | null; agentVersion: string; tfliteVersion: string | null } | null;
+  capabilities: { hostClass: string; edgetpus: { path: string }[]; edgetpuRuntime: number | null; agentVersion: string; release?: string; tfliteVersion: string | null } | null;
   desired: { revision: number; config: { link?: string | null; dataBudget?: DataBudget | null }; workloads: Record<string, { bundle: string; variant: string }> };
   reported: { health: string; conditions: string[]; observedRevision: number | null; workloads: Record<string, Workload> } | null;
   pins: { workload: string; reason: string; pinnedBy: string; pinnedAt: string }[];
@@ -36,7 +36,7 @@ export function registerDevices(program: Command): void {
         ['device', one.id], ['presence', `${tone(one.online ? 'online' : 'offline')}, seen ${ago(one.lastSeenAt)}`], ['health', one.reported ? `${tone(one.reported.health)} ${one.reported.conditions.join(', ')}` : 'no report yet'],
         ['labels', Object.entries(one.labels).map(([key, value]) => `${key}=${value}`).join(', ')], ['host', one.capabilities?.hostClass],
         ['Edge TPU', one.capabilities ? `${one.capabilities.edgetpus.length || 'none'}${one.capabilities.edgetpuRuntime === null ? '' : `, runtime ${one.capabilities.edgetpuRuntime}`}` : null],
-        ['downloads', linkText(one.desired.config)], ['agent', one.capabilities?.agentVersion], ['revision', `${one.desired.revision} wanted, ${one.reported?.observedRevision ?? '-'} taken in`],
+        ['downloads', linkText(one.desired.config)], ['agent', one.capabilities && `${one.capabilities.agentVersion}${one.capabilities.release ? `, ${one.capabilities.release === 'factory' ? 'as its package brought it' : `release ${one.capabilities.release.slice(0, 12)}`}` : ''}`], ['revision', `${one.desired.revision} wanted, ${one.reported?.observedRevision ?? '-'} taken in`],
         ...one.pins.map((pin): [string, string] => ['pinned', `${pin.workload || 'every workload'}: ${pin.reason} (${pin.pinnedBy}, ${ago(pin.pinnedAt)})`]),
       ]),
       table(['workload', 'wanted', 'runs', 'variant', 'last execution'], Object.keys({ ...one.desired.workloads, ...one.reported?.workloads }).map((name) => {
