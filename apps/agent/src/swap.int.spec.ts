@@ -68,15 +68,18 @@ it(`${swaps} swaps under ${perSecond} requests a second: each is answered once, 
 
   const pids: number[] = [];
   const resident: number[] = [];
-  for (let index = 1; index <= swaps; index += 1) {
-    await want(index);
-    const pid = agent.children.classifier!;
-    pids.push(pid);
-    await delay(200);
-    resident.push(await residentMiB(pid));
+  try {
+    for (let index = 1; index <= swaps; index += 1) {
+      await want(index);
+      const pid = agent.children.classifier!;
+      pids.push(pid);
+      await delay(200);
+      resident.push(await residentMiB(pid));
+    }
+  } finally {
+    over.abort();
+    await asking;
   }
-  over.abort();
-  await asking;
 
   const all = [...answers].map(([number, given]) => ({ number, given }));
   expect(all.length).toBeGreaterThan(swaps * 5);
@@ -98,4 +101,5 @@ it(`${swaps} swaps under ${perSecond} requests a second: each is answered once, 
   const given = bundles.map((_, index) => order.filter((at) => at === index).length);
   await eventually(() => counted().join() === given.join(), 10_000, () => `${counted().join()} instead of ${given.join()}`);
   expect(fleet.windows.flatMap(({ errors }) => Object.keys(errors))).toEqual([]);
-}, 180_000);
+// On a quiet machine a quarter of a minute; each swap starts a process, and machines are not always quiet.
+}, 400_000);
