@@ -94,7 +94,8 @@ export function paceOf(pace: Pace, facts: PaceFacts, now: Date): Paced {
   const minute = perMinute === null ? null : roomIn(facts.told, minuteMs, perMinute, now);
   const openNow = [...facts.open.values()].reduce((sum, n) => sum + n, 0);
   let left = Math.min(slice?.room ?? Infinity, minute?.room ?? Infinity, pace.maxInProgress === null ? Infinity : Math.max(0, pace.maxInProgress - openNow));
-  const sites = new Map(ready.map(({ site }) => [site, siteRoom(pace, facts, site, now)]));
+  const links = pace.siteBytesPerSecond === null ? null : linksOf(facts.told, pace.siteBytesPerSecond);
+  const sites = new Map(ready.map(({ site }) => [site, siteRoom(pace, facts.open.get(site) ?? 0, links?.get(site) ?? null, now)]));
   const devices: string[] = [];
   // One of each queue in turn, so that no site waits for another.
   const taken = ready.map(() => 0);
@@ -134,16 +135,20 @@ function roomIn(told: PaceFacts['told'], spanMs: number, most: number, now: Date
   return { room: 0, until: new Date(now.getTime() + spanMs) };
 }
 
-/** What a site has room for now. Bundles told at one moment go through its link from then on; the next ones are told when it is free. */
-function siteRoom({ maxInProgressPerSite, siteBytesPerSecond }: Pace, facts: PaceFacts, site: string, now: Date): { take(bytes: number): boolean; freeAt: Date | null } {
-  let left = maxInProgressPerSite === null ? Infinity : maxInProgressPerSite - (facts.open.get(site) ?? 0);
-  let freeAt: Date | null = null;
-  if (siteBytesPerSecond !== null) {
-    const own = facts.told.filter((one) => one.site === site);
-    const last = own.reduce((latest, { at }) => Math.max(latest, at.getTime()), -Infinity);
-    const sent = own.reduce((sum, { at, bytes }) => sum + (at.getTime() === last ? bytes : 0), 0);
-    if (sent > 0) freeAt = new Date(Math.ceil(last + (sent / siteBytesPerSecond) * 1_000));
+/** When the link of each site is free: bundles told at one moment go through it from then on, and the next ones are told after that. */
+function linksOf(told: PaceFacts['told'], bytesPerSecond: number): Map<string, Date> {
+  const last = new Map<string, { at: number; bytes: number }>();
+  for (const { at, site, bytes } of told) {
+    const known = last.get(site);
+    if (!known || at.getTime() > known.at) last.set(site, { at: at.getTime(), bytes });
+    else if (at.getTime() === known.at) known.bytes += bytes;
   }
+  return new Map([...last].map(([site, { at, bytes }]) => [site, new Date(Math.ceil(at + (bytes / bytesPerSecond) * 1_000))]));
+}
+
+/** What a site has room for now. */
+function siteRoom({ maxInProgressPerSite, siteBytesPerSecond }: Pace, open: number, freeAt: Date | null, now: Date): { take(bytes: number): boolean; freeAt: Date | null } {
+  let left = maxInProgressPerSite === null ? Infinity : maxInProgressPerSite - open;
   let sum = 0;
   return {
     freeAt,
