@@ -145,6 +145,7 @@ async function begin(): Promise<Run> {
     world.clock.advance(1_000);
     await world.engine.advanceDue();
   }
+  await check(run, 'the first version is out');
   return run;
 }
 
