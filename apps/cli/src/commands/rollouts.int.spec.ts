@@ -5,7 +5,9 @@ import { FastifyAdapter, type NestFastifyApplication } from '@nestjs/platform-fa
 import { ChangeFeed, openLogger, PlatformModule } from '@reefkeeper/platform';
 import { ProblemFilter } from '@reefkeeper/platform/http';
 import { RolloutsModule } from '@reefkeeper/rollouts';
-import { RolloutsController } from '@reefkeeper/rollouts/http';
+import { DevicesModule } from '@reefkeeper/devices';
+import { DevicesController } from '@reefkeeper/devices/http';
+import { FreezesController, RolloutsController } from '@reefkeeper/rollouts/http';
 import { execa } from 'execa';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { ended, openWorld, type World } from '../../../../libs/rollouts/src/world.fixture.ts';
@@ -24,7 +26,7 @@ beforeAll(async () => {
   feed = new ChangeFeed(world.database.url, log);
   await feed.start();
   app = await NestFactory.create<NestFastifyApplication>({
-    module: App, imports: [PlatformModule.forRoot({ db: world.database.db, clock: world.clock, log, objects: {} as never, queues: {} as never, feed }), RolloutsModule], controllers: [RolloutsController],
+    module: App, imports: [PlatformModule.forRoot({ db: world.database.db, clock: world.clock, log, objects: {} as never, queues: {} as never, feed }), RolloutsModule, DevicesModule], controllers: [RolloutsController, FreezesController, DevicesController],
     providers: [{ provide: APP_PIPE, useClass: StandardSchemaValidationPipe }, { provide: APP_FILTER, useFactory: () => new ProblemFilter(log) }],
   }, new FastifyAdapter(), { logger: false });
   app.setGlobalPrefix('api/v1');
@@ -65,4 +67,24 @@ it('create with gates, show what is still needed, explain, leave out who does no
   const refused = await reef('rollout', 'replay', id, '--gate', 'nonsense=off');
   expect([refused.exitCode, refused.stderr]).toEqual([2, expect.stringContaining('there is no gate nonsense') as string]);
 // Six commands, each a process that reads its TypeScript.
+}, 240_000);
+
+it('pins, freezes and paces: said in the preview, shown while they hold', async () => {
+  const [pinned] = await world.fleet.add(3, { labels: { site: 'lyon', timezone: 'Europe/Pariss' } });
+  await world.version(3);
+  expect((await reef('device', 'pin', pinned!.id, '--reason', 'on trial')).stdout).toContain(`${pinned!.id} keeps what it runs`);
+  const frozen = await reef('freeze', '--selector', 'site=lyon', '--until', new Date(Math.max(Date.now(), world.clock.now().getTime()) + 7_200_000).toISOString(), '--reason', 'inventory', '--json');
+  const { id: freeze } = JSON.parse(frozen.stdout) as { id: string };
+  const paces = ['-l', 'site=lyon', '--wave', '1 per hostClass', 'by site', '--window', '00:00-00:00', '--rate', '60', '--max-in-progress', '9', '--dynamic'];
+  const preview = (await reef('rollout', 'preview', 'm@3', ...paces)).stdout;
+  for (const part of ['2 devices in 2 waves, 1 left out', 'wave 2: 1 device, site lyon', `not ${pinned!.id} (PINNED): Pinned by`, '2 devices frozen until', '"Europe/Pariss" is no time zone', 'it can take until']) expect(preview).toContain(part);
+  const made = await reef('rollout', 'create', 'm@3', ...paces, '--json');
+  const { rollout: id } = JSON.parse(made.stdout.split('\n')[0]!) as { rollout: string };
+  await world.run(5, id, ({ waiting }) => waiting?.code === 'waits_for_freeze');
+  const shown = (await reef('rollout', 'show', id)).stdout;
+  for (const part of ['1 device frozen until', 'daily 00:00-00:00 local time; 60 a minute; 9 at once', 'came late']) expect(shown).toContain(part);
+  expect((await reef('freeze', 'ls')).stdout).toMatch(/site=lyon +3 +\S+Z +inventory/);
+  expect((await reef('unfreeze', freeze)).stdout).toContain('no longer frozen');
+  const wrong = await reef('rollout', 'create', 'm@3', '--window', 'funday 22:00-05:00');
+  expect([wrong.exitCode, wrong.stderr]).toEqual([2, expect.stringContaining('--window takes days and a time') as string]);
 }, 240_000);
