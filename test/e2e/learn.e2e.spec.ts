@@ -57,6 +57,17 @@ it('learns on a device, adds to it, and takes it back', async () => {
     return points.some(({ bundle, labelled, accuracy }) => bundle === taught && labelled >= 4 && accuracy === 1);
   }, 60_000);
 
+  // Pictures that it was not sure of (here: any), once somebody has said what they are.
+  expect(await stack.reef('device', 'configure', device(), '--capture', '3600', '--capture-below', '1')).toMatchObject({ exitCode: 0 });
+  const captured = await eventually(async () => {
+    const found = await stack.json<{ id: string; prediction: string }[]>('capture', 'ls', '--unlabelled');
+    return found.length >= 2 && found;
+  }, 90_000);
+  for (const { id, prediction } of captured) await stack.reef('capture', 'label', id, prediction);
+  const third = await stack.reef('learn', '--device', device(), '--workload', 'classifier', '--captures');
+  expect(third, third.stderr).toMatchObject({ exitCode: 0 });
+  expect(await version(4)).toMatchObject({ state: 'READY', labels: ['green', 'red', 'blue', 'yellow'], lineage: { parent: 'colours@3' } });
+
   const undone = await stack.reef('learn', 'undo', '--device', device(), '--workload', 'classifier');
   expect(undone, undone.stderr).toMatchObject({ exitCode: 0 });
   expect(await running()).toBe((await version(2)).bundleDigest);

@@ -12,7 +12,7 @@ export interface Device {
   desired: { revision: number; workloads: Record<string, { bundle: string; variant: string }> } | null;
   reported: {
     observedRevision: number | null; health: string; conditions: string[];
-    workloads: Record<string, { running: string | null; variant: string | null; backend: string | null; device?: string | null; fault?: { bundle: string; failure: { code: string; message: string } } | null; previous: string | null; execution: Execution | null }>;
+    workloads: Record<string, { running: string | null; variant: string | null; backend: string | null; device?: string | null; fault?: { bundle: string; failure: { code: string; message: string } } | null; previous: string | null; execution: Execution | null; learning?: { step: string; percent: number } }>;
   } | null;
   pins: { workload: string; reason: string; pinnedBy: string; pinnedAt: string }[];
 }

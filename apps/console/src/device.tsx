@@ -36,7 +36,7 @@ export function DevicePage({ id }: { id: string }) {
                     <tr key={name}>
                       <td>{name}</td><td><Digest of={device.desired?.workloads[name]?.bundle} /></td><td><Digest of={runs?.running} /></td>
                       <td>{runs?.variant ?? '-'} {runs?.backend && <span className="faint">on {runs.device ?? runs.backend}</span>}</td><td><Digest of={runs?.previous} /></td>
-                      <td>{runs?.execution && <><State of={runs.execution.state} /> {runs.execution.step} {runs.execution.failure?.message} {runs.execution.notes?.map(({ message }) => message).join(' ')}</>}{runs?.fault && <> <State of="FAULT" /> {runs.fault.failure.message}</>}</td>
+                      <td>{runs?.execution && <><State of={runs.execution.state} /> {runs.execution.step} {runs.execution.failure?.message} {runs.execution.notes?.map(({ message }) => message).join(' ')}</>}{runs?.fault && <> <State of="FAULT" /> {runs.fault.failure.message}</>}{runs?.learning && <> learning: {runs.learning.step} {runs.learning.percent} %</>}</td>
                     </tr>
                   );
                 })}

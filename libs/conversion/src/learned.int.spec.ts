@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { decodeGolden } from '@reefkeeper/bundle';
+import { bundleDigest, decodeGolden, loadOrCreateSigningKey, signBundle, type Manifest } from '@reefkeeper/bundle';
 import { encodeLearned, type Learned } from '@reefkeeper/bundle/learned';
 import { appendHead, extractorOf, inspectCompiled, learnDefaults, learnFromImages, readModel, writeModel, withoutHead, type Head } from '@reefkeeper/edgetpu';
 import { answersOnce, dequantise, Interpreter } from '@reefkeeper/inference';
@@ -9,6 +9,7 @@ import { refOf, type Version } from '@reefkeeper/registry';
 import { compiledModel } from '@reefkeeper/edgetpu/fixture';
 import { embeddingModel } from '../../../test/support/embeddings.ts';
 import { Learnings } from './index.ts';
+import { bordersOf } from './tensors.ts';
 import { openPipelineWorld, type PipelineWorld } from './pipeline-world.fixture.ts';
 
 let world: PipelineWorld;
@@ -114,5 +115,45 @@ describe('what a device has learnt', () => {
     expect(inspectCompiled(file)).toMatchObject({ tokens: inspectCompiled(compiled).tokens, cpuOps: { L2_NORMALIZATION: 1, FULLY_CONNECTED: 1, SOFTMAX: 1 } });
     expect(file).toEqual(Buffer.from(appendHead(readModel(compiled), head.head, { isExtractor: true })));
     expect(refOf(ready)).toBe('compiled@2');
+  });
+
+  /** A version with a file for the CPU and a compiled one, as the compiler would leave it; the Edge TPU's part in it is made up. */
+  async function published(model: string, compiled: Uint8Array): Promise<Version> {
+    const onCpu = embeddingModel({ features: 10, type: 'UINT8' });
+    const version = await world.registry.createVersion(model, { task: 'embedding' });
+    await world.database.db.transaction(async (tx) => world.registry.move(version.id, 'BUILDING', tx));
+    const [cpu, tpu] = [await world.objects.put(onCpu), await world.objects.put(Buffer.from(compiled))];
+    const files = [{ name: 'cpu-int8', kind: 'cpu-int8' as const, minRuntime: null, file: { ...cpu } }, { name: 'edgetpu-14', kind: 'edgetpu' as const, minRuntime: 14, file: { ...tpu } }];
+    const { inputs, outputs } = bordersOf(readModel(onCpu));
+    const manifest: Manifest = {
+      schema: 1, model, version: 1, task: 'embedding', labels: null, inputs: inputs.map((spec) => ({ ...spec, preprocessing: { kind: 'image' as const, width: 32, height: 32, channels: 3 as const, resize: 'stretch' as const, mean: [0], std: [255] } })), outputs,
+      variants: files, golden: null, lineage: { source: { digest: cpu.digest, filename: 'x.tflite' }, calibration: null, evaluation: null, job: null, parent: null, tools: {} }, parity: null, createdAt: '2026-01-01T00:00:00.000Z',
+    };
+    const envelope = await world.objects.put(Buffer.from(JSON.stringify(signBundle(manifest, await loadOrCreateSigningKey(world.dir)))));
+    return world.registry.publish(version.id, {
+      bundleDigest: bundleDigest(manifest), envelopeDigest: envelope.digest, labels: null, task: 'embedding', lineage: manifest.lineage, parity: null,
+      variants: files.map(({ file, ...rest }) => ({ ...rest, ...file })),
+    });
+  }
+
+  it('on both: the same head behind either file, without a compiler', async () => {
+    const { tensor } = extractorOf(readModel(embeddingModel({ features: 10, type: 'UINT8' })));
+    const compiled = readModel(compiledModel({}, { output: 'an_embedding' }));
+    compiled.subgraphs[0]!.tensors[compiled.subgraphs[0]!.outputs[0]!]!.quantisation = tensor.quantisation;
+    const of = await published('both', writeModel(compiled));
+    const learned = await learnt(embeddingModel({ features: 10, type: 'UINT8' }), of.bundleDigest!);
+    const { job, version } = await learnings.offer(offerOf(learned));
+    expect(await world.settled(job.id)).toMatchObject({ state: 'SUCCEEDED' });
+    const ready = await world.registry.versionById(version.id);
+    expect(ready.variants.map(({ name }) => name)).toEqual(['cpu-int8', 'edgetpu-14']);
+    const [cpu, tpu] = await Promise.all(ready.variants.map(async ({ digest }) => readModel(await readWhole(world.objects, digest)).subgraphs[0]!.tensors.filter(({ name }) => name.startsWith('head/'))));
+    expect(tpu!.map(({ name, quantisation, data }) => ({ name, quantisation, data: data && Buffer.from(data) }))).toEqual(cpu!.map(({ name, quantisation, data }) => ({ name, quantisation, data: data && Buffer.from(data) })));
+    expect(ready.parity).toMatchObject({ accuracy: { int8: 1 } });
+  });
+
+  it('on files that give the embedding in two quantisations: refused, for one head does not fit both', async () => {
+    const of = await published('unlike', compiledModel({}, { output: 'an_embedding' }));
+    const { job } = await learnings.offer(offerOf(await learnt(embeddingModel({ features: 10, type: 'UINT8' }), of.bundleDigest!)));
+    expect(await world.settled(job.id)).toMatchObject({ state: 'FAILED', error: { code: 'learn.head_differs', step: 'compile' } });
   });
 });

@@ -6,11 +6,12 @@ import { action } from '../context.ts';
 import { numberOf, numberWithin, numbersOf } from '../options.ts';
 import { counted, facts, percent, table, type Output } from '../output.ts';
 import type { DeviceView } from './devices.ts';
-import { followBuild, uploadPath, type VersionView } from './models.ts';
+import { followBuild, uploadPath, type Uploaded, type VersionView } from './models.ts';
+import { capturedImages } from './train.ts';
 import { followRollout, type RolloutView } from './rollouts.ts';
 
 interface LearnFlags {
-  device?: string; workload: string; images?: string; method: string; holdout: string; seed: string; add?: boolean; minAccuracy: string; name?: string; hold?: boolean; ttl: string; rollout?: boolean;
+  device?: string; workload: string; images?: string; captures?: string | true; method: string; holdout: string; seed: string; add?: boolean; minAccuracy: string; name?: string; hold?: boolean; ttl: string; rollout?: boolean;
   out?: string; test?: string; mean: string; std: string; resize: string;
 }
 
@@ -24,6 +25,7 @@ export function registerLearn(program: Command): void {
   const learn = program.command('learn').argument('[extractor]').argument('[images]')
     .description('new classes from a few labelled images, without a compiler: on a device, or here on an extractor.tflite')
     .option('--device <id>', 'learn on this device').option('-w, --workload <name>', 'inference slot whose version gives the embeddings', 'classifier').option('--images <folder>', 'a folder with a folder per class, or a .tar.gz of it')
+    .option('--captures [selector]', 'instead of --images: the labelled pictures that this device captured for the workload, or those of all devices that match')
     .option('--method <name>', 'imprinting (one image per class is enough; keeps old classes) or softmax-regression (more images, more exact)', 'imprinting')
     .option('--holdout <share>', 'images that are never learnt from, 0 to 0.5', '0.2').option('--seed <number>', 'of the draw and the training', '1').option('--no-add', 'forget the classes that were learnt before')
     .option('--min-accuracy <share>', 'nothing comes of it where its own test gives less', '0')
@@ -45,9 +47,10 @@ export function registerLearn(program: Command): void {
         return made.accuracy < numberWithin('--min-accuracy', flags.minAccuracy, [0, 1]) ? 1 : 0;
       }
       const folder = flags.images ?? images ?? extractor;
-      if (!folder) throw new ReefError('option.invalid', 'invalid', 'Give the images: --images <folder>, with a folder per class in it.');
+      if ((folder === undefined) === (flags.captures === undefined)) throw new ReefError('option.invalid', 'invalid', 'Give the images: --images <folder>, with a folder per class in it, or --captures.');
       const api = await client();
-      const learnt = await learnOnDevice(api, output, flags.device, folder, { ...options, workload: flags.workload, minAccuracy: numberWithin('--min-accuracy', flags.minAccuracy, [0, 1]), ...(flags.name ? { model: flags.name } : {}), hold: flags.hold !== false }, numberOf('--ttl', flags.ttl));
+      const sent = folder === undefined ? await capturedImages(api, output, typeof flags.captures === 'string' ? { selector: flags.captures } : { device: flags.device, workload: flags.workload }) : await uploadPath(api, output, folder, 'images');
+      const learnt = await learnOnDevice(api, output, flags.device, sent, { ...options, workload: flags.workload, minAccuracy: numberWithin('--min-accuracy', flags.minAccuracy, [0, 1]), ...(flags.name ? { model: flags.name } : {}), hold: flags.hold !== false }, numberOf('--ttl', flags.ttl));
       output.step({ event: 'learnt', device: flags.device, ...learnt }, `\n${resultText(learnt)}\n`);
       const [model, number] = learnt.version.split('@') as [string, string];
       const { version } = await followBuild(api, output, { version: await api.get<VersionView>(`/models/${model}/versions/${number}`), job: await api.get(`/jobs/${learnt.job}`) }, true);
@@ -70,8 +73,7 @@ export function registerLearn(program: Command): void {
 }
 
 /** Sends the images, waits for what the device makes of them, and shows where it is. */
-async function learnOnDevice(api: Client, output: Output, device: string, folder: string, args: Record<string, unknown> & { workload: string }, ttlS: number): Promise<Learnt> {
-  const images = await uploadPath(api, output, folder, 'images');
+async function learnOnDevice(api: Client, output: Output, device: string, images: Uploaded, args: Record<string, unknown> & { workload: string }, ttlS: number): Promise<Learnt> {
   const path = `/devices/${encodeURIComponent(device)}`;
   const { add, ...rest } = args;
   const sent = await api.post<SentCommand>(`${path}/commands`, { kind: 'learn', ttlS, args: { ...rest, add, images: { digest: images.digest, bytes: images.bytes } } });

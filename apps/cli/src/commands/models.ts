@@ -37,7 +37,7 @@ export interface VersionView {
 }
 
 /** A stored archive or file, as the API takes it. */
-interface Uploaded { digest: string; filename: string; bytes: number }
+export interface Uploaded { digest: string; filename: string; bytes: number }
 
 /** @returns the command `model`, for what else belongs under it */
 export function registerModels(program: Command): Command {

@@ -10,7 +10,7 @@ import { action } from '../context.ts';
 import { exportCaptures } from './captures.ts';
 import { numberOf } from '../options.ts';
 import { facts, percent, table, type Output } from '../output.ts';
-import { buildOptions, followBuild, requestBody, uploadPath, type PushOptions } from './models.ts';
+import { buildOptions, followBuild, requestBody, uploadPath, type PushOptions, type Uploaded } from './models.ts';
 
 /** As `GET /jobs/{id}` has it under `training`. */
 export interface Training {
@@ -50,7 +50,7 @@ Example:
     .action(action(async ({ output, client }, given: string | undefined, options: TrainOptions) => {
       const api = await client();
       if ((given === undefined) === (options.captures === undefined)) throw new ReefError('option.invalid', 'invalid', 'Name a folder, archive or table of images, or say --captures.');
-      const images = given === undefined ? await capturedImages(api, output, options.captures!) : given.startsWith('gs://') ? given : await uploadImages(api, output, given);
+      const images = given === undefined ? await capturedImages(api, output, typeof options.captures === 'string' ? { selector: options.captures } : {}) : given.startsWith('gs://') ? given : await uploadImages(api, output, given);
       const body = {
         ...(await requestBody(api, output, options)), images,
         ...(options.base ? { base: await uploadPath(api, output, options.base, 'base') } : {}),
@@ -64,10 +64,11 @@ Example:
     }));
 }
 
-async function capturedImages(api: Client, output: Output, selector: string | true): Promise<unknown> {
+/** Uploads the labelled pictures that devices captured. */
+export async function capturedImages(api: Client, output: Output, which: { selector?: string; device?: string; workload?: string }): Promise<Uploaded> {
   const scratch = await mkdtemp(join(tmpdir(), 'reef-captures-'));
   try {
-    const labels = await exportCaptures(api, scratch, selector === true ? {} : { selector });
+    const labels = await exportCaptures(api, scratch, which);
     output.step({ event: 'captures', labels }, `captured pictures: ${Object.entries(labels).map(([label, count]) => `${label} ${count}`).join(', ')}`);
     return await uploadPath(api, output, scratch, 'images');
   } finally {
