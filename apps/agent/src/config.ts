@@ -55,8 +55,8 @@ const schema = z.object({
   REEF_EDGETPU_LIBRARY: z.string().optional(),
   /** How often a missing accelerator is looked for at most, seconds. */
   REEF_PROBE_MAX_S: z.coerce.number().positive().default(60),
-  /** No invoke counts as hung before this, milliseconds, however fast the model has been. */
-  REEF_HANG_FLOOR_MS: z.coerce.number().int().min(50).max(600_000).default(2_000),
+  /** No invoke counts as hung before this, milliseconds, however fast the model has been: on a busy machine a process may wait for seconds. */
+  REEF_HANG_FLOOR_MS: z.coerce.number().int().min(50).max(600_000).default(5_000),
   /** Whatever takes longer is hung, milliseconds; it also holds until a model's own pace is known. */
   REEF_HANG_CEILING_MS: z.coerce.number().int().min(50).max(3_600_000).default(10_000),
   /** Whether an Edge TPU that fails again and again is taken off the USB bus and on again, and how often an hour at most. */

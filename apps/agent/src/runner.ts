@@ -32,7 +32,7 @@ export class Runner {
   private readonly deadline: InvokeDeadline;
 
   private constructor(readonly slot: Slot, readonly device: EdgeTpuDevice | undefined, readonly manifest: Manifest, private readonly lease: Lease, private readonly model: LoadedModel, deadline: RunnerOptions['deadline']) {
-    this.deadline = new InvokeDeadline(deadline ?? { floorMs: 2_000, ceilingMs: 10_000 });
+    this.deadline = new InvokeDeadline(deadline ?? { floorMs: 5_000, ceilingMs: 10_000 });
     lease.host.on('exit', this.hostEnded);
   }
 
