@@ -121,6 +121,8 @@ export class Link extends EventEmitter<LinkEvents> {
       return 0;
     }
     this.client = client;
+    // One for each publish that waits for its acknowledgement.
+    client.setMaxListeners(0);
     if (this.stopped.signal.aborted) client.end(true);
     let upAt = 0;
     // Before CONNACK: what the broker kept for us arrives right behind it.

@@ -197,13 +197,14 @@ export class Plant {
     await this.pool.query('INSERT INTO devices (id, labels, enrolled_at) SELECT unnest($1::text[]), $2, now()', [ids, labels]);
   }
 
-  /** A READY version as the pipeline leaves one, as far as a rollout reads it; nobody downloads it. @returns its bundle digest */
-  async addVersion(model: string, number: number): Promise<string> {
-    const bundle = randomBytes(32).toString('hex');
+  /** A READY version as the pipeline leaves one, as far as a rollout reads it. Nobody can download it, unless its objects are in the store. @returns its bundle digest */
+  async addVersion(model: string, number: number, objects?: { bundle: string; envelope: string; variant: { digest: string; bytes: number }; golden: string }): Promise<string> {
+    const bundle = objects?.bundle ?? randomBytes(32).toString('hex');
     const id = randomUUID();
     await this.pool.query('INSERT INTO models (name, created_at, created_by) VALUES ($1, now(), $2) ON CONFLICT DO NOTHING', [model, 'bench']);
-    await this.pool.query("INSERT INTO versions (id, model, version, state, task, bundle_digest, envelope_digest, created_at, created_by, ready_at) VALUES ($1, $2, $3, 'READY', 'classification', $4, $4, now(), 'bench', now())", [id, model, number, bundle]);
-    await this.pool.query("INSERT INTO variants (version_id, name, kind, digest, bytes) VALUES ($1, 'cpu-int8', 'cpu-int8', $2, 1)", [id, bundle]);
+    await this.pool.query("INSERT INTO versions (id, model, version, state, task, bundle_digest, envelope_digest, created_at, created_by, ready_at) VALUES ($1, $2, $3, 'READY', 'classification', $4, $5, now(), 'bench', now())", [id, model, number, bundle, objects?.envelope ?? bundle]);
+    await this.pool.query("INSERT INTO variants (version_id, name, kind, digest, bytes) VALUES ($1, 'cpu-int8', 'cpu-int8', $2, $3)", [id, objects?.variant.digest ?? bundle, objects?.variant.bytes ?? 1]);
+    if (objects) await this.pool.query("INSERT INTO artifacts (digest, bytes, media_type, role, created_at, touched_at) VALUES ($1, 1, 'application/octet-stream', 'golden', now(), now()) ON CONFLICT DO NOTHING", [objects.golden]);
     return bundle;
   }
 
