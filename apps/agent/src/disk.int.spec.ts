@@ -85,7 +85,8 @@ describe.skipIf(!mounts)('a disk that cannot be written (needs to mount a tmpfs)
     await fleet.want(device, 3, { classifier: { bundle: three.bundle, ...soon } }, window);
     expect(await fleet.reportWhere(({ conditions }) => conditions.includes('DISK_READ_ONLY'))).toMatchObject({ health: 'DEGRADED' });
     await serves(two.bundle);
-    expect(fleet.reports.at(-1)).toMatchObject({ observedRevision: 3, workloads: { classifier: { running: two.bundle, execution: { revision: 3, state: 'IN_PROGRESS', failure: null } } } });
+    const waiting = await fleet.reportWhere(({ observedRevision, workloads }) => observedRevision === 3 && workloads.classifier?.execution?.revision === 3);
+    expect(waiting).toMatchObject({ workloads: { classifier: { running: two.bundle, execution: { state: 'IN_PROGRESS', failure: null } } } });
     await fleet.command(device, { id: 'p1', kind: 'ping' });
     await eventually(() => fleet.results.find(({ id, ok }) => id === 'p1' && ok));
 
