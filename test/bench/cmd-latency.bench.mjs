@@ -113,7 +113,9 @@ async function controllerClient(plant) {
   const keys = join(plant.dir, 'keys');
   const authority = await Authority.loadOrCreate(keys);
   const { certificate, key } = await authority.ownFiles(keys, 'controller', { commonName: controllerName, client: true });
-  return mqtt.connectAsync(`mqtts://127.0.0.1:${plant.ports.tls}`, { ca: authority.certificatePem, cert: certificate, key, clientId: 'bench-echo', clean: true, protocolVersion: 4 });
+  const client = await mqtt.connectAsync(`mqtts://127.0.0.1:${plant.ports.tls}`, { ca: authority.certificatePem, cert: certificate, key, clientId: 'bench-echo', clean: true, protocolVersion: 4 });
+  client.stream.setNoDelay(true);
+  return client;
 }
 
 async function windows(plant) {

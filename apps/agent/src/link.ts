@@ -1,4 +1,5 @@
 import { EventEmitter } from 'node:events';
+import type { Socket } from 'node:net';
 import type { Logger } from '@reefkeeper/platform/logger';
 import { command, desired, parseTopic, presence, type Command, type Desired } from '@reefkeeper/protocol';
 import mqtt, { type IClientOptions, type MqttClient } from 'mqtt';
@@ -128,6 +129,8 @@ export class Link extends EventEmitter<LinkEvents> {
     // Before CONNACK: what the broker kept for us arrives right behind it.
     client.on('message', (topic, payload, { retain }) => this.receive(topic, payload, retain));
     client.on('connect', () => {
+      // An answer must not wait for the acknowledgement of the message before it (Nagle's algorithm).
+      (client.stream as Partial<Socket>).setNoDelay?.(true);
       upAt = performance.now();
       void this.greet(client, identity.deviceId).catch((error: Error) => {
         log.warn({ reason: error.message }, 'broker refused the greeting');

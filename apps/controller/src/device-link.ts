@@ -1,3 +1,4 @@
+import type { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Inject, Injectable, type BeforeApplicationShutdown, type OnApplicationBootstrap } from '@nestjs/common';
 import { Commands, Desired, Devices, Reports } from '@reefkeeper/devices';
@@ -124,6 +125,8 @@ export class DeviceLink implements OnApplicationBootstrap, BeforeApplicationShut
     const byPath = new Map(takers.map(({ message, take }) => [message.filter.replace(/^reef\/v1\/\+\//, '').replace('+', '{id}'), { name: message.name, take }]));
     this.inboxes.push(takeConcurrently(client, { session: purpose, limit, take: (packet) => this.take(byPath, packet) }));
     client.on('connect', ({ sessionPresent }) => {
+      // A command must not wait for the acknowledgement of the message before it (Nagle's algorithm), which the broker may hold back for 40 ms.
+      (client.stream as Partial<Socket>).setNoDelay?.(true);
       this.log.info({ purpose, sessionPresent }, 'broker connected');
       upSince = Date.now();
       fault = undefined;

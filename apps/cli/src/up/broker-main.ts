@@ -116,7 +116,7 @@ broker.preConnect = (client, packet, done) => {
 };
 broker.on('clientError', (client, error) => log.debug({ name: nameOf(client), err: error.message }, 'client error'));
 
-const server = createServer({ ca: readFileSync(BROKER_CA), cert: readFileSync(BROKER_CERT), key: readFileSync(BROKER_KEY), requestCert: true, rejectUnauthorized: true, minVersion: 'TLSv1.2' }, broker.handle);
+const server = createServer({ ca: readFileSync(BROKER_CA), cert: readFileSync(BROKER_CERT), key: readFileSync(BROKER_KEY), requestCert: true, rejectUnauthorized: true, minVersion: 'TLSv1.2', noDelay: true }, broker.handle);
 server.on('error', (error) => {
   log.fatal({ err: error }, 'the broker cannot listen');
   process.stderr.write(`error: the broker cannot listen on ${BROKER_HOST}:${BROKER_PORT}: ${error.message}\n`);
