@@ -11,6 +11,7 @@ export default defineConfig({
   ssr: { resolve: { conditions } },
   test: {
     include: ['{apps,libs}/*/src/**/*.spec.ts', 'test/*.spec.ts'],
+    exclude: ['**/node_modules/**', '**/*.slow.spec.ts'],
     pool: 'forks',
     // The default leaves one core to the watcher. Most of these tests wait for processes and brokers.
     maxWorkers: '100%',

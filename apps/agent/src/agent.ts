@@ -577,8 +577,10 @@ export class Agent {
         runner: () => this.serving.get(workload)?.current, store: this.store, gateway: () => this.gateway, dir, reserveBytes: this.settings.REEF_DISK_RESERVE, tflite: this.settings.REEF_TFLITE_LIBRARY,
         signal: this.stopped.signal, ...(this.tuning.download ? { download: this.tuning.download } : {}),
         onProgress: (step, percent) => {
+          // That it has begun is told at once.
+          const delayMs = this.learning.has(workload) ? 1_000 : 0;
           this.learning.set(workload, { command: id, step, percent: Math.round(percent) });
-          this.reportSoon(1_000);
+          this.reportSoon(delayMs);
         },
       });
     } finally {
