@@ -1,4 +1,4 @@
-import { mkdtemp, mkdir, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import supertest from 'supertest';
@@ -154,7 +154,12 @@ describe('beside the API', () => {
     const root = await supertest(world.url).get('/');
     expect(root.text).toContain('Reefkeeper');
     expect(root.headers).toMatchObject({ 'content-security-policy': expect.stringContaining("default-src 'self'"), 'cache-control': 'no-cache', 'x-content-type-options': 'nosniff' });
-    expect((await supertest(world.url).get('/rollouts/17')).text).toContain('Reefkeeper');
+    // Every page that the console knows can be opened by its address.
+    const pages = [...(await readFile(join(import.meta.dirname, '../../console/src/app.tsx'), 'utf8')).matchAll(/<Route path="([^"]+)"/g)].map(([, path]) => path!.replaceAll(/:\w+/g, '17'));
+    expect(pages.length).toBeGreaterThan(5);
+    for (const page of pages) expect((await supertest(world.url).get(page)).text, page).toContain('Reefkeeper');
+    // Captured pictures are fetched with the token and shown from memory.
+    expect(root.headers['content-security-policy']).toMatch(/img-src [^;]*blob:/);
     expect((await supertest(world.url).get('/assets/app-1a2b.js')).headers['cache-control']).toContain('immutable');
     expect((await supertest(world.url).get('/assets/..%2f..%2fetc/passwd')).status).toBe(404);
     expect((await supertest(world.url).get('/api/v1/devices').set('authorization', `Bearer ${adminToken}`)).headers).toMatchObject({ 'cache-control': 'no-store', 'content-security-policy': "default-src 'none'; frame-ancestors 'none'" });

@@ -7,11 +7,11 @@ import { Histogram } from 'prom-client';
 const duration = new Histogram({ name: 'reef_http_seconds', help: 'Time to answer by route and status', labelNames: ['method', 'route', 'status'], buckets: [0.005, 0.02, 0.1, 0.5, 2, 10] });
 
 /** Pages of the console that live in the browser: the server answers all of them with the same document. */
-const consolePages = ['/models', '/models/*', '/rollouts', '/rollouts/*', '/devices/*', '/jobs', '/jobs/*'];
+const consolePages = ['/models', '/models/*', '/rollouts', '/rollouts/*', '/devices/*', '/jobs', '/jobs/*', '/captures'];
 
 // The documentation page writes its own styles and starts itself from an inline script; nothing else may.
 const policies = {
-  console: "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self' ws: wss:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'",
+  console: "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; connect-src 'self' ws: wss:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'",
   docs: "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; object-src 'none'; base-uri 'self'; frame-ancestors 'none'",
   data: "default-src 'none'; frame-ancestors 'none'",
 };
