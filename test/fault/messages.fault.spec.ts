@@ -2,7 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { Authority, controllerName } from '@reefkeeper/devices';
-import { random } from '../../libs/rollouts/src/random.ts';
+import { randomOf } from '@reefkeeper/platform/random';
 import { Plant } from '../support/swarm/plant.ts';
 import { Swarm } from '../support/swarm/swarm.ts';
 import { balance, create, fleetSize, orphans, quiet, seed, settled } from './books.ts';
@@ -19,7 +19,7 @@ let ofController: MqttProxy;
 beforeAll(async () => {
   // The controller's way to the broker leads through the proxy, too, which therefore has to be there first: it shows the controller's own certificate to the broker.
   let url = '';
-  const draw = random(seed);
+  const draw = randomOf(seed);
   plant = await Plant.open({
     controllerMqttUrl: () => url,
     beforeController: async (started) => {

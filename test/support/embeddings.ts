@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import sharp from 'sharp';
 import { create as createTar } from 'tar';
-import { randomOf } from '../../libs/edgetpu/src/softmax-regression.ts';
+import { randomOf } from '@reefkeeper/platform/random';
 import { TfliteBuilder } from '@reefkeeper/edgetpu/fixture';
 
 export interface ExtractorOptions {

@@ -1,18 +1,15 @@
+import { randomOf } from '@reefkeeper/platform/random';
+
 /** One damaged copy, and how it was made: a failure names it, and the seed makes it again. */
 export interface Mutation {
   how: string;
   bytes: Uint8Array;
 }
 
-/** Small, seeded and good enough to spread over a file (mulberry32). */
-export function randomOf(seed: number): (below: number) => number {
-  let state = seed >>> 0;
-  return (below) => {
-    state = (state + 0x6d2b_79f5) >>> 0;
-    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61)) ^ mixed;
-    return Math.floor(((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32 * below);
-  };
+/** Whole numbers below what is asked. */
+function belowOf(seed: number): (below: number) => number {
+  const next = randomOf(seed);
+  return (below) => Math.floor(next() * below);
 }
 
 type Change = (bytes: Uint8Array, random: (below: number) => number) => Uint8Array;
@@ -79,7 +76,7 @@ const changes: Record<string, Change> = {
 export function* mutationsOf(original: Uint8Array, { count, seed = 1 }: { count: number; seed?: number }): Generator<Mutation> {
   const kinds = Object.entries(changes);
   for (let number = 0; number < count; number += 1) {
-    const random = randomOf(seed * 1_000_003 + number);
+    const random = belowOf(seed * 1_000_003 + number);
     // Not slice(): a Buffer's is a view.
     let bytes: Uint8Array = new Uint8Array(original);
     const how: string[] = [];
@@ -96,7 +93,7 @@ export function* mutationsOf(original: Uint8Array, { count, seed = 1 }: { count:
 export function* jsonMutationsOf(original: unknown, { count, seed = 1 }: { count: number; seed?: number }): Generator<{ how: string; value: unknown }> {
   const odd: unknown[] = [null, true, -1, 0, 1.5, 2 ** 53, 1e308, '', 'x', '\u0000', 'a'.repeat(5000), [], {}, [null], [[[[]]]], { __proto__: null, constructor: 1 }];
   for (let number = 0; number < count; number += 1) {
-    const random = randomOf(seed * 2_000_003 + number);
+    const random = belowOf(seed * 2_000_003 + number);
     const holder = { root: structuredClone(original) };
     const places = placesIn(holder);
     const { parent, key } = places[random(places.length)]!;

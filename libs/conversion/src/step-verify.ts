@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { encodeGolden, type Dtype, type TensorSpec } from '@reefkeeper/bundle';
 import { dequantise, openInferenceHost, type LoadedModel, type TensorInfo } from '@reefkeeper/inference';
 import { ReefError } from '@reefkeeper/platform/errors';
+import { randomOf } from '@reefkeeper/platform/random';
 import { chooseGolden, type Candidate } from './golden-choice.ts';
 import { isLearned, verifyLearned } from './learned-head.ts';
 import { readNpz, type NpyArray } from './npz.ts';
@@ -136,14 +137,7 @@ function labelsOf(given: (string | number | null)[], names: readonly string[] | 
 
 /** For a source that was quantised elsewhere: repeatable noise over the input's range, enough for devices to prove they compute the same. */
 function invented(specs: StepOutputs['convert']['inputs']): Samples {
-  let seed = 0x9e37_79b9;
-  // Mulberry32: the same cases on every machine.
-  const next = () => {
-    seed = (seed + 0x6d2b_79f5) | 0;
-    let mixed = Math.imul(seed ^ (seed >>> 15), 1 | seed);
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
-  };
+  const next = randomOf(0x9e37_79b9);
   const inputs = Array.from({ length: 16 }, () => specs.map((spec) => {
     const low = spec.dtype === 'uint8' ? 0 : -128;
     return Float32Array.from({ length: sizeOf(spec) }, () => (low + Math.floor(next() * 256) - (spec.zeroPoint ?? 0)) * (spec.scale ?? 1 / 128));

@@ -1,9 +1,9 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import { randomOf } from '@reefkeeper/platform/random';
 import { normalised, scoresOf } from './head.ts';
 import { imprint, type Embedded } from './imprinting.ts';
 import { learn, learnDefaults, split, type LearnOptions, type LearnSample } from './learn.ts';
-import { randomOf } from './softmax-regression.ts';
 
 const features = 16;
 const traits = { features, nonNegative: false };

@@ -1,7 +1,8 @@
 import { ReefError } from '@reefkeeper/platform/errors';
+import { randomOf } from '@reefkeeper/platform/random';
 import { scoresOf, type Extractor, type Head, type HeadMethod } from './head.ts';
 import { imprint, type Embedded } from './imprinting.ts';
-import { randomOf, regressionDefaults, shuffled, softmaxRegression, type Epoch, type RegressionOptions } from './softmax-regression.ts';
+import { regressionDefaults, shuffled, softmaxRegression, type Epoch, type RegressionOptions } from './softmax-regression.ts';
 
 export interface LearnSample extends Embedded {
   /** For messages. */

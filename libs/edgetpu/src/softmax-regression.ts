@@ -1,3 +1,4 @@
+import { randomOf } from '@reefkeeper/platform/random';
 import { dot, logitsOf, normalised, softmax, type Head } from './head.ts';
 import { imprint, type Embedded } from './imprinting.ts';
 
@@ -93,17 +94,6 @@ function rangeOf(head: Pick<Head, 'weights' | 'bias'>, samples: readonly { unit:
   const margin = Math.max(logitMargin * (high - low), 1e-3);
   const reach = head.weights.map((row, at) => ({ length: Math.sqrt(dot(row, row)), offset: head.bias[at]! }));
   return { low: Math.max(low - margin, Math.min(...reach.map(({ length, offset }) => offset - length))), high: Math.min(high + margin, Math.max(...reach.map(({ length, offset }) => offset + length))) };
-}
-
-/** Mulberry32: the same numbers on every machine, 0 to below 1. */
-export function randomOf(seed: number): () => number {
-  let state = seed | 0;
-  return () => {
-    state = (state + 0x6d2b_79f5) | 0;
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
-  };
 }
 
 /** Fisher and Yates. */

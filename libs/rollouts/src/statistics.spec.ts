@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { random } from './random.ts';
+import { randomOf } from '@reefkeeper/platform/random';
 import { logGamma, meanHalfWidth, meanSequence, median, proportionSet, sampleToSettle, tunedFor } from './statistics.ts';
 
 describe('log gamma', () => {
@@ -33,7 +33,7 @@ describe('confidence set of a proportion', () => {
     for (const p of [0.02, 0.1, 0.5]) {
       let missed = 0;
       for (let seed = 1; seed <= 300; seed++) {
-        const next = random(seed * 7_919);
+        const next = randomOf(seed * 7_919);
         let s = 0;
         for (let n = 1; n <= 300; n++) {
           if (next() < p) s++;
@@ -58,7 +58,7 @@ describe('confidence sequence of a mean', () => {
     let missed = 0;
     const runs = 400;
     for (let seed = 1; seed <= runs; seed++) {
-      const next = random(seed * 104_729);
+      const next = randomOf(seed * 104_729);
       const values: number[] = [];
       for (let n = 1; n <= 200; n++) {
         // log ratio around 0.1: skewed noise, as latencies are
@@ -74,7 +74,7 @@ describe('confidence sequence of a mean', () => {
   it('the naive 1.96 standard errors would have missed in far more runs: why this is needed', () => {
     let missed = 0;
     for (let seed = 1; seed <= 200; seed++) {
-      const next = random(seed * 31);
+      const next = randomOf(seed * 31);
       let sum = 0;
       let squares = 0;
       for (let n = 1; n <= 200; n++) {

@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import { normal, random } from './random.ts';
+import { randomOf } from '@reefkeeper/platform/random';
+import { normal } from './normal.ts';
 import { createRollout, settingsFor, type DeviceSample, type Settings } from './rollout.ts';
 import { judgeInstall, judgeSamples, noCounts, type GateName, type VerdictWord } from './verdict.ts';
 
@@ -32,7 +33,7 @@ function judged(wave: Wave, gate: GateName, rules: Settings, from = 1): { failed
 
 /** Devices whose p95 changes by the factor `ratio`, give or take 20 % from device to device. */
 const latency = (ratio: number, size = waveSize): Wave => (run) => {
-  const noise = normal(random(run * 7_919));
+  const noise = normal(randomOf(run * 7_919));
   return Array.from({ length: size }, () => {
     const base = 20_000 * Math.exp(0.5 * noise());
     const now = base * ratio * Math.exp(0.2 * noise());
@@ -43,7 +44,7 @@ const latency = (ratio: number, size = waveSize): Wave => (run) => {
 
 /** Devices with 200 labelled frames before and 200 now; the chance of a right answer differs from site to site. */
 const accuracy = (drop: number, size = waveSize): Wave => (run) => {
-  const noise = normal(random(run * 104_729));
+  const noise = normal(randomOf(run * 104_729));
   // As good as binomial at this size, and 200 times cheaper.
   const right = (p: number) => Math.min(200, Math.round(200 * p + Math.sqrt(200 * p * (1 - p)) * noise()));
   return Array.from({ length: size }, () => {
@@ -55,7 +56,7 @@ const accuracy = (drop: number, size = waveSize): Wave => (run) => {
 
 /** Devices that push 60 numbers before and 60 now, each with a spread of 0.3 about a level that differs from device to device. */
 const numbers = (ratio: number, size = waveSize): Wave => (run) => {
-  const noise = normal(random(run * 15_485_863));
+  const noise = normal(randomOf(run * 15_485_863));
   return Array.from({ length: size }, () => {
     const level = 2 * Math.exp(0.2 * noise());
     const sample = (mean: number) => {
@@ -68,7 +69,7 @@ const numbers = (ratio: number, size = waveSize): Wave => (run) => {
 
 /** Devices on whose 100 shadow frames the version agrees with the active model in this share. */
 const shadow = (share: number, size: number): Wave => (run) => {
-  const next = random(run * 32_452_843);
+  const next = randomOf(run * 32_452_843);
   return Array.from({ length: size }, () => ({ device: 'd', first: false, baseline: null, current: { inferences: 1_000, errors: 0, p50Us: null, p95Us: null, labelled: 0, correct: 0, shadow: { frames: 100, agreed: Array.from({ length: 100 }, () => Number(next() < share)).reduce((a, b) => a + b, 0) } } }));
 };
 
@@ -93,7 +94,7 @@ describe(`over ${runs} waves of ${waveSize} devices, judged at every report`, ()
     const rules = settings({ installFailures: { maxPercent: 5, basis: 'group' } });
     let wronglyFailed = 0;
     for (let run = 1; run <= runs; run += 1) {
-      const next = random(run * 31_337);
+      const next = randomOf(run * 31_337);
       const answers = Array.from({ length: 200 }, () => (next() < 0.05 ? 'FAILED' as const : 'SUCCEEDED' as const));
       if (answers.filter((one) => one === 'FAILED').length > 0.05 * answers.length) continue;
       const counts = { ...noCounts(), QUEUED: answers.length };

@@ -1,6 +1,7 @@
+import { randomOf } from '@reefkeeper/platform/random';
 import type { Execution } from '@reefkeeper/protocol';
+import { normal } from './normal.ts';
 import type { Candidate } from './plan.ts';
-import { normal, random } from './random.ts';
 import type { DeviceSample, Sample } from './rollout.ts';
 import { newBundle, oldBundle, type Report, type SimulatedDevice, type SimulatedFleet } from './simulated-fleet.ts';
 
@@ -78,9 +79,9 @@ export class VirtualFleet implements SimulatedFleet {
   private readonly next: () => number;
 
   constructor(seed: number, count: number, sites: number, private readonly faults: Faults, private readonly version: VersionBehaviour, private readonly start: number) {
-    const next = random(seed);
+    const next = randomOf(seed);
     const z = normal(next);
-    this.next = random(seed ^ 0x5eed);
+    this.next = randomOf(seed ^ 0x5eed);
     const hit = (percent: number): boolean => next() * 100 < percent;
     this.devices = Array.from({ length: count }, (_, at) => {
       const pick = next();

@@ -1,13 +1,13 @@
 // A process of simulated devices, driven over IPC: `swarm.ts` beside it is the other end.
 import { setTimeout as sleep } from 'node:timers/promises';
-import { random } from '../../../libs/rollouts/src/random.ts';
+import { randomOf } from '@reefkeeper/platform/random';
 import { SimulatedDevice, type Behaviour } from './device.ts';
 
 export interface SwarmOptions extends Behaviour { prefix: string; count: number; connectsPerS: number; seed: number }
 export type Order = { kind: 'counts' | 'dump' | 'stop' } | { kind: 'cut' | 'reboot'; share: number } | { kind: 'behave'; bad: string[] };
 
 const options = JSON.parse(process.env.SWARM!) as SwarmOptions;
-const draw = random(options.seed);
+const draw = randomOf(options.seed);
 const devices = Array.from({ length: options.count }, (_, at) => new SimulatedDevice(deviceName(options.prefix, at), options, draw));
 
 function deviceName(prefix: string, at: number): string {
