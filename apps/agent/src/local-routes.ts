@@ -1,12 +1,11 @@
 import type { IncomingHttpHeaders } from 'node:http';
 import { ReefError } from '@reefkeeper/platform/errors';
-import { metricName } from '@reefkeeper/protocol';
+import { maxMetrics, metricName } from '@reefkeeper/protocol';
 import { z } from 'zod';
 import { boxesOf, classesOf, type Answer, type Question } from './answer.ts';
 import { encodeInferResponse, modelInputs, modelMetadata, outputPlaces, parseInferRequest } from './open-inference.ts';
 import { imageInput, type Pixels } from './runner.ts';
 import type { Serving } from './serving.ts';
-import { maxMetrics } from './window.ts';
 
 /** What the local API needs of the agent. */
 export interface Workloads {

@@ -1,8 +1,4 @@
-import { driftBins, Sketch, type MetricMoments, type Telemetry } from '@reefkeeper/protocol';
-
-/** As many names and sketch bytes as the protocol carries. */
-const maxMetrics = 32;
-const maxErrors = 64;
+import { addMoments, driftBins, maxErrorCodes, maxMetrics, Sketch, type Telemetry } from '@reefkeeper/protocol';
 
 /** Windows that could become one: the same workload served the same way. */
 export function mergeKey({ workload, bundle, variant, backend, shadow }: Telemetry): string {
@@ -16,9 +12,9 @@ export function mergeKey({ workload, bundle, variant, backend, shadow }: Telemet
  */
 export function mergeWindows(one: Telemetry, other: Telemetry): Telemetry | undefined {
   if (mergeKey(one) !== mergeKey(other)) return undefined;
-  const metrics = added(one.metrics, other.metrics, (a, b): MetricMoments => ({ count: a.count + b.count, sum: a.sum + b.sum, sumSquares: a.sumSquares + b.sumSquares }));
+  const metrics = added(one.metrics, other.metrics, addMoments);
   const errors = added(one.errors, other.errors, (a, b) => a + b) ?? {};
-  if (Object.keys(metrics ?? {}).length > maxMetrics || Object.keys(errors).length > maxErrors) return undefined;
+  if (Object.keys(metrics ?? {}).length > maxMetrics || Object.keys(errors).length > maxErrorCodes) return undefined;
   const latency = added(one.latency, other.latency, sketches) ?? {};
   const scores = one.scores && other.scores ? sketches(one.scores, other.scores) : one.scores ?? other.scores;
   const drift = driftOf(one.drift, other.drift);

@@ -1,6 +1,7 @@
 import type { Manifest } from '@reefkeeper/bundle';
 import { asReefError, ReefError, type ErrorKind } from '@reefkeeper/platform/errors';
 import type { Logger } from '@reefkeeper/platform/logger';
+import { maxMetrics } from '@reefkeeper/protocol';
 import { classesOf, isRight, type Answer, type Picture, type Question } from './answer.ts';
 import { Backoff, sleep } from './backoff.ts';
 import { imageOf, questionOf, type Frame } from './frames.ts';
@@ -9,7 +10,7 @@ import { blameless, prepared, type Prepared, type Runner } from './runner.ts';
 import { Shadow, type ShadowPolicy, type ShadowResult } from './shadow.ts';
 import type { Store } from './store.ts';
 import { Turns } from './turns.ts';
-import { maxMetrics, Window, type ClosedWindow } from './window.ts';
+import { Window, type ClosedWindow } from './window.ts';
 import { crashLoopAt, sameSlot, type Slot } from './workload.ts';
 
 export interface FrameSource {

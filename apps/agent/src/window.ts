@@ -1,4 +1,4 @@
-import { Sketch, type MetricMoments, type Telemetry } from '@reefkeeper/protocol';
+import { addMoments, maxMetrics, Sketch, type MetricMoments, type Telemetry } from '@reefkeeper/protocol';
 import type { ShadowSample } from './shadow.ts';
 import type { Slot } from './workload.ts';
 
@@ -13,9 +13,6 @@ export interface Sample {
 }
 
 export type ClosedWindow = Omit<Telemetry, 'bootId' | 'seq' | 'temperatureC'>;
-
-/** As many names as the protocol carries. */
-export const maxMetrics = 32;
 
 /** What happened on one workload and one bundle since it was opened. */
 export class Window {
@@ -48,9 +45,9 @@ export class Window {
 
   /** One of the site's own numbers. @returns false when the window has no room for another name */
   measure(name: string, value: number): boolean {
-    const { count, sum, sumSquares } = this.metrics.get(name) ?? { count: 0, sum: 0, sumSquares: 0 };
-    if (count === 0 && this.metrics.size >= maxMetrics) return false;
-    this.metrics.set(name, { count: count + 1, sum: sum + value, sumSquares: sumSquares + value * value });
+    const before = this.metrics.get(name);
+    if (!before && this.metrics.size >= maxMetrics) return false;
+    this.metrics.set(name, addMoments(before, { count: 1, sum: value, sumSquares: value * value }));
     return true;
   }
 

@@ -1,3 +1,4 @@
 export * from './message.ts';
 export * from './messages.ts';
+export * from './moments.ts';
 export * from './sketch.ts';

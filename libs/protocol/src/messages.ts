@@ -232,6 +232,9 @@ export type CaptureFacts = z.infer<typeof captureFacts>;
 /** Base64 of the sketch encoding in `sketch.ts`; values in microseconds. */
 const sketch = z.string().max(16_384);
 
+/** Names that one window carries. */
+export const maxMetrics = 32;
+export const maxErrorCodes = 64;
 const atMostKeys = (most: number) => [(record: Record<string, unknown>) => Object.keys(record).length <= most, `at most ${most} names`] as const;
 
 /** As a site's own program calls it: `reject_rate`. */
@@ -285,7 +288,7 @@ export const telemetry = message({
     /** Tried in the window, the failed ones included. */
     inferences: z.number().int().nonnegative(),
     /** Failed inferences by code. */
-    errors: z.record(z.string().max(80), z.number().int().positive()).refine(...atMostKeys(64)).default({}),
+    errors: z.record(z.string().max(80), z.number().int().positive()).refine(...atMostKeys(maxErrorCodes)).default({}),
     /** Latency per stage (`preprocess`, `invoke`, `total`). */
     latency: z.record(z.string().max(32), sketch).refine(...atMostKeys(8)),
     /** Frames whose label is known, and how many of those were answered right (top 1). */
@@ -297,7 +300,7 @@ export const telemetry = message({
     temperatureC: z.number().nullable().default(null),
     shadow: shadowWindow.optional(),
     /** Numbers that the site's own program gave the device's local API. */
-    metrics: z.record(metricName, metricMoments).refine(...atMostKeys(32)).optional(),
+    metrics: z.record(metricName, metricMoments).refine(...atMostKeys(maxMetrics)).optional(),
     drift: driftWindow.optional(),
     /** Windows that had to be thrown away before this one for want of room, and the inferences in them. */
     lost: z.object({ windows: z.number().int().positive(), inferences: z.number().int().nonnegative() }).optional(),

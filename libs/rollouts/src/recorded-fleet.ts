@@ -1,4 +1,4 @@
-import { driftBins, Sketch, type DriftWindow, type Execution, type MetricMoments } from '@reefkeeper/protocol';
+import { addMoments, driftBins, Sketch, type DriftWindow, type Execution, type MetricMoments } from '@reefkeeper/protocol';
 import type { Sample, DeviceSample } from './rollout.ts';
 import type { Report, SimulatedDevice, SimulatedFleet } from './simulated-fleet.ts';
 import { newBundle, oldBundle } from './simulated-fleet.ts';
@@ -93,10 +93,7 @@ function add(device: Played, window: RecordedWindow): void {
   if (window.latency) device.latency.merge(Sketch.fromBase64(window.latency));
   if (window.temperatureC !== null) { device.temperatures[0] += window.temperatureC; device.temperatures[1] += 1; }
   if (window.shadow) seen.shadow = { frames: (seen.shadow?.frames ?? 0) + window.shadow.frames, agreed: (seen.shadow?.agreed ?? 0) + window.shadow.agreed };
-  for (const [name, { count, sum, sumSquares }] of Object.entries(window.metrics ?? {})) {
-    const before = seen.metrics![name] ?? { count: 0, sum: 0, sumSquares: 0 };
-    seen.metrics![name] = { count: before.count + count, sum: before.sum + sum, sumSquares: before.sumSquares + sumSquares };
-  }
+  for (const [name, moments] of Object.entries(window.metrics ?? {})) seen.metrics![name] = addMoments(seen.metrics![name], moments);
   if (window.drift) {
     // As the telemetry slice does it: weighed by its scores, cleared of what chance alone adds.
     const { psi, current, reference } = window.drift;

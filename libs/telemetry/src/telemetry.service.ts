@@ -1,6 +1,6 @@
 import { Inject, Injectable } from '@nestjs/common';
 import { hintEach, type Clock, type Tx } from '@reefkeeper/platform';
-import { driftBins, Sketch, type MetricMoments, type Telemetry as Window } from '@reefkeeper/protocol';
+import { addMoments, driftBins, Sketch, type MetricMoments, type Telemetry as Window } from '@reefkeeper/protocol';
 import { DataSource } from 'typeorm';
 import { TelemetryWindow } from './telemetry.entity.ts';
 import { inMs } from './telemetry.views.ts';
@@ -228,14 +228,7 @@ function faultOf(window: Window): string | undefined {
 
 function addedUp(windows: readonly Record<string, MetricMoments>[]): Record<string, MetricMoments> {
   const whole: Record<string, MetricMoments> = {};
-  for (const window of windows) {
-    for (const [name, { count, sum, sumSquares }] of Object.entries(window)) {
-      const one = (whole[name] ??= { count: 0, sum: 0, sumSquares: 0 });
-      one.count += count;
-      one.sum += sum;
-      one.sumSquares += sumSquares;
-    }
-  }
+  for (const window of windows) for (const [name, moments] of Object.entries(window)) whole[name] = addMoments(whole[name], moments);
   return whole;
 }
 
