@@ -60,6 +60,15 @@ export function table(head: string[], rows: (string | number | null | undefined)
   return made.toString();
 }
 
+/** Wider ones wrap on a terminal. */
+const confusionLimit = 12;
+
+/** What is against what was answered, zeros as dots; nothing where there are too many classes. */
+export function confusionTable(labels: string[], confusion: number[][]): string[] {
+  if (labels.length > confusionLimit) return [];
+  return [table(['is \\ answered', ...labels], confusion.map((row, index) => [labels[index]!, ...row.map((count) => (count === 0 ? '.' : count))]))];
+}
+
 /** Name and value, one per line. */
 export function facts(pairs: [string, string | number | null | undefined][]): string {
   const width = Math.max(...pairs.map(([name]) => name.length));

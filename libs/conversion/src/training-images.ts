@@ -20,12 +20,15 @@ export function bucketRows(table: string): BucketRow[] {
   return [...found.values()];
 }
 
-/** RFC 4180 as spreadsheets and AutoML write it, empty rows left out, without a header in mind. @throws ReefError `train.table_unreadable` */
-export function csvRows(text: string): string[][] {
+/**
+ * RFC 4180 as spreadsheets and AutoML write it, empty rows left out, without a header in mind.
+ * @param name for the message. @throws ReefError `train.table_unreadable`
+ */
+export function csvRows(text: string, name = 'The table of images'): string[][] {
   try {
     return parse(text, { bom: true, trim: true, record_delimiter: ['\r\n', '\n'], relax_column_count: true, relax_quotes: true, skip_empty_lines: true, skip_records_with_empty_values: true });
   } catch (cause) {
-    throw new ReefError('train.table_unreadable', 'invalid', `The table of images cannot be read: ${(cause as Error).message}. Save it as CSV again.`, { cause });
+    throw new ReefError('train.table_unreadable', 'invalid', `${name} cannot be read: ${(cause as Error).message}. Save it as CSV again.`, { cause });
   }
 }
 

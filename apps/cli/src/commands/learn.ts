@@ -4,7 +4,7 @@ import { ReefError } from '@reefkeeper/platform/errors';
 import type { Client } from '../client.ts';
 import { action } from '../context.ts';
 import { numberOf, numberWithin, numbersOf } from '../options.ts';
-import { counted, facts, percent, table, type Output } from '../output.ts';
+import { confusionTable, counted, facts, percent, type Output } from '../output.ts';
 import type { DeviceView } from './devices.ts';
 import { followBuild, uploadPath, type Uploaded, type VersionView } from './models.ts';
 import { capturedImages } from './train.ts';
@@ -125,7 +125,7 @@ export function resultText({ labels, images, accuracy, heldOut, confusion, unrea
     ['classes', `${labels.length}: ${labels.slice(0, 8).join(', ')}${labels.length > 8 ? ', ...' : ''}`],
     [heldOut ? 'held-out accuracy' : 'accuracy', `${percent(accuracy)} of ${counted(images, 'image')}${heldOut ? '' : ' that it learnt from: too few to hold any out'}`],
   ])];
-  if (labels.length <= 12) parts.push(table(['is \\ answered', ...labels], confusion.map((row, at) => [labels[at]!, ...row.map((count) => (count === 0 ? '.' : count))])));
+  parts.push(...confusionTable(labels, confusion));
   if (unreadableCount > 0) parts.push(`${counted(unreadableCount, 'image')} could not be read: ${unreadable.slice(0, 5).join(', ')}${unreadableCount > 5 ? ', ...' : ''}`);
   return parts.join('\n\n');
 }

@@ -2,14 +2,13 @@ import { mkdtemp, readFile, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { basename, dirname, extname, isAbsolute, join, resolve } from 'node:path';
 import type { Command } from 'commander';
-import { parse } from 'csv-parse/sync';
 import { create as createTar } from 'tar';
 import { ReefError } from '@reefkeeper/platform/errors';
 import type { Client } from '../client.ts';
 import { action } from '../context.ts';
 import { exportCaptures } from './captures.ts';
 import { numberOf } from '../options.ts';
-import { facts, percent, table, type Output } from '../output.ts';
+import { confusionTable, facts, percent, type Output } from '../output.ts';
 import { buildOptions, followBuild, requestBody, uploadPath, type PushOptions, type Uploaded } from './models.ts';
 
 /** As `GET /jobs/{id}` has it under `training`. */
@@ -24,9 +23,6 @@ export interface Training {
 export interface VertexTraining { vertex: { pipeline: string; exported: string; modelType: string }; heldOut: { images: number; accuracy: number; labels: string[]; confusion: number[][] } | null }
 
 interface TrainOptions extends PushOptions { name: string; captures?: string | true; base?: string; epochs?: string; holdout?: string; seed?: string; vertex?: string; vertexLocation?: string; vertexOutput?: string; vertexHours?: string; labels?: never; calibration?: never; evaluation?: never }
-
-/** Wider ones wrap on a terminal; the worst confusions say the same. */
-const matrixLimit = 12;
 
 export function registerTrain(program: Command): void {
   buildOptions(program.command('train [images]')
@@ -95,8 +91,7 @@ export function trainingText({ labels, base, classes, epochs, best, stopped, sto
 }
 
 function confusionText(labels: string[], confusion: number[][]): string[] {
-  const parts: string[] = [];
-  if (labels.length <= matrixLimit) parts.push(table(['is \\ answered', ...labels], confusion.map((row, index) => [labels[index]!, ...row.map((count) => (count === 0 ? '.' : count))])));
+  const parts = confusionTable(labels, confusion);
   const worst = confusion.flatMap((row, is) => row.flatMap((count, answered) => (is !== answered && count > 0 ? [{ is, answered, count, of: row.reduce((a, b) => a + b, 0) }] : []))).sort((a, b) => b.count - a.count || b.count / b.of - a.count / a.of);
   if (worst.length > 0) parts.push(`worst confusions\n${worst.slice(0, 5).map((one) => `  ${labels[one.is]} taken for ${labels[one.answered]}: ${one.count} of ${one.of}`).join('\n')}`);
   return parts;
@@ -115,7 +110,8 @@ async function uploadImages(api: Client, output: Output, path: string): Promise<
 /** A table of local files travels with them, as an archive in `scratch`; one of gs:// addresses alone. @returns what to send */
 export async function packTable(path: string, scratch: string): Promise<string> {
   const text = await readFile(path, 'utf8').catch((cause: unknown) => { throw new ReefError('file.missing', 'not_found', `There is no file ${path}.`, { cause }); });
-  const cells = cellsOf(path, text);
+  const { csvRows } = await import('@reefkeeper/conversion/image-tables');
+  const cells = csvRows(text, path).flat();
   const remote = cells.some((cell) => cell.startsWith('gs://'));
   const folder = dirname(resolve(path));
   const named = [...new Set(cells.filter((cell) => /\.(?:jpe?g|png|bmp|gif|webp|tiff?)$/i.test(cell) && !cell.startsWith('gs://')))];
@@ -128,12 +124,4 @@ export async function packTable(path: string, scratch: string): Promise<string> 
   const file = join(scratch, `${basename(path, extname(path))}.tar.gz`);
   await createTar({ gzip: { level: 1 }, file, cwd: folder, portable: true, noMtime: true, follow: true }, [basename(path), ...present.sort()]);
   return file;
-}
-
-function cellsOf(path: string, text: string): string[] {
-  try {
-    return parse(text, { bom: true, trim: true, record_delimiter: ['\r\n', '\n'], relax_column_count: true, relax_quotes: true, skip_empty_lines: true }).flat();
-  } catch (cause) {
-    throw new ReefError('train.table_unreadable', 'invalid', `${path} cannot be read: ${(cause as Error).message}. Save it as CSV again.`, { cause });
-  }
 }
