@@ -8,7 +8,7 @@ import { agentConfig, agentWorkload, commandResult, learnArgs, reported, telemet
 import { Accelerators } from './accelerator.ts';
 import { Aftercare } from './aftercare.ts';
 import { activationExecutors, type ActivationOptions } from './activation.ts';
-import { sleep } from './backoff.ts';
+import { sleep, unlessAborted } from './backoff.ts';
 import { Budget, limitOf } from './budget.ts';
 import { agentVersion, capabilitiesOf } from './capabilities.ts';
 import { Captures } from './captures.ts';
@@ -134,7 +134,7 @@ export class Agent {
         onPercent: (workload, percent) => this.progress(workload, percent),
       }), {
         releases: this.releases, state, store, log, crashPoint: crash,
-        heard: (signal) => Promise.race([this.heard.promise, new Promise<never>((_, reject) => { signal.addEventListener('abort', () => reject(signal.reason as Error), { once: true }); })]),
+        heard: (signal) => unlessAborted(this.heard.promise, signal),
         restart: (why) => {
           log.info({ why }, 'this process ends, to be started again');
           // At once: nothing may be planned behind the switch.

@@ -222,7 +222,7 @@ export class Serving {
       ticking.catch(() => {});
       await Promise.race([ticking, failing]);
       const { inferences, errors } = this.trial!;
-      const failed = [...errors.values()].reduce((sum, count) => sum + count, 0);
+      const failed = total(errors);
       if (failed > inferences) throw tooMany(errors, inferences);
       if (this.options.frames && inferences + failed === 0 && (await this.options.frames.next()) !== undefined && ms >= 1_000 + 3_000 / this.options.fps()) {
         throw new ReefError('observe.no_inference', 'invalid', `Not one inference was finished in ${ms / 1_000} s of observation.`);
@@ -393,7 +393,7 @@ export class Serving {
     const { trial } = this;
     if (!trial) return;
     trial.errors.set(code, (trial.errors.get(code) ?? 0) + 1);
-    const failed = [...trial.errors.values()].reduce((sum, count) => sum + count, 0);
+    const failed = total(trial.errors);
     if (failed >= burst.errors && failed > burst.share * (failed + trial.inferences)) trial.reject(tooMany(trial.errors, trial.inferences));
   }
 
@@ -418,25 +418,21 @@ export class Serving {
     this.wake();
   }
 
-  private async started(signal: AbortSignal): Promise<Runner | undefined> {
+  private async started(signal: AbortSignal): Promise<void> {
     const slot = this.wanted;
-    if (!slot || this.held) return undefined;
+    if (!slot || this.held) return;
+    // The world may move on while something is waited for.
+    const inVain = () => signal.aborted || this.held || this.runner !== undefined || !sameSlot(slot, this.wanted ?? null);
     await this.busy;
     if (this.delayed) await sleep(this.backoff.next(), signal).catch(() => {});
-    if (signal.aborted || this.held || this.runner || !sameSlot(slot, this.wanted ?? null)) return this.runner;
+    if (inVain()) return;
     try {
       const runner = await this.options.start(slot);
-      // The world may have moved on while it loaded.
-      if (signal.aborted || this.held || this.runner || !sameSlot(slot, this.wanted ?? null)) {
-        await runner.close();
-        return this.runner;
-      }
+      if (inVain()) return await runner.close();
       this.use(runner);
       this.delayed = this.crashes > 0;
-      return runner;
     } catch (thrown) {
       this.crash(slot, asReefError(thrown));
-      return undefined;
     }
   }
 
@@ -464,6 +460,10 @@ export class Serving {
 
 function keyOf({ bundle, variant, backend }: Slot): string {
   return `${bundle}/${variant}/${backend}`;
+}
+
+function total(errors: ReadonlyMap<string, number>): number {
+  return [...errors.values()].reduce((sum, count) => sum + count, 0);
 }
 
 function crashed(why: ReefError): ReefError {

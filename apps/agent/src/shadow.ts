@@ -2,6 +2,7 @@ import { dequantise, matchBoxes } from '@reefkeeper/inference';
 import { asReefError, ReefError } from '@reefkeeper/platform/errors';
 import type { Policy } from '@reefkeeper/protocol';
 import { boxesOf, classesOf, type Answer, type Question, type Reading } from './answer.ts';
+import { unlessAborted } from './backoff.ts';
 import { prepared, type Runner } from './runner.ts';
 
 export type ShadowPolicy = NonNullable<Policy['shadow']>;
@@ -102,15 +103,12 @@ export class Shadow {
     const begin = performance.now();
     const late = setTimeout(() => this.finish('time'), this.policy.maxS * 1_000);
     const ticks = setInterval(() => onPercent(Math.min(99, Math.floor(100 * Math.max(this.counted.frames / this.policy.frames, (performance.now() - begin) / this.policy.maxS / 1_000)))), 500);
-    const stopped = new Promise<never>((_, reject) => { signal.addEventListener('abort', () => reject(signal.reason as Error), { once: true }); });
     try {
-      signal.throwIfAborted();
-      const end = await Promise.race([this.end, stopped]);
+      const end = await unlessAborted(this.end, signal);
       return { end, ...this.counted };
     } finally {
       clearTimeout(late);
       clearInterval(ticks);
-      stopped.catch(() => {});
       await this.busy;
     }
   }
