@@ -9,6 +9,7 @@ export { checkLabels, Devices, unknownDevice, type DeviceView } from './devices.
 export { devicesSchema, DevicesModule } from './devices.module.ts';
 export { Enrolment, type TokenRequest } from './enrolment.service.ts';
 export { Reports } from './reports.service.ts';
+export { selectorHints, type KnownLabels } from './selector-hints.ts';
 export { matches, parseSelector, selectorSql, type Requirement } from './selector.ts';
 
 /** SQL of one column: every bundle that a device is to run, may go back to, or says that it runs. */

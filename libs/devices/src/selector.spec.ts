@@ -1,6 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { controllerName, mayUse } from './broker-acl.ts';
+import { selectorHints, type KnownLabels } from './selector-hints.ts';
 import { matches, parseSelector } from './selector.ts';
 
 const labels = { site: 'lyon', line: 'a', 'vision/kind': 'top', spare: '' };
@@ -29,6 +30,17 @@ describe('label selectors', () => {
       }
     }));
   });
+});
+
+describe('what a selector that chooses nobody may have meant', () => {
+  const known: KnownLabels = new Map([['site', new Map([['lyon', 3], ['paris', 2]])], ['line', new Map([['a', 5]])]]);
+  it.each([
+    ['sitee=lyon', ['No device has the label sitee; did you mean site?']], ['Site', ['No device has the label Site; did you mean site?']], ['lyon', ['No device has the label lyon; did you mean site=lyon?']],
+    ['lyno', ['No device has the label lyno; did you mean site=lyon?']], ['pariss', ['No device has the label pariss; did you mean site=paris?']],
+    ['3x', ['No device has the label 3x; devices have site, line.']], ['site=lion', ['No device has site=lion; did you mean site=lyon?']], ['site=tokyo', ['No device has site=tokyo; there is site=lyon, site=paris.']],
+    ['site in (tokyo,oslo)', ['No device has site=tokyo or site=oslo; there is site=lyon, site=paris.']], ['site=lyon,line=a', []], ['site!=rome,!floor', []], ['floor,site=Lyon', ['No device has the label floor; devices have site, line.', 'No device has site=Lyon; did you mean site=lyon?']],
+  ])('%s', (text, hints) => expect(selectorHints(parseSelector(text), known)).toEqual(hints));
+  it('no labels at all', () => expect(selectorHints(parseSelector('site=lyon'), new Map())).toEqual(['No device has the label site; none has any label.']));
 });
 
 describe('broker access', () => {

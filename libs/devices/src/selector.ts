@@ -1,4 +1,4 @@
-import { ReefError } from '@reefkeeper/platform';
+import { ReefError } from '@reefkeeper/platform/errors';
 
 /** One requirement of a label selector. All must hold. */
 export type Requirement =

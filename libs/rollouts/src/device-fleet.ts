@@ -1,5 +1,5 @@
 import { Inject, Injectable } from '@nestjs/common';
-import { Desired, parseSelector, selectorSql } from '@reefkeeper/devices';
+import { Desired, parseSelector, selectorSql, type KnownLabels } from '@reefkeeper/devices';
 import type { Tx } from '@reefkeeper/platform';
 import type { Capabilities, Execution, ReportedWorkload } from '@reefkeeper/protocol';
 import { Version } from '@reefkeeper/registry';
@@ -19,6 +19,11 @@ export class DeviceFleet implements Fleet {
     const { sql, params } = selectorSql(parseSelector(selector), 'labels', 2);
     const ids = await tx.query<{ id: string }[]>(`SELECT id FROM devices d WHERE retired_at IS NULL AND ($1::uuid IS NULL OR NOT EXISTS (SELECT 1 FROM rollout_executions e WHERE e.rollout_id = $1 AND e.device_id = d.id)) AND ${sql} ORDER BY id`, [without ?? null, ...params]);
     return (await this.rows(tx, ids.map(({ id }) => id), workload)).map(({ id, labels, online, health, capabilities, reported, wanted, pin }) => ({ id, labels, online, health: health ?? 'UNKNOWN', capabilities, running: reported?.running ?? null, variant: reported?.variant ?? null, wanted, pin }));
+  }
+
+  async labels(tx: Tx): Promise<KnownLabels> {
+    const rows = await tx.query<{ key: string; value: string; n: number }[]>('SELECT key, value, count(*)::int AS n FROM devices, jsonb_each_text(labels) WHERE retired_at IS NULL GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2 LIMIT 10000');
+    return new Map([...Map.groupBy(rows, ({ key }) => key)].map(([key, own]) => [key, new Map(own.map(({ value, n }) => [value, n]))]));
   }
 
   async places(tx: Tx, ids: readonly string[], workload: string): Promise<Map<string, Place>> {

@@ -1,3 +1,4 @@
+import type { KnownLabels } from '@reefkeeper/devices';
 import type { Tx } from '@reefkeeper/platform';
 import type { Capabilities, Policy } from '@reefkeeper/protocol';
 import type { Seen } from './follow.ts';
@@ -28,6 +29,8 @@ export interface Order { workload: string; policy: Policy; rollback: boolean; de
 export interface Fleet {
   /** @param without devices that have a part in this rollout are left out */
   select(tx: Tx, selector: string, workload: string, without?: string): Promise<FleetDevice[]>;
+  /** Of every device that is not retired: to say what a selector may have meant. */
+  labels(tx: Tx): Promise<KnownLabels>;
   places(tx: Tx, ids: readonly string[], workload: string): Promise<Map<string, Place>>;
   seen(tx: Tx, ids: readonly string[], workload: string): Promise<Map<string, Seen>>;
   /** What each device goes back to: what it runs now, or is wanted to run where it has not said. Retired devices are missing. */

@@ -27,6 +27,17 @@ describe('waves', () => {
     expect(sizes(plan).reduce((a, b) => a + b, 0)).toBe(20);
     expect(lyon(2).some(Boolean)).toBe(false);
   });
+  it('a selector that chooses none of them is refused, whichever wave it is', () => {
+    const some = fleet(4, () => ({ labels: { site: 'lyon' } }));
+    for (const [wave, waves] of [[[0], [{ selector: 'site=oslo' }, { percent: 100 }]], [[1], [{ count: 1 }, { selector: 'site=oslo' }, { percent: 100 }]], [[2], [{ by: 'hostClass' as const }, { percent: 50 }, { selector: 'site=oslo' }]]] as [number[], WaveSpec[]][]) {
+      expect(planFor(some, waves)).toMatchObject({ ok: false, fault: { code: 'rollout.wave_empty', wave: wave[0], selector: 'site=oslo', message: `Wave ${wave[0]! + 1} ("site=oslo") chooses none of the 4 devices that the rollout is for.` } });
+    }
+  });
+  it('one whose devices are all taken or left out adds nobody, which is said', () => {
+    const plan = planned(fleet(4, (i) => ({ labels: { site: i === 0 ? 'lyon' : 'bonn' }, current: i === 0 })), [{ count: 1 }, { selector: 'site=lyon' }, { percent: 100 }]);
+    expect(sizes(plan)).toEqual([1, 2]);
+    expect(plan.notes).toEqual(['Wave 2 ("site=lyon") adds nobody: earlier waves have its devices, or they are left out.']);
+  });
   it('says how many devices no wave covers', () => expect(planned(fleet(10), [{ count: 1 }, { percent: 50 }])).toMatchObject({ uncovered: 5, eligible: 10 }));
   it('every eligible device is in exactly one wave of 100 %', () => {
     fc.assert(fc.property(fc.integer({ min: 1, max: 60 }), fc.array(fc.integer({ min: 1, max: 99 }), { maxLength: 5 }), (n, percents) => {

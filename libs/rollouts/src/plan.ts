@@ -46,7 +46,7 @@ export interface BlastRadius {
   statement: string;
 }
 
-export type PlanFault = { code: 'rollout.no_device' | 'rollout.no_healthy_canary' | 'rollout.empty_plan' | 'rollout.too_many_waves'; message: string };
+export type PlanFault = { code: 'rollout.no_device' | 'rollout.no_healthy_canary' | 'rollout.empty_plan' | 'rollout.too_many_waves'; message: string } | { code: 'rollout.wave_empty'; message: string; /** Counted from 0, as asked for. */ wave: number; selector: string };
 
 /** Each wave soaks and is judged; more than this is a mistake in the plan, not a careful one. */
 const mostWaves = 200;
@@ -87,7 +87,10 @@ export function planWaves(candidates: readonly Candidate[], specs: readonly Wave
   for (const [position, spec] of waves.entries()) {
     const canary = position === 0 && waves.length > 1;
     const able = ({ online, health }: Candidate): boolean => !canary || (online && health === 'HEALTHY');
-    const belongs = (one: Eligible): boolean => (spec.selector === undefined || matches(spec.selector, one.labels)) && (spec.of === null || spec.of.values.includes(one.strata[spec.of.by]));
+    const belongs = (one: Candidate): boolean => (spec.selector === undefined || matches(spec.selector, one.labels)) && (spec.of === null || spec.of.values.includes(one.strata[spec.of.by]));
+    if (spec.selector !== undefined && !candidates.some(belongs)) {
+      return { ok: false, fault: { code: 'rollout.wave_empty', wave: spec.given, selector: spec.selector, message: `Wave ${spec.given + 1} ("${spec.selector}") chooses none of the ${devicesIn(candidates.length)} that the rollout is for.` }, excluded };
+    }
     const rest = [...left.values()].filter(belongs);
     const pool = rest.filter(able);
     if (canary && pool.length === 0) return { ok: false, fault: { code: 'rollout.no_healthy_canary', message: `No device ${spec.of ? `of ${kindName(spec.of.by, spec.of.values[0]!)} ` : ''}that may go first is online and healthy. A device that was unhealthy before cannot tell whether the new version is. Wait for one, or plan ${spec.of ? 'another first' : 'a single'} wave.` }, excluded };
@@ -102,7 +105,10 @@ export function planWaves(candidates: readonly Candidate[], specs: readonly Wave
       for (const value of missing) notes.push(`Nobody of ${kindName(perStratum, value)} goes first: none of them is online and healthy.`);
     }
     // A step that adds nobody (50 % of two devices after a canary of one) is no wave.
-    if (chosen.length === 0) continue;
+    if (chosen.length === 0) {
+      if (spec.selector !== undefined) notes.push(`Wave ${spec.given + 1} ("${spec.selector}") adds nobody: earlier waves have its devices, or they are left out.`);
+      continue;
+    }
     for (const one of chosen) left.delete(one.id);
     taken.push(...chosen);
     planned.push({ index: planned.length, size: chosen.length, canary, of: spec.of && { by: spec.of.by, value: spec.of.values[0]! }, devices: chosen.map(({ id, fit }) => ({ id, variant: fit.variant })) });
@@ -118,8 +124,8 @@ function wanted(spec: WaveSpec, pool: readonly unknown[], all: readonly unknown[
   return Math.max(position === 0 ? 1 : 0, Math.ceil((spec.percent / 100) * all.length) - taken.length);
 }
 
-/** What a wave is planned from: `of` are the kinds that it takes, the one it is named after first. */
-type Expanded = WaveSpec & { of: { by: Stratum; values: string[] } | null };
+/** What a wave is planned from: `of` are the kinds that it takes, the one it is named after first; `given` is where it stands in what was asked for. */
+type Expanded = WaveSpec & { of: { by: Stratum; values: string[] } | null; given: number };
 
 /**
  * A wave per kind in place of `by`, the smallest kind first, so that least is at stake where least is known. Of the kind that goes first, those that may not be
@@ -128,9 +134,9 @@ type Expanded = WaveSpec & { of: { by: Stratum; values: string[] } | null };
 function expanded(specs: readonly WaveSpec[], eligible: readonly Eligible[]): Expanded[] {
   return specs.flatMap((spec, position): Expanded[] => {
     const { by } = spec;
-    if (by === undefined) return [{ ...spec, of: null }];
+    if (by === undefined) return [{ ...spec, of: null, given: position }];
     const kinds = [...Map.groupBy(eligible, ({ strata }) => strata[by])].sort(([a, some], [b, others]) => some.length - others.length || (a < b ? -1 : 1)).map(([value]) => value);
-    return kinds.map((value, at) => ({ ...spec, of: { by, values: position === 0 && at > 0 && at === kinds.length - 1 ? [value, kinds[0]!] : [value] } }));
+    return kinds.map((value, at) => ({ ...spec, given: position, of: { by, values: position === 0 && at > 0 && at === kinds.length - 1 ? [value, kinds[0]!] : [value] } }));
   });
 }
 

@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { Inject, Injectable } from '@nestjs/common';
-import { parseSelector, matches } from '@reefkeeper/devices';
+import { matches, parseSelector, selectorHints } from '@reefkeeper/devices';
 import { hint, ReefError, type Clock, type Logger, type Tx } from '@reefkeeper/platform';
 import type { LatencyFeatures } from '@reefkeeper/edgetpu';
 import { agentWorkload } from '@reefkeeper/protocol';
@@ -17,9 +17,9 @@ import { activeFreezes } from './freezes.service.ts';
 import { freezeFinder } from './pace-facts.ts';
 import { noPace } from './pacing.ts';
 import { timingOf, type Timing } from './timing.ts';
-import { planWaves, type Plan } from './plan.ts';
+import { planWaves, type Excluded, type Plan, type PlanFault } from './plan.ts';
 import { RolloutRow, WaveRow } from './rollout.entity.ts';
-import { devicesIn, endedStates, forAgents, mayMove, reason, settingsFor, type AbortMode, type AdvanceRollout, type CreateRollout, type Reason, type RolloutState, type Settings } from './rollout.ts';
+import { devicesIn, endedStates, forAgents, mayMove, reason, settingsFor, strata, type AbortMode, type AdvanceRollout, type CreateRollout, type Reason, type RolloutState, type Settings } from './rollout.ts';
 import { viewOf, type RolloutView } from './views.ts';
 
 export type RolloutPreview = Plan & { settings: Settings; version: string; bundle: string; forecast: Forecast[]; timing: Timing };
@@ -74,7 +74,7 @@ export class Rollouts {
   }
 
   /**
-   * @throws ReefError `version.missing`, `rollout.version_not_ready`, `rollout.version_unconfirmed`, `selector.*`, `rollout.no_device`, `rollout.no_healthy_canary`, `rollout.empty_plan`, `rollout.overlaps`
+   * @throws ReefError `version.missing`, `rollout.version_not_ready`, `rollout.version_unconfirmed`, `selector.*`, `rollout.no_device`, `rollout.no_healthy_canary`, `rollout.wave_empty`, `rollout.empty_plan`, `rollout.overlaps`
    */
   async create(body: CreateRollout, actor: string): Promise<RolloutView> {
     const version = await this.ready(body.version);
@@ -296,8 +296,13 @@ export class Rollouts {
     const named = body.devices && new Set(body.devices);
     const devices = (await this.fleet.select(tx, body.selector, body.workload)).filter(({ id }) => !named || named.has(id)).map(candidateOf(version, body));
     const result = planWaves(devices, body.waves, version.bundleDigest!, (eligible) => settingsFor(version.task === 'agent' ? forAgents(body) : body, eligible), (selector, labels) => matches(parsed.get(selector)!, labels));
-    if (!result.ok) throw new ReefError(result.fault.code, 'conflict', result.fault.message, { detail: { excluded: result.excluded } });
+    if (!result.ok) throw await this.refusal(tx, body, devices.length, result);
     const { plan, settings } = result;
+    for (const [at, { selector }] of (body.waves ?? []).entries()) {
+      const [only, ...more] = parsed.get(selector ?? '') ?? [];
+      if (only?.operator === 'exists' && more.length === 0 && strata.some((one) => one === only.key)) plan.notes.push(`Wave ${at + 1} ("${selector}") takes every device that has the label ${only.key}. A wave for each ${only.key} would be {"by": "${only.key}"}.`);
+    }
+    if (body.exclude.selector && !devices.some(({ labels }) => matches(parseSelector(body.exclude.selector!), labels))) plan.notes.push(`The selector "${body.exclude.selector}" excludes nobody.`);
     if (body.stopAt && new Date(body.stopAt) <= now) throw new ReefError('rollout.stop_time_past', 'invalid', `stopAt ${body.stopAt} is past: nobody would be told.`);
     const freezeOf = freezeFinder(await activeFreezes(tx, now));
     const known = new Map(devices.map((one) => [one.id, one]));
@@ -316,6 +321,18 @@ export class Rollouts {
     }
     const start = body.startAt && new Date(body.startAt) > now ? new Date(body.startAt) : now;
     return { plan, settings, timing: timingOf(groups, settings.pace ?? noPace, settings, start) };
+  }
+
+  /** What no device has is the usual reason why a selector chooses nobody, and then there is something to suggest. */
+  private async refusal(tx: Tx, { selector }: CreateRollout, matching: number, { fault, excluded }: { fault: PlanFault; excluded: Excluded[] }): Promise<ReefError> {
+    const unmatched = fault.code === 'rollout.wave_empty' ? fault.selector : fault.code === 'rollout.no_device' && matching === 0 ? selector : '';
+    const hints = unmatched.trim() === '' ? [] : selectorHints(parseSelector(unmatched), await this.fleet.labels(tx));
+    if (fault.code === 'rollout.wave_empty') {
+      const word = strata.find((one) => one.toLowerCase() === unmatched.trim().toLowerCase());
+      if (word) hints.push(`A wave for each ${word} is {"by": "${word}"}.`);
+      if (/^\d/.test(unmatched.trim())) hints.push('A number of devices is {"count": 3}, a share of them {"percent": 3}.');
+    }
+    return new ReefError(fault.code, 'conflict', [fault.message, ...hints].join(' '), { detail: { excluded, ...(fault.code === 'rollout.wave_empty' ? { wave: fault.wave, selector: fault.selector } : {}) } });
   }
 }
 

@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import { matches, parseSelector } from '@reefkeeper/devices/selector';
 import { decide, lookMs, type Decision, type Facts } from './decide.ts';
 import { follow, rollbackOpen, type RollbackState } from './follow.ts';
 import { lookbackS, noPace, noPaceFacts, type PaceFacts, type Queue } from './pacing.ts';
@@ -57,11 +58,12 @@ const date = (ms: number | null): Date | null => (ms === null ? null : new Date(
 /**
  * A rollout over virtual devices: the engine's own plan, decisions, verdicts and following of reports, with an in-memory shell in place of rows
  * and a virtual clock in place of time. Nothing is random but the seed.
- * @throws Error when the engine breaks its own rules: an illegal move, or more unproven devices than stated
+ * @throws ReefError `selector.invalid`; Error when the engine breaks its own rules: an illegal move, or more unproven devices than stated
  */
 export function simulate({ seed, devices, sites, faults, version, body, limitS = 60 * 86_400 }: Simulation): Simulated | { fault: string } {
   const fleet = new VirtualFleet(seed, devices, sites, faults, version, epoch);
-  const planned = planWaves(fleet.candidates(), body.waves, `seed ${seed}`, (eligible) => settingsFor(body, eligible), labelMatches);
+  const parsed = new Map((body.waves ?? []).flatMap(({ selector }) => (selector === undefined ? [] : [[selector, parseSelector(selector)]])));
+  const planned = planWaves(fleet.candidates(), body.waves, `seed ${seed}`, (eligible) => settingsFor(body, eligible), (selector, labels) => matches(parsed.get(selector)!, labels));
   if (!planned.ok) return { fault: planned.fault.message };
   return new Shell(fleet, planned.plan, planned.settings, limitS).run();
 }
@@ -73,11 +75,6 @@ export function playRollout(fleet: SimulatedFleet, plan: Plan, settings: Setting
 }
 
 export const digestOf = (transcript: readonly string[]): string => createHash('sha256').update(transcript.join('\n')).digest('hex');
-
-/** Virtual devices have the labels `site`, `host` and `timezone`; a wave's selector is a list of `key=value`. */
-function labelMatches(selector: string, labels: Record<string, string>): boolean {
-  return selector.split(',').every((part) => { const [key = '', value] = part.split('='); return labels[key.trim()] === value?.trim(); });
-}
 
 const isOpen = (state: RolloutExecutionState): boolean => state === 'QUEUED' || state === 'IN_PROGRESS';
 

@@ -52,3 +52,18 @@ it('exclude: by id and by selector; a wave per site is planned, shown and kept',
   expect(running(last!.id)).toBeNull();
   await expect(world.create({ exclude: { selector: 'not a selector(' } })).rejects.toMatchObject({ code: 'selector.invalid' });
 });
+
+it('a selector that chooses nobody says which wave it is, and what was meant perhaps', async () => {
+  await world.fleet.add(2, { labels: { site: 'lyon' } });
+  await world.fleet.add(1, { labels: { site: 'bonn' } });
+  await world.version(2);
+  const refusal = async (body: Parameters<World['create']>[0]): Promise<unknown> => world.rollouts.preview(createRollout.parse({ version: 'm@2', workload, ...body })).then(() => null, (error: unknown) => (error as Error).message);
+  const rest = { percent: 100 };
+  expect(await refusal({ waves: [{ selector: '3x' }, rest] })).toBe('Wave 1 ("3x") chooses none of the 3 devices that the rollout is for. No device has the label 3x; devices have site. A number of devices is {"count": 3}, a share of them {"percent": 3}.');
+  expect(await refusal({ waves: [{ count: 1 }, { selector: 'lyon' }, rest] })).toBe('Wave 2 ("lyon") chooses none of the 3 devices that the rollout is for. No device has the label lyon; did you mean site=lyon?');
+  expect(await refusal({ waves: [{ selector: 'hostClass' }, rest] })).toMatch(/A wave for each hostClass is \{"by": "hostClass"\}\.$/);
+  expect(await refusal({ selector: 'site=bonn', waves: [{ selector: 'site=lyon' }, rest] })).toBe('Wave 1 ("site=lyon") chooses none of the 1 device that the rollout is for.');
+  expect(await refusal({ selector: 'sites=lyon' })).toBe('No device matches the selector. No device has the label sites; did you mean site?');
+  const { notes } = await world.rollouts.preview(createRollout.parse({ version: 'm@2', workload, exclude: { selector: 'site=lion' }, waves: [{ selector: 'site' }] }));
+  expect(notes).toEqual(['Wave 1 ("site") takes every device that has the label site. A wave for each site would be {"by": "site"}.', 'The selector "site=lion" excludes nobody.']);
+});

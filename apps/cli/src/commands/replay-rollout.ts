@@ -5,7 +5,7 @@ import type { Client } from '../client.ts';
 import { numberOf } from '../options.ts';
 import { counted, duration, facts, table, tone, type Output } from '../output.ts';
 import { gatesOf } from './gate-options.ts';
-import { waveOf } from './rollout-options.ts';
+import { sizeOf } from './rollout-options.ts';
 import { verdictTable } from './rollouts.ts';
 
 export interface ReplayOptions { gate?: string[]; wave?: string[]; soak?: string; deadline?: string; minSamples?: string; minReporting?: string; installTimeout?: string; alpha?: string; onFailure?: string; transcript?: boolean }
@@ -33,7 +33,7 @@ function replayed(record: RolloutRecord, changes: Record<string, unknown>): Repl
 function changesOf(options: ReplayOptions): Record<string, unknown> {
   const number = (flag: string, text: string | undefined) => (text === undefined ? undefined : numberOf(flag, text));
   const changes = {
-    gates: options.gate ? gatesOf(options.gate) : undefined, waves: options.wave?.map(waveOf), soakS: number('--soak', options.soak), deadlineS: number('--deadline', options.deadline), minSamples: number('--min-samples', options.minSamples),
+    gates: options.gate ? gatesOf(options.gate) : undefined, waves: options.wave?.map((text) => sizeOf('--wave', text)), soakS: number('--soak', options.soak), deadlineS: number('--deadline', options.deadline), minSamples: number('--min-samples', options.minSamples),
     minReportingPercent: number('--min-reporting', options.minReporting), installTimeoutS: number('--install-timeout', options.installTimeout), alpha: number('--alpha', options.alpha), onFailure: options.onFailure,
   };
   return Object.fromEntries(Object.entries(changes).filter(([, value]) => value !== undefined));

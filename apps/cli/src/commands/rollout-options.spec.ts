@@ -1,13 +1,23 @@
 import { Command } from 'commander';
 import { describe, expect, it } from 'vitest';
 import { timeOf } from '../options.ts';
-import { bandwidthOf, paceOf, paceOptions, paceText, rampOf, waveOf, windowOf } from './rollout-options.ts';
+import { bandwidthOf, paceOf, paceOptions, paceText, rampOf, sizeOf, waveOf, windowOf } from './rollout-options.ts';
 
 describe('options of a rollout', () => {
   it('waves', () => {
     expect(['20%', '2', ' 1 per hostClass', '10% per site', 'by runtime', 'canary=true', 'site in (a,b)'].map(waveOf)).toEqual([
       { percent: 20 }, { count: 2 }, { count: 1, perStratum: 'hostClass' }, { percent: 10, perStratum: 'site' }, { by: 'runtime' }, { selector: 'canary=true' }, { selector: 'site in (a,b)' },
     ]);
+  });
+  it('waves as people write them', () => {
+    expect(['10 %', '10%  per  site', '3x=true', '3x in (a,b)', 'lyon', 'site', '!spare', 'site=by'].map(waveOf)).toEqual([
+      { percent: 10 }, { percent: 10, perStratum: 'site' }, { selector: '3x=true' }, { selector: '3x in (a,b)' }, { selector: 'lyon' }, { selector: 'site' }, { selector: '!spare' }, { selector: 'site=by' },
+    ]);
+    for (const [bad, part] of [['3x', '3x'], ['10%%', '10%%'], ['%10', '%10'], ['1.2.3', '1.2.3'], ['-1', '-1'], ['', ''], ['0', 'above 0'], ['1.5', 'a share is 1.5%'], ['120%', 'at most 100'], ['by rack', 'rack'], ['by', 'kind'], ['1 per rack', 'rack'], ['2x per site', '2x'], ['10 percent', '10 percent']] as const) {
+      expect(() => waveOf(bad), bad).toThrow(expect.objectContaining({ code: 'option.invalid', message: expect.stringMatching(new RegExp(`--wave "${bad}".*${part}.*a label selector`)) as string }) as Error);
+    }
+    expect(['20%', '2'].map((text) => sizeOf('--rollback-wave', text))).toEqual([{ percent: 20 }, { count: 2 }]);
+    for (const bad of ['by site', 'site=lyon', '1 per site', '3x']) expect(() => sizeOf('--rollback-wave', bad)).toThrow(/--rollback-wave/);
   });
   it('windows', () => {
     expect(windowOf('22:00-05:00')).toEqual({ from: '22:00', to: '05:00' });

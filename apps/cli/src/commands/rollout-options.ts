@@ -25,13 +25,42 @@ export function paceOf(options: PaceOptions): Record<string, unknown> {
   };
 }
 
-/** `20%`, `2`, `1 per hostClass`, `by site`, or a selector. */
+const strata = ['hostClass', 'runtime', 'site'];
+const sizeForms = 'a percentage (20%, cumulative) or a count of devices (2)';
+const waveForms = `${sizeForms}, either of each kind ("1 per hostClass", "10% per site"), a wave per kind ("by site"; kinds are ${strata.join(', ')}), or a label selector (canary=true, "site in (a,b)")`;
+
+/** `20%`, `2`, `1 per hostClass`, `by site`, or a selector. A selector may begin with a digit, but what has no operator then was meant as a size. */
 export function waveOf(text: string): Record<string, unknown> {
-  const by = /^\s*by\s+(\S+)\s*$/.exec(text);
-  if (by) return { by: by[1] };
-  const size = /^\s*([\d.]+)(%?)(?:\s+per\s+(\S+))?\s*$/.exec(text);
-  if (!size) return { selector: text };
-  return { [size[2] ? 'percent' : 'count']: Number(size[1]), ...(size[3] ? { perStratum: size[3] } : {}) };
+  const refuse = (why: string): ReefError => new ReefError('option.invalid', 'invalid', `--wave "${text}": ${why} A wave is ${waveForms}.`);
+  const kind = (word: string): string => {
+    if (!strata.includes(word)) throw refuse(`"${word}" is no kind of device.`);
+    return word;
+  };
+  const by = /^by(?:\s+(.*))?$/i.exec(text.trim());
+  if (by && !selectorLike.test(text)) return { by: kind(by[1] ?? '') };
+  const per = /^(.*?)\s+per(?:\s+(.*))?$/i.exec(text.trim());
+  const size = (per ?? [text, text])[1]!.trim();
+  if (per || /^[-+.\d%]/.test(size) || size === '') {
+    if (selectorLike.test(text)) return { selector: text };
+    return { ...sizeIn(size, refuse), ...(per ? { perStratum: kind(per[2] ?? '') } : {}) };
+  }
+  return { selector: text };
+}
+
+const selectorLike = /[=!,()]/;
+
+/** `20%` or `2`: where devices cannot be chosen otherwise. */
+export function sizeOf(flag: string, text: string): { percent: number } | { count: number } {
+  return sizeIn(text.trim(), (why) => new ReefError('option.invalid', 'invalid', `${flag} "${text}": ${why} It takes ${sizeForms}.`));
+}
+
+function sizeIn(text: string, refuse: (why: string) => ReefError): { percent: number } | { count: number } {
+  const found = /^(\d+(?:\.\d+)?|\.\d+)\s*(%?)$/.exec(text);
+  if (!found) throw refuse(`"${text}" is neither a number nor a percentage.`);
+  const value = Number(found[1]);
+  if (found[2] && !(value > 0 && value <= 100)) throw refuse('a percentage is above 0 and at most 100.');
+  if (!found[2] && !(Number.isInteger(value) && value > 0)) throw refuse(`a count of devices is a whole number above 0${value > 0 && !Number.isInteger(value) ? `; a share is ${found[1]}%` : ''}.`);
+  return found[2] ? { percent: value } : { count: value };
 }
 
 const week = ['mon', 'tue', 'wed', 'thu', 'fri', 'sat', 'sun'];

@@ -8,7 +8,7 @@ import { numberOf } from '../options.ts';
 import { gatesOf } from './gate-options.ts';
 import type { SimulateOptions } from '../offline/simulate.ts';
 import type { ReplayOptions } from './replay-rollout.ts';
-import { lateText, paceOf, paceOptions, paceText, waveOf, type LateView, type PaceOptions, type PaceView } from './rollout-options.ts';
+import { lateText, paceOf, paceOptions, paceText, sizeOf, waveOf, type LateView, type PaceOptions, type PaceView } from './rollout-options.ts';
 import { ago, bytes, counted, facts, table, tone, type Output } from '../output.ts';
 
 export interface Verdict { gate: string; verdict: string; value: number | null; baseline: number | null; limit: number | null; unit: string; basis: string; method: string; interval: [number, number] | null; sample: { devices: number; inferences: number }; message: string; stillNeeded: string | null }
@@ -192,7 +192,7 @@ function bodyOf(version: string, options: CreateOptions): Record<string, unknown
       latencyP95: limit('maxIncreasePercent', '--max-latency-increase', options.maxLatencyIncrease), accuracy: limit('maxDropPoints', '--max-accuracy-drop', options.maxAccuracyDrop),
       errorRate: limit('maxIncreasePoints', '--max-error-increase', options.maxErrorIncrease), installFailures: limit('maxPercent', '--max-install-failures', options.maxInstallFailures),
     }), gatesOf(options.gate ?? [])),
-    rollback: options.rollbackAtOnce || options.rollbackWave ? only({ maxInProgress: number('--rollback-at-once', options.rollbackAtOnce), waves: options.rollbackWave?.map(waveOf) }) : undefined,
+    rollback: options.rollbackAtOnce || options.rollbackWave ? only({ maxInProgress: number('--rollback-at-once', options.rollbackAtOnce), waves: options.rollbackWave?.map((text) => sizeOf('--rollback-wave', text)) }) : undefined,
     supersede: options.supersede, start: options.start === false ? false : undefined,
   });
 }
