@@ -21,12 +21,18 @@ const ownTypes: Record<string, Schema> = {
   Capture: object({ id: { ...text, format: 'uuid' }, seq: { ...count, description: 'In the order received' }, deviceId: text, workload: text, bundle: text, variant: text, backend: text, prediction: text, score: { type: 'number' }, margin: { type: 'number', description: 'To the second best class' }, takenAt: { ...time, description: 'Device clock' }, receivedAt: time, digest: text, bytes: count, label: orNull(text), labelledBy: orNull(text), labelledAt: orNull(time) }),
   AuditEntry: object({ id: count, at: time, actor: text, action: text, subject: text, detail: anything }),
   StoredObject: object({ digest: { ...text, description: 'SHA-256, hex' }, bytes: count }),
-  SeriesPoint: object({ at: time, group: { ...text, description: 'The device or the bundle, as asked by `by`' }, bundle: text, inferences: count, errors: count, p50Ms: orNull({ type: 'number' }), p95Ms: orNull({ type: 'number' }), p99Ms: orNull({ type: 'number' }), labelled: count, accuracy: orNull({ type: 'number' }) }),
+  SeriesPoint: object({ at: time, group: { ...text, description: 'The device or the bundle, as asked by `by`' }, bundle: text, inferences: count, errors: count, p50Ms: orNull({ type: 'number' }), p95Ms: orNull({ type: 'number' }), p99Ms: orNull({ type: 'number' }), labelled: count, accuracy: orNull({ type: 'number' }), temperatureC: orNull({ type: 'number' }), drift: orNull({ ...object({ psi: { type: 'number' }, scores: count }), description: 'Population stability index of the top-1 scores against what each device gave after the commit, cleared of chance' }) }),
+  Caller: object({ name: text, role: { ...text, enum: ['viewer', 'operator', 'approver', 'admin'] } }),
+  DeviceExecution: { allOf: [ref('RolloutExecution'), object({ rollout: { ...text, format: 'uuid' }, version: text, workload: text })] },
+  RunningVersion: object({ workload: text, bundle: orNull(text), version: orNull(text), backend: orNull(text), devices: count }),
+  HeldVersion: object({ version: text, code: text, message: text }),
 };
 
 /** The body of a successful answer by operation. */
 const bodies: Record<string, Schema> = {
   'Devices.list': page(ref('Device')), 'Devices.one': ref('Device'), 'Devices.change': ref('Device'), 'Devices.pin': ref('Device'), 'Devices.unpin': ref('Device'), 'Devices.configure': object({ devices: count }), 'Devices.send': ref('DeviceCommand'), 'Devices.command': ref('DeviceCommand'),
+  'DeviceExecutions.list': page(ref('DeviceExecution')), 'Me.me': ref('Caller'), 'Bundles.list': object({ items: { type: 'array', items: object({ bundle: text, version: text }) } }),
+  'Overview.overview': object({ devices: object(Object.fromEntries(['all', 'online', 'degraded', 'behind', 'edgeTpu', 'updating', 'pinned'].map((name) => [name, count]))), running: { type: 'array', items: ref('RunningVersion') }, rollouts: { type: 'array', items: ref('Rollout') }, held: { type: 'array', items: ref('HeldVersion') } }),
   'EnrolmentTokens.create': ref('EnrolmentToken'), 'ApiTokens.list': page(ref('ApiToken')), 'ApiTokens.create': ref('NewApiToken'), 'Audit.list': page(ref('AuditEntry')),
   'AgentReleases.publish': ref('Version'), 'Models.list': page(ref('Model')), 'Models.create': ref('Model'), 'Models.one': ref('Model'), 'Models.versions': page(ref('Version')), 'Models.version': ref('Version'), 'Models.confirm': ref('Version'), 'Models.bundle': { ...anything, description: 'A DSSE envelope' }, 'Artifacts.delta': object({ from: text, to: text, bytes: count, deltaBytes: orNull(count) }),
   'Captures.list': page(ref('Capture')), 'Captures.one': ref('Capture'), 'Captures.label': ref('Capture'),

@@ -37,6 +37,7 @@ describe('access', () => {
   it('gives each role what it may do and no more', async () => {
     const [viewer, operator] = [(await tokenOf('viewer')).token, (await tokenOf('operator')).token];
     expect((await world.call('GET', '/api/v1/devices', undefined, viewer)).status).toBe(200);
+    expect((await world.call('GET', '/api/v1/me', undefined, viewer)).body).toEqual({ name: 'viewer', role: 'viewer' });
     expect(await world.call('POST', '/api/v1/enrolment-tokens', {}, viewer)).toMatchObject({ status: 403, body: { code: 'role.missing', context: { needed: 'operator', role: 'viewer' } } });
     expect((await world.call('POST', '/api/v1/enrolment-tokens', {}, operator)).status).toBe(201);
     expect((await world.call('POST', '/api/v1/tokens', { name: 'x', role: 'admin' }, operator)).status).toBe(403);
@@ -158,6 +159,9 @@ describe('beside the API', () => {
     const pages = [...(await readFile(join(import.meta.dirname, '../../console/src/app.tsx'), 'utf8')).matchAll(/<Route path="([^"]+)"/g)].map(([, path]) => path!.replaceAll(/:\w+/g, '17'));
     expect(pages.length).toBeGreaterThan(5);
     for (const page of pages) expect((await supertest(world.url).get(page)).text, page).toContain('Reefkeeper');
+    // A page that is read again keeps the policy it had.
+    const again = await supertest(world.url).get('/').set('if-none-match', root.headers.etag!);
+    expect([again.status, again.headers['content-security-policy']]).toEqual([304, undefined]);
     // Captured pictures are fetched with the token and shown from memory.
     expect(root.headers['content-security-policy']).toMatch(/img-src [^;]*blob:/);
     expect((await supertest(world.url).get('/assets/app-1a2b.js')).headers['cache-control']).toContain('immutable');

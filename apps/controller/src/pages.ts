@@ -19,8 +19,11 @@ const policies = {
 /** What every answer of the API port carries, and how long each took. */
 export function guardAnswers(server: FastifyInstance): void {
   server.addHook('onSend', async (request, reply) => {
+    void reply.header('x-content-type-options', 'nosniff').header('referrer-policy', 'no-referrer');
+    // What a 304 carries replaces the headers of the page that the browser has kept (RFC 9111 section 3.2), and it names no content type to choose a policy by.
+    if (reply.statusCode === 304) return;
     const policy = request.url.startsWith('/docs') ? policies.docs : String(reply.getHeader('content-type')).startsWith('text/html') ? policies.console : policies.data;
-    void reply.header('x-content-type-options', 'nosniff').header('referrer-policy', 'no-referrer').header('content-security-policy', policy);
+    void reply.header('content-security-policy', policy);
     // Answers to a token are for its holder.
     if (!reply.hasHeader('cache-control')) void reply.header('cache-control', 'no-store');
   });

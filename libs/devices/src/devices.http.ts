@@ -1,6 +1,6 @@
 import { Body, Controller, Delete, Get, HttpCode, Inject, Optional, Param, Patch, Post, Put, Query } from '@nestjs/common';
 import { ApiTags } from '@nestjs/swagger';
-import { Actor, Roles, roles } from '@reefkeeper/platform/http';
+import { Actor, Asker, Roles, roles, type Caller } from '@reefkeeper/platform/http';
 import { agentConfig, commandKind, deviceId, learnArgs, workloadName } from '@reefkeeper/protocol';
 import { DataSource } from 'typeorm';
 import { z } from 'zod';
@@ -13,7 +13,7 @@ import { Enrolment } from './enrolment.service.ts';
 
 const labels = z.record(z.string().max(63), z.string().max(63));
 const limit = z.coerce.number().int().min(1).max(1_000).default(100);
-const listQuery = z.object({ selector: z.string().max(2_000).optional(), online: z.enum(['true', 'false']).transform((text) => text === 'true').optional(), limit, cursor: z.string().max(64).optional() });
+const listQuery = z.object({ selector: z.string().max(2_000).optional(), online: z.enum(['true', 'false']).transform((text) => text === 'true').optional(), health: z.enum(['HEALTHY', 'DEGRADED']).optional(), bundle: z.string().regex(/^[0-9a-f]{64}$/).optional().describe('devices that run it'), limit, cursor: z.string().max(64).optional() });
 // Written out: `agentConfig.partial()` would fill in the defaults of what was not named.
 const config = z.object({
   telemetryWindowS: agentConfig.shape.telemetryWindowS.unwrap().optional(), maxFps: agentConfig.shape.maxFps.unwrap().optional(), telemetryBytesPerHour: agentConfig.shape.telemetryBytesPerHour, capture: agentConfig.shape.capture,
@@ -114,6 +114,16 @@ export class EnrolmentTokensController {
   async create(@Body({ schema: tokenBody }) body: z.output<typeof tokenBody>, @Actor() actor: string): Promise<{ token: string; expiresAt: Date; gatewayUrl?: string; install?: string | null }> {
     const made = await this.enrolment.createToken(body, actor);
     return { ...made, ...(this.door ? { gatewayUrl: this.door.gatewayUrl, install: await this.door.install(made.token, body.deviceId) } : {}) };
+  }
+}
+
+/** Who a token is, and what it may do. */
+@ApiTags('access')
+@Controller('me')
+export class MeController {
+  @Get()
+  me(@Asker() { name, role }: Caller): Caller {
+    return { name, role };
   }
 }
 

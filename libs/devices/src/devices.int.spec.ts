@@ -209,6 +209,8 @@ describe('reports', () => {
     const capabilities = { agentVersion: '1', tfliteVersion: '2.9.0', edgetpuRuntime: 14, edgetpus: [{ type: 'usb' as const, path: '/x' }], hostClass: 'dev-board', arch: 'arm64', memoryBytes: 1e9 };
     await taken({ seq: 1, capabilities }, { seq: 2, health: 'DEGRADED', conditions: ['NO_ACCELERATOR'] });
     expect(await devices.get('lyon-1')).toMatchObject({ capabilities, reported: { health: 'DEGRADED', conditions: ['NO_ACCELERATOR'] }, lastSeenAt: clock.now() });
+    expect((await devices.list({ limit: 10, health: 'DEGRADED' })).items.map(({ id }) => id)).toEqual(['lyon-1']);
+    expect((await devices.list({ limit: 10, health: 'HEALTHY' })).items).toEqual([]);
   });
 
   it('of strangers are not taken', async () => {

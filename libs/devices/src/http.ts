@@ -1,2 +1,2 @@
-export { ApiTokensController, AuditController, DevicesController, EnrolmentTokensController, type DeviceDoor } from './devices.http.ts';
+export { ApiTokensController, AuditController, DevicesController, EnrolmentTokensController, MeController, type DeviceDoor } from './devices.http.ts';
 export { DevicesResolver } from './devices.graphql.ts';

@@ -30,5 +30,8 @@ export function requestOf(context: ExecutionContext): { actor?: Caller; headers?
   return graphql.req ?? graphql;
 }
 
+/** Who asks. */
+export const Asker = createParamDecorator((_: unknown, context: ExecutionContext): Caller | undefined => requestOf(context).actor);
+
 /** The caller's name, for audit and `createdBy`. */
 export const Actor = createParamDecorator((_: unknown, context: ExecutionContext): string => requestOf(context).actor?.name ?? 'unknown');

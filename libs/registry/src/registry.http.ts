@@ -12,6 +12,7 @@ const newModel = z.object({ name: modelName, description: z.string().max(2_000).
 const pageQuery = z.object({ limit: z.coerce.number().int().min(1).max(500).optional(), cursor: z.string().max(200).optional() });
 const number = z.coerce.number().int().min(1).max(999_999_999);
 const digest = z.string().regex(/^[0-9a-f]{64}$/, 'a SHA-256 in 64 lower-case hex digits');
+const bundlesQuery = z.object({ digest: z.string().max(65 * 200).transform((text) => text.split(',')).pipe(z.array(digest)).describe('several with commas') });
 const deltaQuery = z.object({ from: digest });
 
 @ApiTags('models')
@@ -57,6 +58,18 @@ export class ModelsController {
   @HttpCode(200)
   async confirm(@Param('name', { schema: modelName }) name: string, @Param('number', { schema: number }) version: number, @Actor() actor: string): Promise<VersionView> {
     return versionView(await this.registry.confirm(`${name}@${version}`, actor));
+  }
+}
+
+@ApiTags('models')
+@Controller('bundles')
+export class BundlesController {
+  constructor(@Inject(Registry) private readonly registry: Registry) {}
+
+  /** Which version each of these bundles is; one that is none here is left out. */
+  @Get()
+  async list(@Query({ schema: bundlesQuery }) { digest }: z.output<typeof bundlesQuery>): Promise<{ items: { bundle: string; version: string }[] }> {
+    return { items: [...await this.registry.refsOf(digest)].map(([bundle, version]) => ({ bundle, version })) };
   }
 }
 

@@ -78,6 +78,7 @@ describe('versions', () => {
     expect((await registry.versionByRef('ready')).version).toBe(1);
     expect((await registry.versionByRef('ready@2')).id).toBe(draft.id);
     expect((await registry.versionByBundle('b'.repeat(64)))?.model).toBe('ready');
+    expect([...await registry.refsOf(['b'.repeat(64), 'c'.repeat(64)])]).toEqual([['b'.repeat(64), 'ready@1']]);
     expect((await registry.predecessorOf(draft))?.version).toBe(1);
     for (const [ref, code] of [['ready@9', 'version.missing'], ['none', 'version.missing'], ['Ready', 'version.ref_invalid']] as const) await expect(registry.versionByRef(ref)).rejects.toMatchObject({ code });
     await expect(registry.versionById('x')).rejects.toMatchObject({ code: 'version.missing' });

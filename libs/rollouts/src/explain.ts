@@ -12,7 +12,7 @@ export interface Explanation {
   /** What it waits for by itself; empty where only a person moves it. */
   waitsFor: { what: string; until: Date | null }[];
   /** What a person could do now, and what each would do. */
-  moves: { verb: string; command: string; does: string }[];
+  moves: { verb: string; command: string; does: string; /** What `POST /rollouts/{id}/{verb}` is sent. */ body: Record<string, unknown> }[];
 }
 
 /** Devices of the current wave that have no answer that counts. */
@@ -42,19 +42,21 @@ function waitsFor(view: RolloutView, { open, untold, devices, nextTimeoutAt }: U
   return waits;
 }
 
+const bodies = { '': {}, '--skip-pending': { skipPending: true }, '--stop-new': { mode: 'stop-new' } } as const;
+
 function movesOf(view: RolloutView, { open, untold, timedOut, devices }: Unanswered): Explanation['moves'] {
   const { state, wave: at, settings, waves } = view;
-  const move = (verb: string, does: string, flags = ''): Explanation['moves'][number] => ({ verb, does, command: `reef rollout ${verb} ${view.id}${flags}` });
+  const move = (verb: string, does: string, flag: keyof typeof bodies = ''): Explanation['moves'][number] => ({ verb, does, command: `reef rollout ${verb} ${view.id}${flag && ` ${flag}`}`, body: bodies[flag] });
   const missing = open + untold + timedOut;
   const past = [
-    ...(missing > 0 ? [move('advance', `leaves out the ${devicesIn(missing)} of wave ${at + 1} that have not answered (${named(devices, missing)}) and judges the rest`, ' --skip-pending')] : []),
+    ...(missing > 0 ? [move('advance', `leaves out the ${devicesIn(missing)} of wave ${at + 1} that have not answered (${named(devices, missing)}) and judges the rest`, '--skip-pending')] : []),
     move('advance', `goes past wave ${at + 1} without its verdict, ${at + 1 < waves.length ? `and opens wave ${at + 2}` : 'and ends the rollout as succeeded'}; a person answers for it`),
   ];
-  const stop = [move('rollback', 'sends every device that was told back to its own previous version'), move('abort', 'tells nobody else and leaves devices as they are', ' --stop-new')];
+  const stop = [move('rollback', 'sends every device that was told back to its own previous version'), move('abort', 'tells nobody else and leaves devices as they are', '--stop-new')];
   switch (state) {
-    case 'DRAFT': return [move('start', 'starts it'), move('abort', 'ends it', ' --stop-new')];
-    case 'AWAITING_APPROVAL': return [move('approve', `starts it; not by ${view.createdBy}`), move('abort', 'ends it', ' --stop-new')];
-    case 'SCHEDULED': return [move('abort', 'ends it before it starts', ' --stop-new')];
+    case 'DRAFT': return [move('start', 'starts it'), move('abort', 'ends it', '--stop-new')];
+    case 'AWAITING_APPROVAL': return [move('approve', `starts it; not by ${view.createdBy}`), move('abort', 'ends it', '--stop-new')];
+    case 'SCHEDULED': return [move('abort', 'ends it before it starts', '--stop-new')];
     case 'RUNNING': return [move('pause', 'tells nobody else for now'), ...past, ...stop];
     case 'PAUSED': {
       const judged = waves[at]?.state === 'INCONCLUSIVE' || waves[at]?.state === 'FAILED';

@@ -137,7 +137,7 @@ export class RolloutsResolver {
     @Args('state', { type: () => String, nullable: true }) state?: string, @Args('workload', { type: () => String, nullable: true }) workload?: string,
     @Args('limit', { type: () => Int, nullable: true }) limit?: number, @Args('cursor', { type: () => String, nullable: true }) cursor?: string,
   ): Promise<RolloutPageType> {
-    return listRollouts(this.db, { state: state ?? undefined, workload: workload ?? undefined, limit: atMost(limit), cursor: cursor ?? undefined });
+    return listRollouts(this.db, { states: state ? [state] : undefined, workload: workload ?? undefined, limit: atMost(limit), cursor: cursor ?? undefined });
   }
 
   @Query(() => RolloutType)

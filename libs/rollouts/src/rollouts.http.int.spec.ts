@@ -8,7 +8,7 @@ import { ProblemFilter } from '@reefkeeper/platform/http';
 import { telemetry } from '@reefkeeper/protocol';
 import { TelemetryController, TelemetryResolver } from '@reefkeeper/telemetry/http';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { RolloutsController, RolloutsResolver, RolloutVerbsResolver, SeriesController } from './http.ts';
+import { DeviceExecutionsController, OverviewController, RolloutsController, RolloutsResolver, RolloutVerbsResolver, SeriesController } from './http.ts';
 import { RolloutsModule } from './index.ts';
 import { ended, openWorld, workload, type World } from './world.fixture.ts';
 
@@ -29,7 +29,7 @@ beforeAll(async () => {
       PlatformModule.forRoot({ db: world.database.db, clock: world.clock, log, objects: {} as never, queues: {} as never, feed }), RolloutsModule,
       GraphQLModule.forRoot<ApolloDriverConfig>({ driver: ApolloDriver, autoSchemaFile: true, subscriptions: { 'graphql-ws': true } }),
     ],
-    controllers: [RolloutsController, SeriesController, TelemetryController],
+    controllers: [DeviceExecutionsController, OverviewController, RolloutsController, SeriesController, TelemetryController],
     providers: [RolloutsResolver, RolloutVerbsResolver, TelemetryResolver, { provide: APP_PIPE, useClass: StandardSchemaValidationPipe }, { provide: APP_FILTER, useFactory: () => new ProblemFilter(log) }],
   };
   app = await NestFactory.create<NestFastifyApplication>(module, new FastifyAdapter(), { logger: false });
@@ -69,6 +69,9 @@ it('the whole way through the API, moved by the loop of the module', async () =>
   expect((await call('GET', '/rollouts?limit=1')).body).toMatchObject({ items: [{ id, waves: [{ counts: { SUCCEEDED: 1 }, verdicts: [{ gate: 'install_failures', method: 'threshold' }, { gate: 'error_rate' }, { gate: 'accuracy' }] }, {}, {}] }], nextCursor: null });
   expect((await call('GET', `/rollouts/${id}/executions?wave=0`)).body).toMatchObject({ items: [{ device: expect.any(String), state: 'SUCCEEDED', revision: 1, percent: 100 }], nextCursor: null });
   expect((await call('GET', `/rollouts/${id}/events?limit=2`)).body).toMatchObject({ items: [{ code: 'created', actor: 'unknown' }, { code: 'started' }], nextCursor: expect.any(String) });
+  expect((await call('GET', `/rollouts/${id}/events?limit=2&order=newest`)).body).toMatchObject({ items: [{ code: 'completed' }, { code: 'wave_passed' }] });
+  expect((await call('GET', '/overview')).body).toMatchObject({ devices: { all: 3, online: 3, degraded: 0, behind: 0, updating: 0, pinned: 0 }, running: [{ workload, bundle: done.bundle, version: 'm@2', devices: 3 }], rollouts: [], held: [] });
+  expect((await call('GET', '/devices/coral-01/executions')).body).toMatchObject({ items: [{ rollout: id, version: 'm@2', workload, state: 'SUCCEEDED' }], nextCursor: null });
   const series = (await call('GET', `/telemetry/series?rollout=${id}&stepS=5&to=2026-11-25T09:00:00Z`)).body;
   expect(series.points.length).toBeGreaterThan(2);
   expect(series.points.at(-1)).toMatchObject({ bundle: done.bundle, group: done.bundle, accuracy: 0.9 });

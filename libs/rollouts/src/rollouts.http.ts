@@ -16,7 +16,7 @@ const id = z.uuid();
 const page = { limit: z.coerce.number().int().min(1).max(1_000).optional(), cursor: z.string().max(400).optional() };
 const listQuery = z.object({ ...page, state: z.enum(rolloutStates).optional(), workload: z.string().max(63).optional() });
 const executionsQuery = z.object({ ...page, state: z.string().max(20).optional(), wave: z.coerce.number().int().min(0).optional() });
-const eventsQuery = z.object(page);
+const eventsQuery = z.object({ ...page, order: z.enum(['oldest', 'newest']).optional().describe('first; oldest when absent') });
 const windowsQuery = z.object({ limit: z.coerce.number().int().min(1).max(200).default(50).describe('devices'), cursor: z.string().max(100).optional() });
 const abortBody = z.object({ mode: abortMode.optional() }).nullish().meta({ id: 'AbortRollout' });
 
@@ -43,8 +43,8 @@ export class RolloutsController {
   }
 
   @Get()
-  list(@Query({ schema: listQuery }) query: z.output<typeof listQuery>): Promise<Page<RolloutView>> {
-    return listRollouts(this.db, query);
+  list(@Query({ schema: listQuery }) { state, ...query }: z.output<typeof listQuery>): Promise<Page<RolloutView>> {
+    return listRollouts(this.db, { ...query, states: state && [state] });
   }
 
   @Get(':id')

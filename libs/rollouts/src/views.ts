@@ -66,11 +66,11 @@ async function mustExist(db: DataSource, id: string): Promise<void> {
 const missing = (id: string): ReefError => new ReefError('rollout.missing', 'not_found', `There is no rollout ${id}.`, { detail: { rollout: id } });
 
 /** Newest first. */
-export async function listRollouts(db: DataSource, { limit = 50, cursor, state, workload }: { limit?: number | undefined; cursor?: string | undefined; state?: string | undefined; workload?: string | undefined } = {}): Promise<Page<RolloutView>> {
+export async function listRollouts(db: DataSource, { limit = 50, cursor, states, workload }: { limit?: number | undefined; cursor?: string | undefined; states?: readonly string[] | undefined; workload?: string | undefined } = {}): Promise<Page<RolloutView>> {
   const [at, id] = cursor ? cursorOf(cursor) : [null, null];
   const rows = await db.getRepository(RolloutRow).createQueryBuilder('r')
     .where(at === null ? 'true' : '(r.created_at, r.id) < (:at::timestamptz, :id::uuid)', { at, id })
-    .andWhere(state ? 'r.state = :state' : 'true', { state }).andWhere(workload ? 'r.workload = :workload' : 'true', { workload })
+    .andWhere(states ? 'r.state = ANY(:states)' : 'true', { states }).andWhere(workload ? 'r.workload = :workload' : 'true', { workload })
     .orderBy('r.createdAt', 'DESC').addOrderBy('r.id', 'DESC').take(limit + 1).getMany();
   const shown = rows.slice(0, limit);
   const last = shown.at(-1);
@@ -145,10 +145,12 @@ export async function executionsOfDevice(db: DataSource, device: string, limit =
   return rows.map((row) => ({ ...executionViewOf(row), version: byId.get(row.rolloutId)!.versionRef, workload: byId.get(row.rolloutId)!.workload }));
 }
 
-/** The decision log, oldest first; `after` is the id of the last one read. */
-export async function listEvents(db: DataSource, rollout: string, { limit = 200, cursor }: { limit?: number | undefined; cursor?: string | undefined } = {}): Promise<Page<RolloutEvent>> {
+/** The decision log; `cursor` is the id of the last one read. */
+export async function listEvents(db: DataSource, rollout: string, { limit = 200, cursor, order = 'oldest' }: { limit?: number | undefined; cursor?: string | undefined; order?: 'oldest' | 'newest' | undefined } = {}): Promise<Page<RolloutEvent>> {
   await mustExist(db, rollout);
-  const rows = await db.getRepository(RolloutEvent).createQueryBuilder('e').where('e.rollout_id = :rollout AND e.id > :after', { rollout, after: cursor ? Number(cursor) || 0 : 0 }).orderBy('e.id').take(limit + 1).getMany();
+  const found = db.getRepository(RolloutEvent).createQueryBuilder('e').where('e.rollout_id = :rollout', { rollout }).orderBy('e.id', order === 'oldest' ? 'ASC' : 'DESC').take(limit + 1);
+  if (cursor) found.andWhere(order === 'oldest' ? 'e.id > :cursor' : 'e.id < :cursor', { cursor: Number(cursor) || 0 });
+  const rows = await found.getMany();
   const items = rows.slice(0, limit);
   return { items, nextCursor: rows.length > limit ? String(items.at(-1)!.id) : null };
 }

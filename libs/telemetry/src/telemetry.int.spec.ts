@@ -139,6 +139,13 @@ describe('series and latest', () => {
     const points = await telemetry.series({ ...stretch, by: 'bundle', workload: 'w' });
     expect(points.map(({ at, bundle, inferences, accuracy }) => [at.toISOString().slice(14, 19), bundle, inferences, accuracy])).toEqual([['00:00', old, 2, 0.75], ['00:00', fresh, 2, null], ['00:10', old, 2, null]]);
     expect(points[0]!.p95Ms).toBeCloseTo(12, 0);
+    // Two windows of a step weigh by their scores, each cleared of what chance adds to that many: 9 * (1 / 500 + 1 / n).
+    const drifted = (seq: number, psi: number, current: number) => ({ device: 'c', window: window(seq, { workload: 'd', drift: { psi, reference: 500, current } }) });
+    await telemetry.ingest([drifted(3, 0.4, 100), drifted(4, 0.1, 300)]);
+    const [moved] = await telemetry.series({ ...stretch, by: 'bundle', workload: 'd' });
+    expect(moved!.drift!.scores).toBe(400);
+    expect(moved!.drift!.psi).toBeCloseTo((0.4 * 100 + 0.1 * 300 - 9 * (100 / 500 + 1) - 9 * (300 / 500 + 1)) / 400, 6);
+    expect(points[0]).toMatchObject({ drift: null, temperatureC: null });
     expect((await telemetry.series({ ...stretch, by: 'device', devices: ['a'] })).map(({ group }) => group)).toEqual(['a', 'a']);
     expect(windowViewOf((await telemetry.latest('a', 1))[0]!)).toMatchObject({ seq: 2, latency: { total: { count: 2 } }, accuracy: null, temperatureC: null });
   });

@@ -67,6 +67,9 @@ export interface SeriesPoint {
   p99Ms: number | null;
   labelled: number;
   accuracy: number | null;
+  temperatureC: number | null;
+  /** As in `Health`: how far the scores have moved from each device's reference. */
+  drift: { psi: number; scores: number } | null;
 }
 
 @Injectable()
@@ -124,7 +127,7 @@ export class Telemetry {
     if (questions.length === 0) return new Map();
     const rows = await on.query<{ device: string; inferences: string; errors: string; labelled: string; correct: string; temperature: number | null; psi: number | null; scores: string | null; metrics: Record<string, MetricMoments>[] | null; sketches: (string | null)[] }[]>(`
       SELECT q.device, sum(w.inferences) AS inferences, sum(w.error_count) AS errors, sum(w.labelled) AS labelled, sum(w.correct) AS correct, avg(w.temperature_c) AS temperature,
-        sum((w.drift ->> 'psi')::float8 * (w.drift ->> 'current')::float8 - ${driftBins - 1} * (1 + (w.drift ->> 'current')::float8 / (w.drift ->> 'reference')::float8)) AS psi, sum((w.drift ->> 'current')::bigint) AS scores,
+        ${driftSums('w')},
         array_agg(w.metrics) FILTER (WHERE w.metrics IS NOT NULL) AS metrics,
         array_agg(coalesce(w.latency ->> $7, w.latency ->> 'total', w.latency ->> 'invoke')) AS sketches
       FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::float8[]) AS q(device, bundle, "from", "to", last_s)
@@ -138,7 +141,7 @@ export class Telemetry {
       [questions.map((q) => q.device), questions.map((q) => q.bundle ?? null), questions.map((q) => q.from ?? null), questions.map((q) => q.to ?? null), questions.map((q) => q.lastS ?? null), workload, stage]);
     return new Map(rows.map((row) => [row.device, {
       inferences: Number(row.inferences), errors: Number(row.errors), labelled: Number(row.labelled), correct: Number(row.correct), latency: merged(row.sketches),
-      temperatureC: row.temperature, drift: row.psi === null ? null : { psi: row.psi / Number(row.scores), scores: Number(row.scores) }, metrics: addedUp(row.metrics ?? []),
+      temperatureC: row.temperature, drift: driftOf(row), metrics: addedUp(row.metrics ?? []),
     }]));
   }
 
@@ -178,11 +181,11 @@ export class Telemetry {
 
   /** Points for plots, oldest first. Sketches are merged, so a p95 over many devices is the p95 of all their inferences. */
   async series(question: SeriesQuestion): Promise<SeriesPoint[]> {
-    const rows = await this.db.query<{ at: Date; group: string; bundle: string; inferences: string; errors: string; labelled: string; correct: string; sketches: (string | null)[] }[]>(`
+    const rows = await this.db.query<{ at: Date; group: string; bundle: string; inferences: string; errors: string; labelled: string; correct: string; temperature: number | null; psi: number | null; scores: string | null; sketches: (string | null)[] }[]>(`
       SELECT to_timestamp(floor(extract(epoch FROM received_at) / $5) * $5) AS at, CASE WHEN $6 THEN device_id ELSE bundle END AS "group", bundle,
-        sum(inferences) AS inferences, sum(error_count) AS errors, sum(labelled) AS labelled, sum(correct) AS correct,
+        sum(inferences) AS inferences, sum(error_count) AS errors, sum(labelled) AS labelled, sum(correct) AS correct, avg(temperature_c) AS temperature, ${driftSums('w')},
         array_agg(coalesce(latency ->> 'total', latency ->> 'invoke')) AS sketches
-      FROM telemetry_windows
+      FROM telemetry_windows w
       WHERE received_at >= $1 AND received_at < $2 AND ($3::text IS NULL OR workload = $3) AND ($4::text[] IS NULL OR device_id = ANY($4))
       GROUP BY 1, 2, 3 ORDER BY 1, 2, 3`,
       [question.from, question.to, question.workload ?? null, question.devices ?? null, question.stepS, question.by === 'device']);
@@ -191,7 +194,7 @@ export class Telemetry {
       const labelled = Number(row.labelled);
       return {
         at: row.at, group: row.group, bundle: row.bundle, inferences: Number(row.inferences), errors: Number(row.errors),
-        p50Ms: inMs(latency, 0.5), p95Ms: inMs(latency, 0.95), p99Ms: inMs(latency, 0.99), labelled, accuracy: labelled > 0 ? Number(row.correct) / labelled : null,
+        p50Ms: inMs(latency, 0.5), p95Ms: inMs(latency, 0.95), p99Ms: inMs(latency, 0.99), labelled, accuracy: labelled > 0 ? Number(row.correct) / labelled : null, temperatureC: row.temperature, drift: driftOf(row),
       };
     });
   }
@@ -211,6 +214,16 @@ export class Telemetry {
       if (deleted < biteRows) return total;
     }
   }
+}
+
+/** Each window weighs by its scores and is cleared of what chance alone adds, about (bins - 1) * (1 / reference + 1 / window). */
+function driftSums(window: string): string {
+  const number = (key: string, type = 'float8') => `(${window}.drift ->> '${key}')::${type}`;
+  return `sum(${number('psi')} * ${number('current')} - ${driftBins - 1} * (1 + ${number('current')} / ${number('reference')})) AS psi, sum(${number('current', 'bigint')}) AS scores`;
+}
+
+function driftOf({ psi, scores }: { psi: number | null; scores: string | null }): { psi: number; scores: number } | null {
+  return psi === null ? null : { psi: psi / Number(scores), scores: Number(scores) };
 }
 
 function faultOf(window: Window): string | undefined {
