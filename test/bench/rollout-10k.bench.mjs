@@ -35,7 +35,7 @@ the broker and its topic rules, the messages, the agent's planner and report. Si
     // What they run before, so that the gates compare each device with itself.
     await roll(plant, { version: 'm@1', workload: 'classifier', waves: [{ percent: 100 }], soakS: 0, policy: { observeS: 0 } });
     await until(async () => (await plant.pool.query('SELECT count(DISTINCT device_id)::int AS n FROM telemetry_windows')).rows[0].n === count, 'every device has sent a window of what it runs');
-    if (values.statements) await plant.pool.query('SELECT pg_stat_statements_reset()');
+    if (values.statements) await plant.forgetStatements();
 
     const load = loadavg()[0];
     const before = await plant.cpu({ simulator: swarm.pid });
@@ -62,7 +62,7 @@ the broker and its topic rules, the messages, the agent's planner and report. Si
       ['load average before', load.toFixed(2)],
     );
     console.log(table.toString());
-    if (values.statements) await statements(plant);
+    if (values.statements) console.log(await plant.heaviestStatements());
     const complaints = plant.complaints.filter((line) => line.includes('"level"')).slice(0, 5);
     if (complaints.length > 0) console.log(`the controller complained:\n${complaints.join('\n')}`);
     const whole = view.state === 'SUCCEEDED' && done === count && right === count && twice === 0;
@@ -94,9 +94,4 @@ async function until(look, what) {
     if (performance.now() > end) throw new Error(`it did not happen in 120 s that ${what}`);
     await sleep(200);
   }
-}
-
-async function statements(plant) {
-  const { rows } = await plant.pool.query("SELECT calls, round(total_exec_time) AS ms, rows, left(regexp_replace(query, '\\s+', ' ', 'g'), 140) AS query FROM pg_stat_statements ORDER BY total_exec_time DESC LIMIT 15");
-  for (const { calls, ms, rows: n, query } of rows) console.log(`${String(ms).padStart(8)} ms ${String(calls).padStart(7)} calls ${String(n).padStart(8)} rows  ${query}`);
 }

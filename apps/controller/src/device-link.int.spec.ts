@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import { Commands, Desired, Devices } from '@reefkeeper/devices';
 import { command, commandResult, desired, parseTopic, presence, reported, Sketch, telemetry, type Desired as DesiredMessage, type Reported, type Telemetry as Window } from '@reefkeeper/protocol';
 import { Telemetry } from '@reefkeeper/telemetry';
@@ -120,6 +121,20 @@ it('commands go out, are answered, and the answer is kept', async () => {
   await expect.poll(async () => (await world.call('GET', `/api/v1/devices/cam-1/commands/${body.id}`)).body, patience).toMatchObject({ state: 'SUCCEEDED', answer: { ok: true, result: { kind: 'bench', runs: 3 } }, createdBy: 'first admin' });
 });
 
+it('a command that was left behind by whoever made it goes out with a sweep', async () => {
+  // As another replica leaves it that died between its commit and its broker.
+  const id = randomUUID();
+  await world.database.db.query("INSERT INTO device_commands (id, device_id, kind, args, state, created_by, created_at, expires_at) VALUES ($1, 'cam-1', 'ping', '{}', 'QUEUED', 'ana', now() - interval '3 s', now() + interval '1 min')", [id]);
+  await expect.poll(async () => (await world.call('GET', `/api/v1/devices/cam-1/commands/${id}`)).body, patience).toMatchObject({ state: 'SUCCEEDED', answer: { ok: true } });
+});
+
+it('a command to a device that is away is sent once, and waits for it at the broker', async () => {
+  const { id: away } = await world.enrol('cam-5');
+  const { body } = await world.call('POST', `/api/v1/devices/${away}/commands`, { kind: 'ping' });
+  expect(body).toMatchObject({ state: 'QUEUED', deviceId: away });
+  await expect.poll(async () => (await world.call('GET', `/api/v1/devices/${away}/commands/${body.id}`)).body, patience).toMatchObject({ state: 'SENT' });
+});
+
 it('a message is acknowledged after its effect is stored, also when the database drops the connection meanwhile', async () => {
   const { db } = world.database;
   const lock = db.createQueryRunner();
@@ -165,5 +180,5 @@ it('a retired device is told to run nothing and thrown out', async () => {
   expect(await closed).toBe(true);
   expect(last.at(-1)).toMatchObject({ revision: 2, workloads: {} });
   expect(world.broker.names()).not.toContain('cam-4');
-  expect(await world.app.get(Commands, { strict: false }).queued(10)).toEqual([]);
+  expect(await world.app.get(Commands, { strict: false }).queued(10, new Date())).toEqual([]);
 });

@@ -2,14 +2,16 @@ import type { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Inject, Injectable, type BeforeApplicationShutdown, type OnApplicationBootstrap } from '@nestjs/common';
 import { Commands, Desired, Devices, Reports } from '@reefkeeper/devices';
-import { databaseGone, type ChangeFeed, type Logger } from '@reefkeeper/platform';
-import { command, commandResult, desired, parseTopic, presence, reported, telemetry, type CommandResult, type Message, type Presence, type Reported, type Telemetry as Window } from '@reefkeeper/protocol';
+import { databaseGone, type ChangeFeed, type Clock, type Logger } from '@reefkeeper/platform';
+import { commandResult, desired, parseTopic, presence, reported, telemetry, type CommandResult, type Message, type Presence, type Reported, type Telemetry as Window } from '@reefkeeper/protocol';
 import { Telemetry } from '@reefkeeper/telemetry';
 import { connect, type IClientOptions, type IPublishPacket, type MqttClient } from 'mqtt';
 import { Counter } from 'prom-client';
 import type { z } from 'zod';
 import type { Config } from './config.ts';
+import { acknowledged, published } from './acknowledged.ts';
 import { Batches } from './batches.ts';
+import { CommandSender } from './command-sender.ts';
 import { takeConcurrently } from './inbox.ts';
 import { Revocations } from './revocations.ts';
 
@@ -21,7 +23,6 @@ const expireMs = 10_000;
 /** A device that is online and silent for so long is asked what it runs. */
 const silent = { everyMs: 5_000, afterS: 5 };
 const batch = 500;
-const acknowledgeMs = 15_000;
 /** After this long on a broker that had forgotten us, devices it knows no presence of are offline. */
 const presenceGraceMs = 30_000;
 /** Replicas are few, and devices wait at the door of an embedded broker until one is back. */
@@ -32,7 +33,6 @@ const retryMs = { first: 100, most: 5_000 };
 const attempts = 3;
 
 const received = new Counter({ name: 'reef_mqtt_received_total', help: 'Device messages by kind and outcome', labelNames: ['message', 'outcome'] });
-const published = new Counter({ name: 'reef_mqtt_published_total', help: 'Messages sent to devices by kind', labelNames: ['message'] });
 
 type Taker = (device: string, payload: Buffer) => Promise<void>;
 
@@ -53,6 +53,7 @@ export class DeviceLink implements OnApplicationBootstrap, BeforeApplicationShut
   private audit: NodeJS.Timeout | undefined;
   private sending: Promise<void> | undefined;
   private again = false;
+  private sender!: CommandSender;
   private once = false;
   private off = () => {};
 
@@ -61,6 +62,7 @@ export class DeviceLink implements OnApplicationBootstrap, BeforeApplicationShut
     @Inject('BROKER_IDENTITY') private readonly identity: BrokerIdentity,
     @Inject('LOG') private readonly log: Logger,
     @Inject('FEED') private readonly feed: ChangeFeed,
+    @Inject('CLOCK') private readonly clock: Clock,
     @Inject(Devices) private readonly devices: Devices,
     @Inject(Desired) private readonly desired: Desired,
     @Inject(Reports) private readonly reports: Reports,
@@ -80,6 +82,7 @@ export class DeviceLink implements OnApplicationBootstrap, BeforeApplicationShut
 
   onApplicationBootstrap(): void {
     const { signal } = this.stopping;
+    this.sender = new CommandSender(this.commands, () => this.clients[0], this.clock, this.log, signal);
     const presences = new Batches((batch: { device: string; presence: Presence }[]) => this.devices.presence(batch), { most: 500, waitMs: 10, signal });
     const reports = new Batches((batch: { device: string; report: Reported }[]) => this.reports.ingest(batch), { most: 500, waitMs: 10, signal });
     const answers = new Batches((batch: { device: string; answer: CommandResult }[]) => this.commands.answered(batch), { most: 500, waitMs: 0, signal });
@@ -258,11 +261,8 @@ export class DeviceLink implements OnApplicationBootstrap, BeforeApplicationShut
     if (told.size > 0) published.inc({ message: 'desired' }, told.size);
     for (const { device } of waiting.filter(({ retired }) => retired)) await this.cut(device);
 
-    const commands = await this.commands.queued(batch);
-    await acknowledged(client, commands.map(({ id, deviceId, kind, args, expiresAt }) => client.publishAsync(command.topicFor(deviceId, id), command.encode({ id, kind: kind as 'ping', args, expiresAt: expiresAt.toISOString() }), { qos: command.qos })));
-    await this.commands.markSent(commands.map(({ id }) => id));
-    if (commands.length > 0) published.inc({ message: 'command' }, commands.length);
-    if (waiting.length === batch || commands.length === batch) this.again = true;
+    const more = await this.sender.sendLeftBehind(batch);
+    if (waiting.length === batch || more) this.again = true;
   }
 
   /** Ends a retired device's connection by taking its client id over, which every broker allows the controller. The revocation list keeps it from coming back. */
@@ -272,24 +272,5 @@ export class DeviceLink implements OnApplicationBootstrap, BeforeApplicationShut
     await new Promise<void>((resolve) => { client.once('connect', () => resolve()).once('error', () => resolve()).once('close', () => resolve()); });
     await client.endAsync(true);
     this.log.info({ device }, 'retired device disconnected');
-  }
-}
-
-/** Waits for every acknowledgement; mqtt.js would wait for ever when the connection breaks meanwhile. */
-async function acknowledged(client: MqttClient, sent: Promise<unknown>[]): Promise<void> {
-  if (sent.length === 0) return;
-  const all = Promise.all(sent);
-  const done = new AbortController();
-  let broken = () => {};
-  try {
-    await Promise.race([
-      all,
-      new Promise<never>((_, reject) => { client.once('close', broken = () => reject(new Error('the broker connection closed'))); }),
-      sleep(acknowledgeMs, undefined, { signal: done.signal }).then(() => { throw new Error('the broker does not acknowledge'); }),
-    ]);
-  } finally {
-    done.abort();
-    client.off('close', broken);
-    all.catch(() => {});
   }
 }

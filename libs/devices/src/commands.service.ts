@@ -1,31 +1,44 @@
 import { randomUUID } from 'node:crypto';
 import { Inject, Injectable } from '@nestjs/common';
-import { hint, hintEach, ReefError, type Clock } from '@reefkeeper/platform';
+import { hintEach, hintingEach, ReefError, type Clock } from '@reefkeeper/platform';
 import type { Command, CommandResult } from '@reefkeeper/protocol';
 import { DataSource } from 'typeorm';
-import { record } from './audit.ts';
+import { auditInsert } from './audit.ts';
 import { DeviceCommand } from './device.entity.ts';
 import { unknownDevice } from './devices.service.ts';
 
 /** One-off requests to a device. The row goes first and is published from there, so a crash between loses nothing; the device journals ids. */
 @Injectable()
 export class Commands {
+  private publish: (made: DeviceCommand) => void = () => {};
+
   constructor(@Inject(DataSource) private readonly db: DataSource, @Inject('CLOCK') private readonly clock: Clock) {}
+
+  /** Who hears at once of each command that this process makes. */
+  publishWith(publish: (made: DeviceCommand) => void): void {
+    this.publish = publish;
+  }
 
   /** @throws ReefError `device.unknown` */
   async send(deviceId: string, request: { kind: Command['kind']; args: Record<string, unknown>; ttlS: number }, actor: string): Promise<DeviceCommand> {
-    const id = randomUUID();
     const now = this.clock.now();
-    await this.db.transaction(async (tx) => {
-      const made = await tx.query<unknown[]>(`
+    const made: DeviceCommand = {
+      id: randomUUID(), deviceId, kind: request.kind, args: request.args, state: 'QUEUED', answer: null,
+      createdBy: actor, createdAt: now, expiresAt: new Date(now.getTime() + request.ttlS * 1_000), answeredAt: null,
+    };
+    // One statement: whoever waits for the device waits for one round trip and one commit.
+    const rows = await this.db.query<unknown[]>(`
+      WITH made AS (
         INSERT INTO device_commands (id, device_id, kind, args, state, created_by, created_at, expires_at)
-        SELECT $1, d.id, $3, $4, 'QUEUED', $5, $6, $7 FROM devices d WHERE d.id = $2 AND d.retired_at IS NULL RETURNING id`,
-      [id, deviceId, request.kind, request.args, actor, now, new Date(now.getTime() + request.ttlS * 1_000)]);
-      if (made.length === 0) throw unknownDevice(deviceId);
-      await record(tx, { at: now, actor, action: `device.command.${request.kind}`, subject: deviceId, detail: { id } });
-      await hint(tx, { kind: 'desired', id: deviceId });
-    });
-    return this.get(deviceId, id);
+        SELECT $1, d.id, $3, $4, $5, $6, $7, $8 FROM devices d WHERE d.id = $2 AND d.retired_at IS NULL RETURNING id, device_id
+      ), noted AS (
+        ${auditInsert} SELECT $7, $6, $9, device_id, jsonb_build_object('id', id) FROM made
+      )
+      SELECT id FROM made`,
+    [made.id, deviceId, made.kind, made.args, made.state, actor, made.createdAt, made.expiresAt, `device.command.${made.kind}`]);
+    if (rows.length === 0) throw unknownDevice(deviceId);
+    this.publish(made);
+    return made;
   }
 
   /** @throws ReefError `command.unknown` */
@@ -41,8 +54,9 @@ export class Commands {
     return found !== undefined;
   }
 
-  async queued(limit: number): Promise<DeviceCommand[]> {
-    return this.db.manager.createQueryBuilder(DeviceCommand, 'c').where("c.state = 'QUEUED' AND c.expires_at > :now", { now: this.clock.now() }).orderBy('c.createdAt').limit(limit).getMany();
+  /** What waits and was made before `before`: nobody who made it has published it. Oldest first. */
+  async queued(limit: number, before: Date): Promise<DeviceCommand[]> {
+    return this.db.manager.createQueryBuilder(DeviceCommand, 'c').where("c.state = 'QUEUED' AND c.createdAt < :before AND c.expiresAt > :now", { before, now: this.clock.now() }).orderBy('c.createdAt').limit(limit).getMany();
   }
 
   async markSent(ids: string[]): Promise<void> {
@@ -66,13 +80,13 @@ export class Commands {
     for (const one of batch) if (uuid.test(one.answer.id) && !first.has(`${one.device} ${one.answer.id}`)) first.set(`${one.device} ${one.answer.id}`, one);
     const answers = [...first.values()];
     if (answers.length === 0) return;
-    await this.db.transaction(async (tx) => {
-      const [changed] = await tx.query<[{ device_id: string }[], number]>(`
+    await this.db.query(`
+      WITH changed AS (
         UPDATE device_commands c SET state = CASE WHEN a.ok THEN 'SUCCEEDED' ELSE 'FAILED' END, answer = a.answer, answered_at = $5 FROM unnest($1::text[], $2::uuid[], $3::boolean[], $4::jsonb[]) AS a(device_id, id, ok, answer)
-        WHERE c.id = a.id AND c.device_id = a.device_id AND c.state IN ('QUEUED', 'SENT') RETURNING c.device_id`,
-      [answers.map(({ device }) => device), answers.map(({ answer }) => answer.id), answers.map(({ answer }) => answer.ok), answers.map(({ answer }) => JSON.stringify(answer)), this.clock.now()]);
-      await hintEach(tx, 'device', [...new Set(changed.map(({ device_id: device }) => device))]);
-    });
+        WHERE c.id = a.id AND c.device_id = a.device_id AND c.state IN ('QUEUED', 'SENT') RETURNING c.device_id
+      )
+      ${hintingEach('device', 'SELECT DISTINCT device_id AS id FROM changed')}`,
+    [answers.map(({ device }) => device), answers.map(({ answer }) => answer.id), answers.map(({ answer }) => answer.ok), answers.map(({ answer }) => JSON.stringify(answer)), this.clock.now()]);
   }
 }
 

@@ -259,10 +259,16 @@ describe('reports', () => {
 describe('commands', () => {
   it('go out once, are answered once, and expire', async () => {
     const sent = await commands.send('lyon-1', { kind: 'ping', args: {}, ttlS: 60 }, 'ana');
+    const heard: string[] = [];
+    commands.publishWith(({ id }) => heard.push(id));
     const late = await commands.send('lyon-1', { kind: 'bench', args: { runs: 5 }, ttlS: 30 }, 'ana');
-    expect((await commands.queued(10)).map(({ id }) => id).sort()).toEqual([sent.id, late.id].sort());
+    expect(heard).toEqual([late.id]);
+    expect(await database.db.query("SELECT actor, detail FROM audit WHERE subject = 'lyon-1' AND action = 'device.command.bench'")).toEqual([{ actor: 'ana', detail: { id: late.id } }]);
+    const later = new Date(sent.createdAt.getTime() + 1);
+    expect(await commands.queued(10, sent.createdAt)).toEqual([]);
+    expect((await commands.queued(10, later)).map(({ id }) => id).sort()).toEqual([sent.id, late.id].sort());
     await commands.markSent([sent.id, late.id]);
-    expect(await commands.queued(10)).toEqual([]);
+    expect(await commands.queued(10, later)).toEqual([]);
     await commands.answered([{ device: 'lyon-2', answer: { id: sent.id, ok: true, result: {}, failure: null } }]);
     expect(await commands.get('lyon-1', sent.id)).toMatchObject({ state: 'SENT' });
     await commands.answered([{ device: 'lyon-1', answer: { id: sent.id, ok: true, result: { ms: 3 }, failure: null } }]);

@@ -20,11 +20,14 @@ export async function hint(on: DataSource | Tx, change: ChangeHint): Promise<voi
 /** PostgreSQL refuses a notification of 8,000 bytes; ids have 64 at most. */
 const idsPerHint = 100;
 
+/** The end of a statement that sends a hint of this kind about each `id` that the query `rows` gives: with the change itself, one round trip and one commit. */
+export const hintingEach = (kind: ChangeHint['kind'], rows: string): string => `
+  SELECT pg_notify('${channel}', json_build_object('kind', '${kind}', 'id', string_agg(id, ','))::text) AS told
+  FROM (SELECT id, (row_number() OVER () - 1) / ${idsPerHint} AS bite FROM (${rows}) AS changed_row) AS bitten GROUP BY bite`;
+
 /** As `hint` for many rows of one kind, in one statement: a fleet's worth of notifications a second would drown those who listen. */
 export async function hintEach(on: DataSource | Tx, kind: ChangeHint['kind'], ids: readonly string[]): Promise<void> {
-  if (ids.length === 0) return;
-  const payloads = Array.from({ length: Math.ceil(ids.length / idsPerHint) }, (_, at) => JSON.stringify({ kind, id: ids.slice(at * idsPerHint, (at + 1) * idsPerHint).join(',') }));
-  await on.query('SELECT pg_notify($1, said) FROM unnest($2::text[]) AS said', [channel, payloads]);
+  if (ids.length > 0) await on.query(hintingEach(kind, 'SELECT unnest($1::text[]) AS id'), [ids]);
 }
 
 /** The rows that a hint is about. */

@@ -2,9 +2,9 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { testDatabase, type TestDatabase } from '../../../test/support/database.ts';
-import { ChangeFeed, hint, openLogger, openObjects, openQueues, readWhole, sha256, type ChangeHint } from './index.ts';
+import { ChangeFeed, hint, hintEach, hintingEach, idsOf, openLogger, openObjects, openQueues, readWhole, sha256, type ChangeHint } from './index.ts';
 
 let database: TestDatabase;
 beforeAll(async () => { database = await testDatabase(); });
@@ -29,6 +29,22 @@ describe('change feed', () => {
     const heard = new Promise<ChangeHint>((resolve) => feed.onChange(resolve));
     await database.db.transaction(async (tx) => hint(tx, { kind: 'job', id: 'j1' }));
     expect(await heard).toEqual({ kind: 'job', id: 'j1' });
+    await feed.stop();
+  });
+
+  it('hints about many rows come in bites that a notification can carry, also as a part of the statement that changes them', async () => {
+    const feed = new ChangeFeed(database.url, openLogger('test', 'silent'));
+    await feed.start();
+    const heard: ChangeHint[] = [];
+    feed.onChange((change) => heard.push(change));
+    const ids = Array.from({ length: 250 }, (_, n) => `device-${n}-${'x'.repeat(50)}`);
+    await hintEach(database.db, 'device', []);
+    await hintEach(database.db, 'device', ids);
+    await vi.waitFor(() => expect(heard.flatMap(idsOf).sort()).toEqual([...ids].sort()));
+    expect(heard.map((change) => [change.kind, idsOf(change).length]).sort()).toEqual([['device', 100], ['device', 100], ['device', 50]]);
+    heard.length = 0;
+    expect(await database.db.query(`WITH told AS (${hintingEach('telemetry', 'SELECT unnest($1::text[]) AS id')}) SELECT count(told)::int AS n FROM told`, [['a', 'b']])).toEqual([{ n: 1 }]);
+    await vi.waitFor(() => expect(heard).toEqual([{ kind: 'telemetry', id: 'a,b' }]));
     await feed.stop();
   });
 

@@ -1,5 +1,5 @@
 import { Inject, Injectable } from '@nestjs/common';
-import { hintEach, type Clock, type Tx } from '@reefkeeper/platform';
+import { hintingEach, type Clock, type Tx } from '@reefkeeper/platform';
 import { addMoments, driftBins, Sketch, type MetricMoments, type Telemetry as Window } from '@reefkeeper/protocol';
 import { DataSource } from 'typeorm';
 import { TelemetryWindow } from './telemetry.entity.ts';
@@ -91,7 +91,7 @@ export class Telemetry {
     const usable = [...rows.values()];
     if (usable.length === 0) return { stored: 0, repeated: 0, unknown: [], refused };
     const column = <T>(pick: (window: Window) => T): T[] => usable.map(({ window }) => pick(window));
-    const [answer] = await this.db.query<{ stored: string[] | null; known: string[] | null; total: string }[]>(`
+    const [answer] = await this.db.query<{ known: string[] | null; total: string }[]>(`
       WITH sent AS (
         SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::timestamptz[], $9::int[], $10::int[],
           $11::jsonb[], $12::int[], $13::jsonb[], $14::int[], $15::int[], $16::text[], $17::real[], $19::jsonb[], $20::jsonb[], $21::jsonb[], $22::jsonb[])
@@ -104,8 +104,8 @@ export class Telemetry {
         FROM sent s JOIN known k ON k.id = s.device_id
         ORDER BY s.device_id, s.boot_id, s.seq
         ON CONFLICT DO NOTHING RETURNING device_id
-      )
-      SELECT (SELECT array_agg(DISTINCT device_id) FROM stored) AS stored, (SELECT array_agg(id) FROM known) AS known, (SELECT count(*) FROM stored) AS total`,
+      ), told AS (${hintingEach('telemetry', 'SELECT DISTINCT device_id AS id FROM stored')})
+      SELECT (SELECT array_agg(id) FROM known) AS known, (SELECT count(*) FROM stored) AS total, (SELECT count(told) FROM told) AS hints`,
       [usable.map(({ device }) => device), column((w) => w.bootId), column((w) => w.seq), column((w) => w.workload), column((w) => w.bundle), column((w) => w.variant), column((w) => w.backend), column((w) => w.startedAt),
         column((w) => w.durationMs), column((w) => w.inferences), column((w) => JSON.stringify(w.errors)), column((w) => Object.values(w.errors).reduce((sum, n) => sum + n, 0)), column((w) => JSON.stringify(w.latency)),
         column((w) => w.labelled), column((w) => w.correct), column((w) => w.scores ?? null), column((w) => w.temperatureC), this.clock.now(),
@@ -113,7 +113,6 @@ export class Telemetry {
     const known = new Set(answer!.known ?? []);
     const stored = Number(answer!.total);
     const fromKnown = usable.filter(({ device }) => known.has(device)).length;
-    await hintEach(this.db, 'telemetry', answer!.stored ?? []);
     return { stored, repeated: batch.length - refused.length - stored - (usable.length - fromKnown), unknown: [...new Set(usable.map(({ device }) => device).filter((device) => !known.has(device)))], refused };
   }
 

@@ -208,6 +208,17 @@ export class Plant {
     return bundle;
   }
 
+  /** Counts statements anew from here on; with `statements` only. */
+  async forgetStatements(): Promise<void> {
+    await this.pool.query('SELECT pg_stat_statements_reset()');
+  }
+
+  /** What took the database longest since, a line each. */
+  async heaviestStatements(): Promise<string> {
+    const { rows } = await this.pool.query<{ calls: string; ms: number; rows: string; query: string }>("SELECT calls, round(total_exec_time) AS ms, rows, left(regexp_replace(query, '\\s+', ' ', 'g'), 140) AS query FROM pg_stat_statements ORDER BY total_exec_time DESC LIMIT 15");
+    return rows.map(({ calls, ms, rows: n, query }) => `${String(ms).padStart(8)} ms ${calls.padStart(7)} calls ${n.padStart(8)} rows  ${query}`).join('\n');
+  }
+
   /** CPU seconds so far of each process, with those of children that have ended. */
   async cpu(more: Record<string, number> = {}): Promise<Record<string, number>> {
     const pids = { controller: this.controller.pid!, postgres: (await this.postgres.pid())!, broker: this.broker.pid!, ...more };
