@@ -1,11 +1,13 @@
 import { randomBytes, randomUUID } from 'node:crypto';
 import { Inject, Injectable } from '@nestjs/common';
-import { ReefError, sha256, type Clock } from '@reefkeeper/platform';
+import { prepared, ReefError, sha256, type Clock } from '@reefkeeper/platform';
 import { DataSource } from 'typeorm';
 import { record } from './audit.ts';
 import { ApiToken } from './device.entity.ts';
 
 export type TokenRole = ApiToken['role'];
+
+const tokenByHash = prepared("SELECT id, name, role, COALESCE(last_used_at < $2::timestamptz - interval '1 minute', true) AS stale FROM api_tokens WHERE hash = $1 AND revoked_at IS NULL");
 
 /** Tokens for people and programs. Only hashes are kept; a token is long and random, so a plain SHA-256 is enough. */
 @Injectable()
@@ -31,8 +33,7 @@ export class ApiTokens {
 
   /** Whose token this is; undefined when unknown or revoked. The look-up is by hash, so its timing tells nothing about the token. */
   async find(token: string): Promise<{ name: string; role: TokenRole } | undefined> {
-    const [row] = await this.db.query<{ id: string; name: string; role: TokenRole; stale: boolean }[]>(
-      "SELECT id, name, role, COALESCE(last_used_at < $2::timestamptz - interval '1 minute', true) AS stale FROM api_tokens WHERE hash = $1 AND revoked_at IS NULL", [sha256(token), this.clock.now()]);
+    const [row] = await this.db.query<{ id: string; name: string; role: TokenRole; stale: boolean }[]>(tokenByHash, [sha256(token), this.clock.now()]);
     if (row?.stale) await this.db.query('UPDATE api_tokens SET last_used_at = $2 WHERE id = $1', [row.id, this.clock.now()]);
     return row && { name: row.name, role: row.role };
   }

@@ -1,11 +1,27 @@
 import { randomUUID } from 'node:crypto';
 import { Inject, Injectable } from '@nestjs/common';
-import { hintEach, hintingEach, ReefError, type Clock } from '@reefkeeper/platform';
+import { hintEach, hintingEach, prepared, ReefError, type Clock } from '@reefkeeper/platform';
 import type { Command, CommandResult } from '@reefkeeper/protocol';
 import { DataSource } from 'typeorm';
 import { auditInsert } from './audit.ts';
 import { DeviceCommand } from './device.entity.ts';
 import { unknownDevice } from './devices.service.ts';
+
+const insertCommand = prepared(`
+  WITH made AS (
+    INSERT INTO device_commands (id, device_id, kind, args, state, created_by, created_at, expires_at)
+    SELECT $1, d.id, $3, $4, $5, $6, $7, $8 FROM devices d WHERE d.id = $2 AND d.retired_at IS NULL RETURNING id, device_id
+  ), noted AS (
+    ${auditInsert} SELECT $7, $6, $9, device_id, jsonb_build_object('id', id) FROM made
+  )
+  SELECT id FROM made`);
+
+const storeAnswers = prepared(`
+  WITH changed AS (
+    UPDATE device_commands c SET state = CASE WHEN a.ok THEN 'SUCCEEDED' ELSE 'FAILED' END, answer = a.answer, answered_at = $5 FROM unnest($1::text[], $2::uuid[], $3::boolean[], $4::jsonb[]) AS a(device_id, id, ok, answer)
+    WHERE c.id = a.id AND c.device_id = a.device_id AND c.state IN ('QUEUED', 'SENT') RETURNING c.device_id
+  )
+  ${hintingEach('device', 'SELECT DISTINCT device_id AS id FROM changed')}`);
 
 /** One-off requests to a device. The row goes first and is published from there, so a crash between loses nothing; the device journals ids. */
 @Injectable()
@@ -27,15 +43,7 @@ export class Commands {
       createdBy: actor, createdAt: now, expiresAt: new Date(now.getTime() + request.ttlS * 1_000), answeredAt: null,
     };
     // One statement: whoever waits for the device waits for one round trip and one commit.
-    const rows = await this.db.query<unknown[]>(`
-      WITH made AS (
-        INSERT INTO device_commands (id, device_id, kind, args, state, created_by, created_at, expires_at)
-        SELECT $1, d.id, $3, $4, $5, $6, $7, $8 FROM devices d WHERE d.id = $2 AND d.retired_at IS NULL RETURNING id, device_id
-      ), noted AS (
-        ${auditInsert} SELECT $7, $6, $9, device_id, jsonb_build_object('id', id) FROM made
-      )
-      SELECT id FROM made`,
-    [made.id, deviceId, made.kind, made.args, made.state, actor, made.createdAt, made.expiresAt, `device.command.${made.kind}`]);
+    const rows = await this.db.query<unknown[]>(insertCommand, [made.id, deviceId, made.kind, made.args, made.state, actor, made.createdAt, made.expiresAt, `device.command.${made.kind}`]);
     if (rows.length === 0) throw unknownDevice(deviceId);
     this.publish(made);
     return made;
@@ -80,13 +88,7 @@ export class Commands {
     for (const one of batch) if (uuid.test(one.answer.id) && !first.has(`${one.device} ${one.answer.id}`)) first.set(`${one.device} ${one.answer.id}`, one);
     const answers = [...first.values()];
     if (answers.length === 0) return;
-    await this.db.query(`
-      WITH changed AS (
-        UPDATE device_commands c SET state = CASE WHEN a.ok THEN 'SUCCEEDED' ELSE 'FAILED' END, answer = a.answer, answered_at = $5 FROM unnest($1::text[], $2::uuid[], $3::boolean[], $4::jsonb[]) AS a(device_id, id, ok, answer)
-        WHERE c.id = a.id AND c.device_id = a.device_id AND c.state IN ('QUEUED', 'SENT') RETURNING c.device_id
-      )
-      ${hintingEach('device', 'SELECT DISTINCT device_id AS id FROM changed')}`,
-    [answers.map(({ device }) => device), answers.map(({ answer }) => answer.id), answers.map(({ answer }) => answer.ok), answers.map(({ answer }) => JSON.stringify(answer)), this.clock.now()]);
+    await this.db.query(storeAnswers, [answers.map(({ device }) => device), answers.map(({ answer }) => answer.id), answers.map(({ answer }) => answer.ok), answers.map(({ answer }) => JSON.stringify(answer)), this.clock.now()]);
   }
 }
 

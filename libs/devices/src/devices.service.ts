@@ -1,5 +1,5 @@
 import { Inject, Injectable } from '@nestjs/common';
-import { hint, hintEach, ReefError, type Clock } from '@reefkeeper/platform';
+import { hint, hintEach, hintingEach, prepared, ReefError, type Clock } from '@reefkeeper/platform';
 import type { Presence } from '@reefkeeper/protocol';
 import { DataSource } from 'typeorm';
 import { record } from './audit.ts';
@@ -14,6 +14,14 @@ export interface DeviceView extends Device {
 
 const labelKey = /^[A-Za-z0-9]([A-Za-z0-9_./-]{0,61}[A-Za-z0-9])?$/;
 const labelValue = /^([A-Za-z0-9]([A-Za-z0-9_./-]{0,61}[A-Za-z0-9])?)?$/;
+
+const storePresence = prepared(`
+  WITH changed AS (
+    UPDATE devices d SET online = s.online, session = s.session, last_seen_at = CASE WHEN s.online THEN $4 ELSE d.last_seen_at END FROM unnest($1::text[], $2::boolean[], $3::bigint[]) AS s(id, online, session)
+    JOIN (SELECT id FROM devices WHERE id = ANY($1) AND retired_at IS NULL ORDER BY id FOR NO KEY UPDATE) l ON l.id = s.id
+    WHERE d.id = s.id AND d.session <= s.session AND (d.online <> s.online OR d.session <> s.session) RETURNING d.id
+  )
+  ${hintingEach('device', 'SELECT id FROM changed')}`);
 
 @Injectable()
 export class Devices {
@@ -118,14 +126,7 @@ export class Devices {
   async presence(batch: readonly { device: string; presence: Presence }[]): Promise<void> {
     const last = new Map<string, Presence>();
     for (const { device, presence } of batch) if (presence.session >= (last.get(device)?.session ?? -1)) last.set(device, presence);
-    await this.db.transaction(async (tx) => {
-      const [changed] = await tx.query<[{ id: string }[], number]>(`
-        UPDATE devices d SET online = s.online, session = s.session, last_seen_at = CASE WHEN s.online THEN $4 ELSE d.last_seen_at END FROM unnest($1::text[], $2::boolean[], $3::bigint[]) AS s(id, online, session)
-        JOIN (SELECT id FROM devices WHERE id = ANY($1) AND retired_at IS NULL ORDER BY id FOR NO KEY UPDATE) l ON l.id = s.id
-        WHERE d.id = s.id AND d.session <= s.session AND (d.online <> s.online OR d.session <> s.session) RETURNING d.id`,
-      [[...last.keys()], [...last.values()].map(({ online }) => online), [...last.values()].map(({ session }) => session), this.clock.now()]);
-      await hintEach(tx, 'device', changed.map(({ id }) => id));
-    });
+    await this.db.query(storePresence, [[...last.keys()], [...last.values()].map(({ online }) => online), [...last.values()].map(({ session }) => session), this.clock.now()]);
   }
 
   /**

@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import { DataSource, type EntityManager, type EntitySchema, type MigrationInterface } from 'typeorm';
 import { ReefError } from './errors.ts';
 
@@ -67,6 +68,14 @@ export function valueRefused(thrown: unknown): boolean {
 
 /** A TypeORM manager inside a transaction; services take it as `tx` where the caller owns the transaction. */
 export type Tx = EntityManager;
+
+/**
+ * For statements that run many times a second: each connection parses and plans it once. TypeORM hands the object on to pg as it is. A text is one statement for ever, so nothing that varies may be
+ * written into it, and what it returns is named column by column (a new column behind a `*` would break it).
+ */
+export function prepared(text: string): string {
+  return { name: createHash('sha256').update(text).digest('base64url'), text } as unknown as string;
+}
 
 function withoutPassword(url: string): string {
   return url.replace(/\/\/([^:/@]+):[^@]*@/, '//$1:***@');

@@ -1,6 +1,6 @@
 import pg from 'pg';
 import type { DataSource } from 'typeorm';
-import type { Tx } from './database.ts';
+import { prepared, type Tx } from './database.ts';
 import type { Logger } from './logger.ts';
 
 /** A row of this kind changed. A hint only: the reader looks at the row, which is the truth, and polls in case a hint is lost. */
@@ -27,7 +27,7 @@ export const hintingEach = (kind: ChangeHint['kind'], rows: string): string => `
 
 /** As `hint` for many rows of one kind, in one statement: a fleet's worth of notifications a second would drown those who listen. */
 export async function hintEach(on: DataSource | Tx, kind: ChangeHint['kind'], ids: readonly string[]): Promise<void> {
-  if (ids.length > 0) await on.query(hintingEach(kind, 'SELECT unnest($1::text[]) AS id'), [ids]);
+  if (ids.length > 0) await on.query(prepared(hintingEach(kind, 'SELECT unnest($1::text[]) AS id')), [ids]);
 }
 
 /** The rows that a hint is about. */

@@ -1,5 +1,5 @@
 import { Inject, Injectable } from '@nestjs/common';
-import { databaseGone, hint, type Clock, type Logger, type Tx } from '@reefkeeper/platform';
+import { databaseGone, hint, prepared, type Clock, type Logger, type Tx } from '@reefkeeper/platform';
 import type { Health } from '@reefkeeper/telemetry';
 import { Telemetry } from '@reefkeeper/telemetry';
 import { DataSource } from 'typeorm';
@@ -30,6 +30,10 @@ const awaited = `wait_until IS NOT NULL AND state IN ('SCHEDULED', 'RUNNING', 'P
   AND (wait_until <= $1 OR id = ANY($3::uuid[]) OR ($2::text[] <> '{}' AND EXISTS (SELECT 1 FROM rollout_executions e WHERE e.rollout_id = r.id AND e.device_id = ANY($2)
     AND (e.state IN ('QUEUED', 'IN_PROGRESS') OR e.rollback_state IN ('QUEUED', 'IN_PROGRESS')))))`;
 
+const allAwaited = prepared(`SELECT id FROM rollouts r WHERE ${awaited} ORDER BY wait_until`);
+
+const lockAwaited = prepared(`SELECT wait_until <= $1 AS due FROM rollouts r WHERE id = $4 AND ${awaited} FOR UPDATE SKIP LOCKED`);
+
 /**
  * The shell around `decide`: lock, observe, decide, apply, all in one transaction per rollout. Invariants: only the holder of the row's lock
  * writes a rollout's waves and executions; a device is assigned at most once per rollout; nothing is remembered between passes but rows.
@@ -58,7 +62,7 @@ export class RolloutEngine {
     const thirsty = this.thirstyNow();
     for (const id of thirsty) this.thirsty.delete(id);
     // Most looks find nothing: one statement without a transaction, which costs three.
-    const candidates = await this.db.query<{ id: string }[]>(`SELECT id FROM rollouts r WHERE ${awaited} ORDER BY wait_until`, [this.clock.now(), heardOf, thirsty]);
+    const candidates = await this.db.query<{ id: string }[]>(allAwaited, [this.clock.now(), heardOf, thirsty]);
     let advanced = 0;
     for (const { id } of candidates) {
       try {
@@ -74,7 +78,7 @@ export class RolloutEngine {
 
   /** @returns false when another replica holds it, or has advanced it meanwhile */
   private async advance(tx: Tx, id: string, heardOf: readonly string[], thirsty: readonly string[]): Promise<boolean> {
-    const [taken] = await tx.query<{ due: boolean }[]>(`SELECT wait_until <= $1 AS due FROM rollouts r WHERE id = $4 AND ${awaited} FOR UPDATE SKIP LOCKED`, [this.clock.now(), heardOf, thirsty, id]);
+    const [taken] = await tx.query<{ due: boolean }[]>(lockAwaited, [this.clock.now(), heardOf, thirsty, id]);
     if (taken) await this.pass(tx, id, taken.due ? undefined : heardOf);
     return taken !== undefined;
   }

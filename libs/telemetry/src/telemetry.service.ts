@@ -1,5 +1,5 @@
 import { Inject, Injectable } from '@nestjs/common';
-import { hintingEach, type Clock, type Tx } from '@reefkeeper/platform';
+import { hintingEach, prepared, type Clock, type Tx } from '@reefkeeper/platform';
 import { addMoments, driftBins, Sketch, type MetricMoments, type Telemetry as Window } from '@reefkeeper/protocol';
 import { DataSource } from 'typeorm';
 import { TelemetryWindow } from './telemetry.entity.ts';
@@ -72,6 +72,22 @@ export interface SeriesPoint {
   drift: { psi: number; scores: number } | null;
 }
 
+const storeWindows = prepared(`
+  WITH sent AS (
+    SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::timestamptz[], $9::int[], $10::int[],
+      $11::jsonb[], $12::int[], $13::jsonb[], $14::int[], $15::int[], $16::text[], $17::real[], $19::jsonb[], $20::jsonb[], $21::jsonb[], $22::jsonb[])
+      AS s(device_id, boot_id, seq, workload, bundle, variant, backend, started_at, duration_ms, inferences, errors, error_count, latency, labelled, correct, scores, temperature_c, shadow, metrics, drift, lost)
+  ), known AS (
+    SELECT id FROM devices WHERE id = ANY($1::text[])
+  ), stored AS (
+    INSERT INTO telemetry_windows (device_id, boot_id, seq, workload, bundle, variant, backend, started_at, received_at, duration_ms, inferences, errors, error_count, latency, labelled, correct, scores, temperature_c, shadow, metrics, drift, lost)
+    SELECT s.device_id, s.boot_id, s.seq, s.workload, s.bundle, s.variant, s.backend, s.started_at, $18, s.duration_ms, s.inferences, s.errors, s.error_count, s.latency, s.labelled, s.correct, s.scores, s.temperature_c, s.shadow, s.metrics, s.drift, s.lost
+    FROM sent s JOIN known k ON k.id = s.device_id
+    ORDER BY s.device_id, s.boot_id, s.seq
+    ON CONFLICT DO NOTHING RETURNING device_id
+  ), told AS (${hintingEach('telemetry', 'SELECT DISTINCT device_id AS id FROM stored')})
+  SELECT (SELECT array_agg(id) FROM known) AS known, (SELECT count(*) FROM stored) AS total, (SELECT count(told) FROM told) AS hints`);
+
 @Injectable()
 export class Telemetry {
   constructor(@Inject(DataSource) private readonly db: DataSource, @Inject('CLOCK') private readonly clock: Clock) {}
@@ -91,22 +107,7 @@ export class Telemetry {
     const usable = [...rows.values()];
     if (usable.length === 0) return { stored: 0, repeated: 0, unknown: [], refused };
     const column = <T>(pick: (window: Window) => T): T[] => usable.map(({ window }) => pick(window));
-    const [answer] = await this.db.query<{ known: string[] | null; total: string }[]>(`
-      WITH sent AS (
-        SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::timestamptz[], $9::int[], $10::int[],
-          $11::jsonb[], $12::int[], $13::jsonb[], $14::int[], $15::int[], $16::text[], $17::real[], $19::jsonb[], $20::jsonb[], $21::jsonb[], $22::jsonb[])
-          AS s(device_id, boot_id, seq, workload, bundle, variant, backend, started_at, duration_ms, inferences, errors, error_count, latency, labelled, correct, scores, temperature_c, shadow, metrics, drift, lost)
-      ), known AS (
-        SELECT id FROM devices WHERE id = ANY($1::text[])
-      ), stored AS (
-        INSERT INTO telemetry_windows (device_id, boot_id, seq, workload, bundle, variant, backend, started_at, received_at, duration_ms, inferences, errors, error_count, latency, labelled, correct, scores, temperature_c, shadow, metrics, drift, lost)
-        SELECT s.device_id, s.boot_id, s.seq, s.workload, s.bundle, s.variant, s.backend, s.started_at, $18, s.duration_ms, s.inferences, s.errors, s.error_count, s.latency, s.labelled, s.correct, s.scores, s.temperature_c, s.shadow, s.metrics, s.drift, s.lost
-        FROM sent s JOIN known k ON k.id = s.device_id
-        ORDER BY s.device_id, s.boot_id, s.seq
-        ON CONFLICT DO NOTHING RETURNING device_id
-      ), told AS (${hintingEach('telemetry', 'SELECT DISTINCT device_id AS id FROM stored')})
-      SELECT (SELECT array_agg(id) FROM known) AS known, (SELECT count(*) FROM stored) AS total, (SELECT count(told) FROM told) AS hints`,
-      [usable.map(({ device }) => device), column((w) => w.bootId), column((w) => w.seq), column((w) => w.workload), column((w) => w.bundle), column((w) => w.variant), column((w) => w.backend), column((w) => w.startedAt),
+    const [answer] = await this.db.query<{ known: string[] | null; total: string }[]>(storeWindows, [usable.map(({ device }) => device), column((w) => w.bootId), column((w) => w.seq), column((w) => w.workload), column((w) => w.bundle), column((w) => w.variant), column((w) => w.backend), column((w) => w.startedAt),
         column((w) => w.durationMs), column((w) => w.inferences), column((w) => JSON.stringify(w.errors)), column((w) => Object.values(w.errors).reduce((sum, n) => sum + n, 0)), column((w) => JSON.stringify(w.latency)),
         column((w) => w.labelled), column((w) => w.correct), column((w) => w.scores ?? null), column((w) => w.temperatureC), this.clock.now(),
         column((w) => jsonOrNull(w.shadow)), column((w) => jsonOrNull(w.metrics)), column((w) => jsonOrNull(w.drift)), column((w) => jsonOrNull(w.lost))]);
