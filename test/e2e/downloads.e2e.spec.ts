@@ -1,19 +1,17 @@
 import { mkdtemp, rm } from 'node:fs/promises';
-import { hostname, tmpdir } from 'node:os';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import getPort from 'get-port';
 import { DataSource } from 'typeorm';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { loadOrCreateSigningKey, signBundle } from '@reefkeeper/bundle';
 import { Enrolment } from '@reefkeeper/devices';
-import { openLogger } from '@reefkeeper/platform';
 import { Registry } from '@reefkeeper/registry';
-import { Agent } from '../../apps/agent/src/agent.ts';
-import { agentSettings } from '../../apps/agent/src/config.ts';
-import { enrol } from '../../apps/agent/src/identity.ts';
+import type { Agent } from '../../apps/agent/src/agent.ts';
 import { Client } from '../../apps/cli/src/client.ts';
 import { bundleDiff, openBundle } from '../../apps/cli/src/offline/bundle-diff.ts';
 import { adminToken, openHarness, type Harness } from '../../apps/controller/src/harness.fixture.ts';
+import { joined, startAgent } from '../support/device.ts';
 import { eventually, Fleet } from '../support/fleet.ts';
 
 // The real controller and real agents: what one side says of downloads is what the other understands.
@@ -38,9 +36,8 @@ afterAll(async () => {
 async function start(id: string, env: Record<string, string>): Promise<void> {
   const { token } = await world.app.get(Enrolment, { strict: false }).createToken({ deviceId: id, labels: { site: 'lyon' } }, 'test');
   const dir = join(root, id);
-  await enrol(dir, { gateway: world.gateway, token, id, hostname: hostname() });
-  const quick = { firstDelayMs: 10, maxDelayMs: 100 };
-  agents.push(await Agent.start(agentSettings({ REEF_AGENT_DIR: dir, REEF_LOCAL_API: '', REEF_DISK_RESERVE: '0', ...env }), openLogger('agent', process.env.AGENT_LOG ?? 'silent'), { download: { tries: 3, ...quick }, link: quick, serving: quick }));
+  await joined({ gatewayUrl: world.gateway, token }, dir, id);
+  agents.push(await startAgent(dir, { REEF_LOCAL_API: '', REEF_DISK_RESERVE: '0', ...env }));
   await eventually(async () => (await world.call('GET', `/api/v1/devices/${id}`)).body.reported !== null);
 }
 

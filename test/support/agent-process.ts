@@ -4,8 +4,8 @@ import { existsSync } from 'node:fs';
 import { mkdtemp, readFile, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { expect } from 'vitest';
-import { colourFrames, eventually, type Fleet } from './fleet.ts';
+import { afterEach, beforeEach, expect } from 'vitest';
+import { colourFrames, eventually, Fleet } from './fleet.ts';
 
 export const fromSources = [process.execPath, '--conditions=@reefkeeper/source', '--experimental-transform-types', '--disable-warning=ExperimentalWarning', join(import.meta.dirname, '../../apps/agent/src/main.ts')];
 
@@ -64,11 +64,25 @@ export class AgentProcess {
   }
 }
 
+/** A fleet and an enrolled agent, anew for each test of the file that asks. */
+export function freshAgent(device: string): { readonly fleet: Fleet; readonly agent: AgentProcess } {
+  const now = {} as { fleet: Fleet; agent: AgentProcess };
+  beforeEach(async () => {
+    now.fleet = await Fleet.open();
+    now.agent = await AgentProcess.enrolled(now.fleet, device);
+  });
+  afterEach(async () => {
+    await now.agent.remove();
+    await now.fleet.close();
+  });
+  return now;
+}
+
 /**
  * One activation (revision 2, over a good revision 1) with a SIGKILL at `point`; then a new start. However it was cut, the end must be
  * the same: what was wanted is settled, it was installed once, and the controller hears of one end.
  */
-export async function surviveKill(fleet: Fleet, point: string, kind: 'good' | 'bad' | 'rollback', agent: AgentProcess): Promise<void> {
+export async function surviveKill({ fleet, agent }: { fleet: Fleet; agent: AgentProcess }, point: string, kind: 'good' | 'bad' | 'rollback'): Promise<void> {
   const { device, dir } = agent;
   const [one, two] = [fleet.publish(1), kind === 'bad' ? fleet.publish(2, { alter: (manifest) => ({ ...manifest, inputs: [{ ...manifest.inputs[0]!, preprocessing: { kind: 'image', width: 16, height: 16, channels: 3, resize: 'stretch', mean: [0], std: [255] } }] }) }) : fleet.publish(2)];
   const observe = { policy: { observeS: kind === 'bad' ? 30 : 0.2 } };

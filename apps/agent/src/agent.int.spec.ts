@@ -1,13 +1,11 @@
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { hostname, tmpdir } from 'node:os';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { openLogger } from '@reefkeeper/platform/logger';
 import { Sketch } from '@reefkeeper/protocol';
+import { joined, startAgent } from '../../../test/support/device.ts';
 import { colourFrames, eventually, Fleet } from '../../../test/support/fleet.ts';
-import { Agent } from './agent.ts';
-import { agentSettings } from './config.ts';
-import { enrol } from './identity.ts';
+import type { Agent } from './agent.ts';
 
 const device = 'reef-a';
 const soon = { policy: { observeS: 0.3 } };
@@ -19,7 +17,7 @@ beforeEach(async () => {
   fleet = await Fleet.open();
   dir = await mkdtemp(join(tmpdir(), 'reef-agent-'));
   await colourFrames(join(dir, 'frames'));
-  await enrol(dir, { gateway: fleet.gatewayUrl, token: fleet.token, id: device, hostname: hostname() });
+  await joined(fleet, dir, device);
 });
 afterEach(async () => {
   await agent?.stop();
@@ -29,8 +27,7 @@ afterEach(async () => {
 });
 
 async function start(env: Record<string, string> = {}): Promise<Agent> {
-  const quick = { firstDelayMs: 10, maxDelayMs: 50 };
-  agent = await Agent.start(agentSettings({ REEF_AGENT_DIR: dir, FRAMES_DIR: join(dir, 'frames'), FRAMES_FPS: '100', REEF_LOCAL_API: 'off', ...env }), openLogger('agent', process.env.AGENT_LOG ?? 'silent'), { download: { tries: 3, ...quick }, link: quick, serving: quick });
+  agent = await startAgent(dir, { FRAMES_DIR: join(dir, 'frames'), FRAMES_FPS: '100', REEF_LOCAL_API: 'off', ...env });
   return agent;
 }
 

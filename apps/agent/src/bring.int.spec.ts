@@ -1,13 +1,13 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { appendFile, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
-import { hostname, tmpdir } from 'node:os';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { makeDelta } from '@reefkeeper/bundle';
+import { joined } from '../../../test/support/device.ts';
 import { Fleet } from '../../../test/support/fleet.ts';
 import { bringBlob, type BringOptions } from './bring.ts';
 import { Gateway } from './gateway.ts';
-import { enrol } from './identity.ts';
 import { basesOf, Store, type BlobName } from './store.ts';
 
 let fleet: Fleet;
@@ -23,7 +23,7 @@ let next: BlobName;
 beforeAll(async () => {
   fleet = await Fleet.open();
   dir = await mkdtemp(join(tmpdir(), 'reef-agent-'));
-  const { identity } = await enrol(dir, { gateway: fleet.gatewayUrl, token: fleet.token, id: 'reef-a', hostname: hostname() });
+  const identity = await joined(fleet, dir, 'reef-a');
   gateway = new Gateway({ url: identity.gatewayUrl, ca: identity.ca, cert: identity.certificate, key: identity.key, idleMs: 300 });
 });
 afterAll(async () => {

@@ -1,14 +1,12 @@
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { hostname, tmpdir } from 'node:os';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { makeDelta } from '@reefkeeper/bundle';
-import { openLogger } from '@reefkeeper/platform/logger';
 import type { Desired, ExecutionState } from '@reefkeeper/protocol';
+import { joined, startAgent } from '../../../test/support/device.ts';
 import { eventually, Fleet } from '../../../test/support/fleet.ts';
-import { Agent } from './agent.ts';
-import { agentSettings } from './config.ts';
-import { enrol } from './identity.ts';
+import type { Agent } from './agent.ts';
 
 // Case 10 of the field: a broken delta on a metered link.
 const device = 'reef-m';
@@ -22,7 +20,7 @@ let broken: Buffer;
 beforeEach(async () => {
   fleet = await Fleet.open();
   dir = await mkdtemp(join(tmpdir(), 'reef-agent-'));
-  await enrol(dir, { gateway: fleet.gatewayUrl, token: fleet.token, id: device, hostname: hostname() });
+  await joined(fleet, dir, device);
   [one, two] = [fleet.publish(1, { ballast: 3 }), fleet.publish(2, { ballast: 3 })];
   // A proper delta, of the right length even, from what runs; only what it makes is another file.
   broken = (await makeDelta(one.model, Buffer.from(two.model).fill(7, two.model.length - 64)))!;
@@ -38,8 +36,7 @@ const digestOf = (version: typeof one) => version.manifest.variants[0]!.file.dig
 const requestsOf = (digest: string) => fleet.requests.filter((request) => request.startsWith(`GET /v1/blobs/${digest}`)).map((request) => (request.includes('/delta?') ? 'delta' : 'whole'));
 
 async function start(env: Record<string, string> = {}): Promise<void> {
-  const quick = { firstDelayMs: 10, maxDelayMs: 50 };
-  agent = await Agent.start(agentSettings({ REEF_AGENT_DIR: dir, ...env }), openLogger('agent', process.env.AGENT_LOG ?? 'silent'), { download: { tries: 3, ...quick }, link: quick, serving: quick });
+  agent = await startAgent(dir, env);
 }
 
 async function stop(): Promise<void> {

@@ -2,20 +2,19 @@ import { execFileSync, spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, readFileSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
-import { hostname, tmpdir } from 'node:os';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import getPort from 'get-port';
 import { afterEach, describe, expect, it } from 'vitest';
 import type { Manifest } from '@reefkeeper/bundle';
 import { openLogger, type Logger } from '@reefkeeper/platform/logger';
+import { joined, startAgent } from '../../../test/support/device.ts';
 import { eventually, Fleet } from '../../../test/support/fleet.ts';
-import { Agent } from './agent.ts';
+import type { Agent } from './agent.ts';
 import { parseCamera, type CameraSource, type FrameShape } from './camera-source.ts';
 import { Camera } from './camera.ts';
-import { agentSettings } from './config.ts';
 import type { Frame } from './frames.ts';
-import { enrol } from './identity.ts';
 import type { Pixels } from './runner.ts';
 
 const has = (command: string, ...args: string[]) => {
@@ -196,9 +195,8 @@ describe.runIf(hasFfmpeg)('an agent with a camera', () => {
     const dir = await mkdtemp(join(tmpdir(), 'reef-camera-'));
     let agent: Agent | undefined;
     try {
-      await enrol(dir, { gateway: fleet.gatewayUrl, token: fleet.token, id: 'reef-eye', hostname: hostname() });
-      const quick = { firstDelayMs: 10, maxDelayMs: 50 };
-      agent = await Agent.start(agentSettings({ REEF_AGENT_DIR: dir, REEF_CAMERA: 'ffmpeg:lavfi:color=c=red:size=320x240:rate=20', FRAMES_FPS: '20', REEF_LOCAL_API: 'off' }), openLogger('agent', process.env.AGENT_LOG ?? 'silent'), { link: quick, serving: quick, download: { tries: 3, ...quick }, camera: { silenceMs: 1_500, firstDelayMs: 3_000, maxDelayMs: 3_000 } });
+      await joined(fleet, dir, 'reef-eye');
+      agent = await startAgent(dir, { REEF_CAMERA: 'ffmpeg:lavfi:color=c=red:size=320x240:rate=20', FRAMES_FPS: '20', REEF_LOCAL_API: 'off' }, { camera: { silenceMs: 1_500, firstDelayMs: 3_000, maxDelayMs: 3_000 } });
       const { bundle } = fleet.publish(1);
       await fleet.want('reef-eye', 1, { classifier: { bundle, policy: { observeS: 0.3 } } }, { telemetryWindowS: 1 });
       const served = await eventually(() => fleet.windows.find(({ inferences }) => inferences > 5));

@@ -1,16 +1,14 @@
 import { X509Certificate } from 'node:crypto';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { hostname, tmpdir } from 'node:os';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import { openLogger } from '@reefkeeper/platform/logger';
 import { authorityOfAllTimes, leaf } from '../../../test/support/certificates.ts';
+import { joined, startAgent } from '../../../test/support/device.ts';
 import { Fleet } from '../../../test/support/fleet.ts';
-import { Agent } from './agent.ts';
+import type { Agent } from './agent.ts';
 import { DeviceClock } from './clock.ts';
-import { agentSettings } from './config.ts';
 import { Disk } from './disk.ts';
-import { enrol } from './identity.ts';
 import { distrust } from './trust.ts';
 
 const day = 86_400_000;
@@ -86,9 +84,8 @@ describe('an agent whose clock is years off', () => {
     const dir = await mkdtemp(join(tmpdir(), 'reef-clock-'));
     let agent: Agent | undefined;
     try {
-      await enrol(dir, { gateway: fleet.gatewayUrl, token: fleet.token, id: 'reef-c', hostname: hostname() });
-      const quick = { firstDelayMs: 10, maxDelayMs: 50 };
-      agent = await Agent.start(agentSettings({ REEF_AGENT_DIR: dir, REEF_DISK_RESERVE: '0', REEF_LOCAL_API: 'off' }), openLogger('agent', process.env.AGENT_LOG ?? 'silent'), { download: { tries: 3, ...quick }, link: quick, serving: quick });
+      await joined(fleet, dir, 'reef-c');
+      agent = await startAgent(dir, { REEF_DISK_RESERVE: '0', REEF_LOCAL_API: 'off' });
       const { bundle } = fleet.publish(1);
       await fleet.want('reef-c', 1, { classifier: { bundle, policy: { observeS: 0 } } });
       const done = await fleet.reportWhere(({ workloads }) => workloads.classifier?.execution?.state === 'SUCCEEDED');

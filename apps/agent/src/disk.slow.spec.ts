@@ -1,13 +1,11 @@
 import { execFileSync } from 'node:child_process';
 import { mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
-import { hostname, tmpdir } from 'node:os';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { openLogger } from '@reefkeeper/platform/logger';
+import { joined, quick, startAgent } from '../../../test/support/device.ts';
 import { colourFrames, eventually, Fleet } from '../../../test/support/fleet.ts';
-import { Agent } from './agent.ts';
-import { agentSettings } from './config.ts';
-import { enrol } from './identity.ts';
+import type { Agent } from './agent.ts';
 
 const device = 'reef-d';
 const soon = { policy: { observeS: 0, probationS: 0 } };
@@ -42,7 +40,7 @@ beforeEach(async () => {
   await mkdir(dir);
   if (mounts) mount('-t', 'tmpfs', '-o', 'size=2m', 'tmpfs');
   await colourFrames(join(base, 'frames'));
-  await enrol(dir, { gateway: fleet.gatewayUrl, token: fleet.token, id: device, hostname: hostname() });
+  await joined(fleet, dir, device);
 });
 afterEach(async () => {
   await agent?.stop();
@@ -53,9 +51,7 @@ afterEach(async () => {
 });
 
 async function start(): Promise<Agent> {
-  const quick = { firstDelayMs: 10, maxDelayMs: 50 };
-  const settings = agentSettings({ REEF_AGENT_DIR: dir, FRAMES_DIR: join(base, 'frames'), FRAMES_FPS: '50', REEF_DISK_RESERVE: '0', REEF_LOCAL_API: 'off' });
-  agent = await Agent.start(settings, openLogger('agent', process.env.AGENT_LOG ?? 'silent'), { download: { tries: 2, ...quick }, link: quick, serving: quick, disk: { firstMs: 200, maxMs: 200 } });
+  agent = await startAgent(dir, { FRAMES_DIR: join(base, 'frames'), FRAMES_FPS: '50', REEF_DISK_RESERVE: '0', REEF_LOCAL_API: 'off' }, { download: { tries: 2, ...quick }, disk: { firstMs: 200, maxMs: 200 } });
   return agent;
 }
 async function stop(): Promise<void> {

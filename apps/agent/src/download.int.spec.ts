@@ -1,8 +1,9 @@
 import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { randomBytes } from 'node:crypto';
-import { hostname, tmpdir } from 'node:os';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { joined } from '../../../test/support/device.ts';
 import { Fleet } from '../../../test/support/fleet.ts';
 import { DeviceClock } from './clock.ts';
 import { Disk } from './disk.ts';
@@ -21,7 +22,7 @@ const quick = { tries: 4, firstDelayMs: 1, maxDelayMs: 5 };
 beforeAll(async () => {
   fleet = await Fleet.open();
   dir = await mkdtemp(join(tmpdir(), 'reef-agent-'));
-  ({ identity } = await enrol(dir, { gateway: fleet.gatewayUrl, token: fleet.token, id: 'reef-a', hostname: hostname() }));
+  identity = await joined(fleet, dir, 'reef-a');
   gateway = new Gateway({ url: identity.gatewayUrl, ca: identity.ca, cert: identity.certificate, key: identity.key, idleMs: 300 });
 });
 afterAll(async () => {

@@ -1,14 +1,12 @@
 import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { hostname, tmpdir } from 'node:os';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { openLogger } from '@reefkeeper/platform/logger';
 import { buildFakeEdgeTpu, canBuildFakeEdgeTpu } from '../../../libs/inference/src/fake-edgetpu.fixture.ts';
+import { joined, startAgent } from '../../../test/support/device.ts';
 import { colourFrames, eventually, Fleet } from '../../../test/support/fleet.ts';
 import { publishForTpu } from '../../../test/support/tpu-bundle.ts';
-import { Agent } from './agent.ts';
-import { agentSettings } from './config.ts';
-import { enrol } from './identity.ts';
+import type { Agent } from './agent.ts';
 import { TpuHealth } from './tpu-health.ts';
 
 const device = 'reef-t';
@@ -27,7 +25,7 @@ describe.skipIf(!canBuildFakeEdgeTpu)('an agent with Edge TPUs that come, go and
     fleet = await Fleet.open();
     dir = await mkdtemp(join(tmpdir(), 'reef-tpu-'));
     await colourFrames(join(dir, 'frames'));
-    await enrol(dir, { gateway: fleet.gatewayUrl, token: fleet.token, id: device, hostname: hostname() });
+    await joined(fleet, dir, device);
   });
   afterEach(async () => {
     await agent?.stop();
@@ -37,9 +35,7 @@ describe.skipIf(!canBuildFakeEdgeTpu)('an agent with Edge TPUs that come, go and
   });
 
   async function start(env: Record<string, string> = {}, health = new TpuHealth()): Promise<Agent> {
-    const quick = { firstDelayMs: 10, maxDelayMs: 50 };
-    const settings = agentSettings({ REEF_AGENT_DIR: dir, FRAMES_DIR: join(dir, 'frames'), FRAMES_FPS: '50', REEF_EDGETPU_LIBRARY: tpus.library, REEF_PROBE_MAX_S: '0.2', REEF_DISK_RESERVE: '0', REEF_LOCAL_API: 'off', ...env });
-    agent = await Agent.start(settings, openLogger('agent', process.env.AGENT_LOG ?? 'silent'), { download: { tries: 3, ...quick }, link: quick, serving: quick, health, aftercare: { tickMs: 200 } });
+    agent = await startAgent(dir, { FRAMES_DIR: join(dir, 'frames'), FRAMES_FPS: '50', REEF_EDGETPU_LIBRARY: tpus.library, REEF_PROBE_MAX_S: '0.2', REEF_DISK_RESERVE: '0', REEF_LOCAL_API: 'off', ...env }, { health, aftercare: { tickMs: 200 } });
     return agent;
   }
   const onTpu = (bundle: string, policy: object = {}) => ({ bundle, variant: 'edgetpu-14', policy: { observeS: 0, ...policy } });

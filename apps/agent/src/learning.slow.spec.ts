@@ -1,6 +1,6 @@
 import { existsSync } from 'node:fs';
 import { mkdtemp, readdir, rm } from 'node:fs/promises';
-import { hostname, tmpdir } from 'node:os';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import sharp from 'sharp';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -8,12 +8,10 @@ import type { Manifest } from '@reefkeeper/bundle';
 import { decodeLearned } from '@reefkeeper/bundle/learned';
 import { appendHead, readModel } from '@reefkeeper/edgetpu';
 import { dequantise, Interpreter, quantisePixels, readImage } from '@reefkeeper/inference';
-import { openLogger } from '@reefkeeper/platform/logger';
 import { colourArchive, embeddingModel } from '../../../test/support/embeddings.ts';
+import { joined, startAgent } from '../../../test/support/device.ts';
 import { colourFrames, eventually, Fleet } from '../../../test/support/fleet.ts';
-import { Agent } from './agent.ts';
-import { agentSettings } from './config.ts';
-import { enrol } from './identity.ts';
+import type { Agent } from './agent.ts';
 
 const device = 'reef-learner';
 let fleet: Fleet;
@@ -24,9 +22,8 @@ beforeEach(async () => {
   fleet = await Fleet.open();
   dir = await mkdtemp(join(tmpdir(), 'reef-learning-'));
   await colourFrames(join(dir, 'frames'));
-  await enrol(dir, { gateway: fleet.gatewayUrl, token: fleet.token, id: device, hostname: hostname() });
-  const quick = { firstDelayMs: 10, maxDelayMs: 50 };
-  agent = await Agent.start(agentSettings({ REEF_AGENT_DIR: dir, FRAMES_DIR: join(dir, 'frames'), FRAMES_FPS: '20' }), openLogger('agent', process.env.AGENT_LOG ?? 'silent'), { download: { tries: 3, ...quick }, link: quick, serving: quick });
+  await joined(fleet, dir, device);
+  agent = await startAgent(dir, { FRAMES_DIR: join(dir, 'frames'), FRAMES_FPS: '20' });
 });
 afterEach(async () => {
   await agent.stop();

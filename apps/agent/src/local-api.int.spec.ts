@@ -2,16 +2,15 @@ import { once } from 'node:events';
 import { request as httpRequest } from 'node:http';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { createServer } from 'node:net';
-import { hostname, tmpdir } from 'node:os';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import sharp from 'sharp';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { openLogger } from '@reefkeeper/platform/logger';
+import { joined, startAgent } from '../../../test/support/device.ts';
 import { colourFrames, eventually, Fleet } from '../../../test/support/fleet.ts';
 import { colourLabels, detectorModel } from '../../../test/support/colours.ts';
-import { Agent } from './agent.ts';
-import { agentSettings } from './config.ts';
-import { enrol } from './identity.ts';
+import type { Agent } from './agent.ts';
 
 const device = 'reef-l';
 let fleet: Fleet;
@@ -20,14 +19,12 @@ let agent: Agent;
 let bundle: string;
 let url: string;
 
-const settings = (env: Record<string, string> = {}) => agentSettings({ REEF_AGENT_DIR: dir, REEF_LOCAL_API: '127.0.0.1:0', REEF_LOCAL_API_QUEUE: '8', REEF_LOCAL_API_BODY: '300000', ...env });
-
 beforeAll(async () => {
   fleet = await Fleet.open();
   dir = await mkdtemp(join(tmpdir(), 'reef-local-'));
   await colourFrames(join(dir, 'frames'));
-  await enrol(dir, { gateway: fleet.gatewayUrl, token: fleet.token, id: device, hostname: hostname() });
-  agent = await Agent.start(settings(), openLogger('agent', process.env.AGENT_LOG ?? 'silent'));
+  await joined(fleet, dir, device);
+  agent = await startAgent(dir, { REEF_LOCAL_API: '127.0.0.1:0', REEF_LOCAL_API_QUEUE: '8', REEF_LOCAL_API_BODY: '300000' });
   url = agent.localUrl!;
   ({ bundle } = fleet.publish(3));
 });

@@ -3,18 +3,17 @@ import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:https';
 import type { RequestListener } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { hostname, tmpdir } from 'node:os';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { openLogger } from '@reefkeeper/platform/logger';
 import type { Peer } from '@reefkeeper/protocol';
+import { joined, quick, startAgent } from '../../../test/support/device.ts';
 import { Fleet } from '../../../test/support/fleet.ts';
 import { Authority } from '../../../libs/devices/src/authority.ts';
-import { Agent } from './agent.ts';
 import { bringBlob } from './bring.ts';
-import { agentSettings } from './config.ts';
 import { Gateway } from './gateway.ts';
-import { enrol, type Identity } from './identity.ts';
+import type { Identity } from './identity.ts';
 import { Pace, PeerServer } from './peer-server.ts';
 import { Peers } from './peers.ts';
 import { Store, type BlobName } from './store.ts';
@@ -33,7 +32,7 @@ const closing: (() => Promise<unknown>)[] = [];
 beforeAll(async () => {
   fleet = await Fleet.open();
   root = await mkdtemp(join(tmpdir(), 'reef-peers-'));
-  for (const id of ['near', 'mine']) identities[id] = (await enrol(join(root, id), { gateway: fleet.gatewayUrl, token: fleet.token, id, hostname: hostname() })).identity;
+  for (const id of ['near', 'mine']) identities[id] = await joined(fleet, join(root, id), id);
   const { gatewayUrl: url, ca, certificate: cert, key } = identities.mine!;
   gateway = new Gateway({ url, ca, cert, key });
 });
@@ -155,8 +154,7 @@ it('all answers together stay within the bandwidth', async () => {
 
 it('two agents at one site: the second takes no byte of a file from the gateway', async () => {
   const start = async (id: string, env: Record<string, string> = {}) => {
-    const quick = { firstDelayMs: 10, maxDelayMs: 50 };
-    const agent = await Agent.start(agentSettings({ REEF_AGENT_DIR: join(root, id), REEF_LOCAL_API: '', REEF_PEER_CACHE: 'on', REEF_PEER_LISTEN: '127.0.0.1:0', ...env }), log, { download: { tries: 2, ...quick }, link: quick, serving: quick });
+    const agent = await startAgent(join(root, id), { REEF_LOCAL_API: '', REEF_PEER_CACHE: 'on', REEF_PEER_LISTEN: '127.0.0.1:0', ...env }, { download: { tries: 2, ...quick } });
     closing.push(() => agent.stop());
   };
   const version = fleet.publish(1);

@@ -1,13 +1,11 @@
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
-import { hostname, tmpdir } from 'node:os';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { openLogger } from '@reefkeeper/platform/logger';
 import { Sketch } from '@reefkeeper/protocol';
+import { joined, startAgent } from '../../../test/support/device.ts';
 import { colourFrames, eventually, Fleet } from '../../../test/support/fleet.ts';
-import { Agent } from './agent.ts';
-import { agentSettings } from './config.ts';
-import { enrol } from './identity.ts';
+import type { Agent } from './agent.ts';
 
 const device = 'reef-d';
 const window = { telemetryWindowS: 1 };
@@ -19,7 +17,7 @@ beforeEach(async () => {
   fleet = await Fleet.open();
   dir = await mkdtemp(join(tmpdir(), 'reef-shadow-'));
   await colourFrames(join(dir, 'frames'));
-  await enrol(dir, { gateway: fleet.gatewayUrl, token: fleet.token, id: device, hostname: hostname() });
+  await joined(fleet, dir, device);
 });
 afterEach(async () => {
   await agent.stop();
@@ -28,8 +26,7 @@ afterEach(async () => {
 });
 
 const start = async (env: Record<string, string> = {}) => {
-  const quick = { firstDelayMs: 10, maxDelayMs: 50 };
-  agent = await Agent.start(agentSettings({ REEF_AGENT_DIR: dir, FRAMES_DIR: join(dir, 'frames'), FRAMES_FPS: '50', REEF_LOCAL_API: '127.0.0.1:0', REEF_DISK_RESERVE: '0', ...env }), openLogger('agent', process.env.AGENT_LOG ?? 'silent'), { link: quick, serving: quick });
+  agent = await startAgent(dir, { FRAMES_DIR: join(dir, 'frames'), FRAMES_FPS: '50', REEF_LOCAL_API: '127.0.0.1:0', REEF_DISK_RESERVE: '0', ...env });
 };
 const ended = async (revision: number) => (await fleet.reportWhere(({ workloads }) => workloads.classifier?.execution?.revision === revision && !['QUEUED', 'IN_PROGRESS'].includes(workloads.classifier.execution.state), 60_000)).workloads.classifier!;
 const want = (revision: number, bundle: string, shadow?: object) => fleet.want(device, revision, { classifier: { bundle, policy: { observeS: 0, ...(shadow ? { shadow: shadow as never } : {}) } } }, window);

@@ -1,13 +1,11 @@
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
-import { hostname, tmpdir } from 'node:os';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { openLogger } from '@reefkeeper/platform/logger';
+import { joined, startAgent } from '../../../test/support/device.ts';
 import { eventually, Fleet } from '../../../test/support/fleet.ts';
-import { Agent } from './agent.ts';
-import { agentSettings } from './config.ts';
-import { enrol } from './identity.ts';
+import type { Agent } from './agent.ts';
 
 const device = 'reef-s';
 const swaps = 20;
@@ -19,8 +17,8 @@ let agent: Agent;
 beforeEach(async () => {
   fleet = await Fleet.open();
   dir = await mkdtemp(join(tmpdir(), 'reef-swap-'));
-  await enrol(dir, { gateway: fleet.gatewayUrl, token: fleet.token, id: device, hostname: hostname() });
-  agent = await Agent.start(agentSettings({ REEF_AGENT_DIR: dir, REEF_LOCAL_API: '127.0.0.1:0', REEF_LOCAL_API_QUEUE: '512', REEF_DISK_RESERVE: '0' }), openLogger('agent', process.env.AGENT_LOG ?? 'silent'));
+  await joined(fleet, dir, device);
+  agent = await startAgent(dir, { REEF_LOCAL_API: '127.0.0.1:0', REEF_LOCAL_API_QUEUE: '512', REEF_DISK_RESERVE: '0' });
 });
 afterEach(async () => {
   await agent.stop();
