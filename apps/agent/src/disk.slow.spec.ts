@@ -99,7 +99,8 @@ describe.skipIf(!mounts)('a disk that cannot be written (needs to mount a tmpfs)
 
     mount('-o', 'remount,rw');
     await fleet.reportWhere(({ session, health }) => session > before && health === 'HEALTHY');
-    expect(JSON.parse(await readFile(join(dir, 'state.json'), 'utf8'))).toMatchObject({ desired: { revision: 4 } });
+    // The disk first, then what waited for it.
+    await expect.poll(async () => JSON.parse(await readFile(join(dir, 'state.json'), 'utf8'))).toMatchObject({ desired: { revision: 4 } });
     await fleet.want(device, 5, { classifier: { bundle: three.bundle, ...soon } }, window);
     expect(await ended(5)).toMatchObject({ workloads: { classifier: { running: three.bundle } } });
   });
