@@ -42,7 +42,7 @@ import { Store } from './store.ts';
 import { edgeTpuTemperature, hostTemperature } from './temperature.ts';
 import type { TpuHealth } from './tpu-health.ts';
 import type { ClosedWindow } from './window.ts';
-import { crashedAgain, isOpen, resumed, sameSlot, type Slot } from './workload.ts';
+import { crashedAgain, isOpen, resumed, sameSlot, waitsForBudget, type Slot } from './workload.ts';
 
 const renewalCheckMs = 6 * 3_600_000;
 const giveBackEveryMs = 600_000;
@@ -327,7 +327,7 @@ export class Agent {
 
   /** Downloads over the data budget go on in the next period. */
   private awaitBudget(): void {
-    const waiting = Object.values(this.state.now.workloads).filter(({ execution }) => execution?.waiting);
+    const waiting = Object.values(this.state.now.workloads).filter(({ execution }) => waitsForBudget(execution));
     clearTimeout(this.budgetTimer);
     if (this.stopped.signal.aborted || waiting.length === 0) return;
     // A person may have said so while it was about to wait.
@@ -336,7 +336,7 @@ export class Agent {
   }
 
   private async resumeDownloads(): Promise<void> {
-    for (const [name, { execution }] of Object.entries(this.state.now.workloads)) if (execution?.waiting) await this.state.move(name, resumed);
+    for (const [name, { execution }] of Object.entries(this.state.now.workloads)) if (waitsForBudget(execution)) await this.state.move(name, resumed);
     this.reconciler.poke();
   }
 

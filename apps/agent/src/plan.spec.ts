@@ -1,7 +1,8 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { desired as desiredMessage, terminalStates, type Desired } from '@reefkeeper/protocol';
-import { chooseVariant, plan, type Accelerator, type Actual, type InstalledBundle, type Step } from './plan.ts';
+import { chooseVariant, plan, unsaidWaits, type Accelerator, type Actual, type InstalledBundle, type Step } from './plan.ts';
+import { quiet, reportOf } from './report.ts';
 import { activated, begun, booted, closed, committed, crashedAgain, deferred, did, emptyWorkload, entered, failed, faulted, isOpen, left, maxTrials, onTrial, refetched, removed, resumed, returned, served, type Slot, type WorkloadState } from './workload.ts';
 
 const [A, B, C] = ['a', 'b', 'c'].map((letter) => letter.repeat(64)) as [string, string, string];
@@ -173,6 +174,22 @@ describe('plan', () => {
     expect(plan(wanted, actual({ w: resumed(waiting) }, [A])).map(({ kind }) => kind)).toEqual(['download', 'verify', 'install']);
     // Something else wanted ends the wait.
     expect(plan(wish(3, { w: { bundle: A } }), actual({ w: waiting }, [A])).map(({ kind }) => kind)).toEqual(['begin', 'close']);
+  });
+
+  it('says once what it waits for, whatever it is, and neither says nor keeps it once it goes on', () => {
+    const begunFor = (revision: number): WorkloadState => begun(settled(A, 1), revision, wish(revision, { w: { bundle: B } }).workloads.w!);
+    for (const [facts, code] of [[{ ...actual({ w: begunFor(2) }, [A]), disk: 'DISK_READ_ONLY' as const }, 'disk_read_only'], [actual({ w: did(did(did(begunFor(2), 'download'), 'verify'), 'install') }, [A, B]), 'no_accelerator']] as const) {
+      const wanted = wish(2, { w: { bundle: B, variant: 'edgetpu-14', policy: { cpuFallback: false } } });
+      const said = unsaidWaits(plan(wanted, facts), facts.workloads);
+      expect([...said]).toEqual([['w', expect.objectContaining({ code })]]);
+      const waiting = deferred(facts.workloads.w!, said.get('w')!);
+      expect(reportOf({ schema: 1, session: 1, desired: wanted, workloads: { w: waiting } }, quiet).workloads.w!.execution).toMatchObject({ state: 'QUEUED', failure: { code } });
+      expect(unsaidWaits(plan(wanted, { ...facts, workloads: { w: waiting } }), { w: waiting }).size).toBe(0);
+      // Nothing has to resume it: there is a next step as soon as the world allows one.
+      expect(plan(wanted, { ...facts, disk: null, accelerator: { present: true, runtime: 14, devices: [] }, workloads: { w: waiting } })[0]).toMatchObject({ kind: code === 'no_accelerator' ? 'golden' : 'download' });
+      expect(entered(waiting, 'golden').execution).toMatchObject({ state: 'IN_PROGRESS', waiting: null });
+      expect(closed(waiting, 'FAILED').execution).toMatchObject({ state: 'FAILED', waiting: null });
+    }
   });
 
   it('changes the variant in place when an accelerator comes or goes, unless it has proved unfit', () => {

@@ -1,8 +1,8 @@
-import { activationLimitS, type Desired, type ExecutionStep, type WantedWorkload } from '@reefkeeper/protocol';
+import { activationLimitS, type Desired, type ExecutionStep, type Failure, type WantedWorkload } from '@reefkeeper/protocol';
 import type { EdgeTpuDevice } from '@reefkeeper/inference';
 import type { DiskTrouble } from './disk.ts';
 import { matching } from './placement.ts';
-import { begun, emptyWorkload, isOpen, maxTrials, onTrial, sameSlot, type Execution, type Slot, type WorkloadState } from './workload.ts';
+import { begun, emptyWorkload, isOpen, maxTrials, onTrial, sameSlot, waitsForBudget, type Execution, type Slot, type WorkloadState } from './workload.ts';
 
 /** A bundle on disk: verified, complete, with the variants whose files are there. */
 export interface InstalledBundle {
@@ -75,6 +75,24 @@ export function plan(desired: Desired | null, actual: Actual): Step[] {
   return steps;
 }
 
+/** By the reason of a wait, as it is reported: the fleet then neither counts the time nor gives the device up. */
+const waits: Readonly<Record<Exclude<(Step & { kind: 'wait' })['reason'], 'budget_exceeded'>, Failure>> = {
+  NO_ACCELERATOR: { code: 'no_accelerator', message: 'It needs an Edge TPU and none answers; it goes on by itself when one does.' },
+  DISK_FULL: { code: 'disk_full', message: 'The disk is full, so that nothing new can be noted; it goes on by itself when there is room.' },
+  DISK_READ_ONLY: { code: 'disk_read_only', message: 'The disk cannot be written; it goes on by itself when it can.' },
+  DISK_FAILING: { code: 'disk_failing', message: 'Writing to the disk fails; it goes on by itself when that is over.' },
+};
+
+/** What open executions wait for and have not said yet, by workload. */
+export function unsaidWaits(steps: readonly Step[], workloads: Actual['workloads']): Map<string, Failure> {
+  return new Map(steps.flatMap((step): [string, Failure][] => {
+    if (step.kind !== 'wait' || step.reason === 'budget_exceeded') return [];
+    const { execution = null } = workloads[step.workload] ?? {};
+    const why = waits[step.reason];
+    return isOpen(execution) && !execution.rollback && execution.waiting?.code !== why.code ? [[step.workload, why]] : [];
+  }));
+}
+
 function planWorkload(workload: string, revision: number, wanted: WantedWorkload | undefined, state: WorkloadState, actual: Actual): Step[] {
   if (!wanted) return state.running || isOpen(state.execution) ? [{ kind: 'remove', workload, revision }] : [];
 
@@ -109,7 +127,7 @@ function planExecution(workload: string, wanted: WantedWorkload, state: Workload
     return fail('observe.agent_crash_loop', `The agent died ${execution.trials} times while it observed this bundle.`);
   }
 
-  if (execution.waiting) return [{ kind: 'wait', workload, reason: 'budget_exceeded' }];
+  if (waitsForBudget(execution)) return [{ kind: 'wait', workload, reason: 'budget_exceeded' }];
   // Nothing new on a disk that cannot be written: a restart would not know what it runs. Going back is done in memory, if need be.
   if (actual.disk && !execution.rollback) return [{ kind: 'wait', workload, reason: actual.disk }];
 

@@ -3,7 +3,7 @@ import type { Logger } from '@reefkeeper/platform/logger';
 import { activationLimitS, type Desired } from '@reefkeeper/protocol';
 import type { CrashPoint } from './crash-point.ts';
 import { diskTroubleOf, type Disk } from './disk.ts';
-import { plan, timeoutCode, type Actual, type Executors, type Step } from './plan.ts';
+import { plan, timeoutCode, unsaidWaits, type Actual, type Executors, type Step } from './plan.ts';
 import type { StateFile } from './state.ts';
 import { deferred, failed, isOpen, type Execution } from './workload.ts';
 
@@ -78,8 +78,12 @@ export class Reconciler {
       try {
         for (;;) {
           if (this.stopping) return;
-          const step = plan(state.now.desired, await observe()).find(({ kind }) => kind !== 'wait');
-          if (!step) break;
+          const steps = plan(state.now.desired, await observe());
+          const step = steps.find(({ kind }) => kind !== 'wait');
+          if (!step) {
+            for (const [workload, why] of unsaidWaits(steps, state.now.workloads)) await state.move(workload, (now) => deferred(now, why));
+            break;
+          }
           await this.execute(step);
           troubles = 0;
         }

@@ -17,7 +17,7 @@ export interface Execution extends ReportedExecution {
   elapsedMs: number;
   /** How often the observation has begun. A model that takes the whole device down never reports a failure: this counts it. */
   trials: number;
-  /** What it waits for before it can go on (`budget_exceeded`); it is then QUEUED. */
+  /** What it waits for before it can go on (`budget_exceeded`, `no_accelerator`, `disk_full`, ...); it is then QUEUED. */
   waiting: Failure | null;
 }
 
@@ -99,13 +99,17 @@ export function transferred(state: WorkloadState, took: Transfer): WorkloadState
   return { ...state, execution: { ...execution, transfer: { fullBytes: sum('fullBytes'), deltaBytes: sum('deltaBytes'), peerBytes: sum('peerBytes'), savedBytes: sum('savedBytes') } } };
 }
 
-/** Nothing has failed, and nothing goes on before what it waits for has come: then `resumed`. */
+/** Nothing has failed. What waits for the data budget goes on when `resumed`; other waits are over when the plan has a next step. */
 export function deferred(state: WorkloadState, waiting: Failure): WorkloadState {
   return isOpen(state.execution) ? { ...state, execution: { ...state.execution, state: 'QUEUED', percent: null, waiting } } : state;
 }
 
 export function resumed(state: WorkloadState): WorkloadState {
-  return isOpen(state.execution) && state.execution.waiting ? { ...state, execution: { ...state.execution, waiting: null } } : state;
+  return state.execution && waitsForBudget(state.execution) ? { ...state, execution: { ...state.execution, waiting: null } } : state;
+}
+
+export function waitsForBudget(execution: Execution | null): boolean {
+  return isOpen(execution) && execution.waiting?.code === 'budget_exceeded';
 }
 
 export function did(state: WorkloadState, step: ExecutionStep): WorkloadState {
@@ -193,7 +197,7 @@ export function closed(state: WorkloadState, end: 'SUCCEEDED' | 'FAILED' | 'TIME
   // Terminal is sticky.
   if (!isOpen(state.execution)) return state;
   const step = end === 'SUCCEEDED' ? null : state.execution.step;
-  return { ...state, execution: { ...state.execution, state: end, step, percent: null } };
+  return { ...state, execution: { ...state.execution, state: end, step, percent: null, waiting: null } };
 }
 
 export function removed(state: WorkloadState, revision: number): WorkloadState {

@@ -71,12 +71,12 @@ export interface Verdict {
   interval: [number, number] | null; sample: { devices: number; inferences: number }; message: string; stillNeeded: string | null;
 }
 
-export interface Wave { index: number; state: string; size: number; of: { by: string; value: string } | null; counts: Record<string, number>; verdicts: Verdict[]; startedAt: string | null; endedAt: string | null }
+export interface Wave { index: number; state: string; size: number; of: { by: string; value: string } | null; counts: Record<string, number>; waiting: number; faults: number; verdicts: Verdict[]; startedAt: string | null; endedAt: string | null }
 
 export interface Rollout {
   id: string; name: string; version: string; bundle: string; workload: string; selector: string; state: string; stateReason: { code: string; message: string } | null; wave: number;
   waiting: { code: string; message: string } | null; stopAt: string | null; late: { counts: Record<string, number>; stopped: { code: string; message: string } | null } | null;
-  transfer: { fullBytes: number; deltaBytes: number; peerBytes: number; savedBytes: number } | null; waitingDevices: { code: string; message: string; count: number; devices: string[] }[];
+  transfer: { fullBytes: number; deltaBytes: number; peerBytes: number; savedBytes: number } | null; waitingDevices: { code: string; what: string; message: string; count: number; devices: string[] }[];
   waves: Wave[]; rollback: Record<string, number> | null; createdAt: string; createdBy: string; startedAt: string | null; endedAt: string | null;
   plan: { eligible: number | string[]; excluded: { device: string; reason: string }[]; blastRadius: Record<string, unknown> } | null;
 }

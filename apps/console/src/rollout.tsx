@@ -64,7 +64,7 @@ function Head({ rollout, reload }: { rollout: Rollout; reload: () => void }) {
       {rollout.stateReason && <p className={`notice ${['ROLLED_BACK', 'ROLLING_BACK', 'ABORTED'].includes(rollout.state) ? 'bad' : rollout.state === 'PAUSED' ? 'warn' : ''}`}>{rollout.stateReason.message} <code>{rollout.stateReason.code}</code></p>}
       {rollout.waiting && <p className={`notice ${rollout.waiting.code.startsWith('waits_for_') ? 'warn' : ''}`}>{rollout.waiting.message} <code>{rollout.waiting.code}</code></p>}
       {rollout.stopAt && <p className="faint">Nobody new is told after <time dateTime={rollout.stopAt}>{new Date(rollout.stopAt).toLocaleString()}</time>.</p>}
-      {rollout.waitingDevices.map((some) => <p className="notice warn" key={some.code}>{some.count} waiting ({some.devices.join(', ')}{some.count > some.devices.length && ', ...'}): {some.message} <code>{some.code}</code></p>)}
+      {rollout.waitingDevices.map((some) => <p className="notice warn" key={some.code}>Waiting for {some.what}: {some.count} {some.count === 1 ? 'device' : 'devices'} ({some.devices.join(', ')}{some.count > some.devices.length && ', ...'}): {some.message} <code>{some.code}</code></p>)}
       {rollout.transfer && <Transferred {...rollout.transfer} />}
       <p>{verbs[rollout.state]?.map(({ verb, text, body, ask }) => <button type="button" key={text} onClick={() => void act(verb, body, ask)}>{text}</button>)}</p>
       {problem && <p className="notice bad" role="alert">{problem}</p>}
@@ -100,7 +100,7 @@ function WaveCard({ wave, current }: { wave: Wave; current: boolean }) {
       <div className="stack" title={Object.entries(wave.counts).map(([state, count]) => `${count} ${state.toLowerCase()}`).join(', ')}>
         {segments.map(([state, tone]) => (wave.counts[state] ?? 0) > 0 && <div key={state} className={tone} style={{ flexGrow: wave.counts[state] }}>{wave.counts[state]}</div>)}
       </div>
-      <p className="faint">{wave.size} {wave.size === 1 ? 'device' : 'devices'}{Object.entries(wave.counts).filter(([, count]) => count > 0).map(([state, count]) => `, ${count} ${state.toLowerCase().replace('_', ' ')}`)}</p>
+      <p className="faint">{wave.size} {wave.size === 1 ? 'device' : 'devices'}{Object.entries(wave.counts).filter(([, count]) => count > 0).map(([state, count]) => `, ${count} ${state.toLowerCase().replace('_', ' ')}`)}{wave.waiting > 0 && `, of these ${wave.waiting} waiting by their own word`}{wave.faults > 0 && <strong className="bad">{`, ${wave.faults} left it after their success`}</strong>}</p>
       {wave.verdicts?.length > 0 && (
         <table>
           <thead><tr><th>Gate</th><th>Verdict</th><th>Now</th><th>Before</th><th>Limit</th><th>Judged on</th></tr></thead>

@@ -168,7 +168,7 @@ export const execution = z.object({
   step: executionStep.nullable(),
   /** Of the current step, 0 to 100; null where it cannot be known. */
   percent: z.number().min(0).max(100).nullable(),
-  /** Why it failed; with QUEUED, what it waits for (`budget_exceeded`). */
+  /** Why it failed; with QUEUED, what it waits for (`budget_exceeded`, `no_accelerator`, `disk_full`). */
   failure: failure.nullable().default(null),
   /** What is to be known although nothing failed (`shadow.too_few_frames`). */
   notes: z.array(failure).max(8).optional(),

@@ -53,6 +53,42 @@ describe('scenarios', () => {
     expect(kinds(decide(rollout, silent, at(59)))).toEqual(['judge', 'wait']);
     expect(decide(rollout, silent, at(60))).toMatchObject([{ kind: 'closeWave', as: 'INCONCLUSIVE' }, { kind: 'pause', reason: { code: 'inconclusive', numbers: { gate: 'error_rate', sample: { devices: 0, inferences: 0 }, needed: { devices: 4, inferencesPerDevice: 50 } } } }]);
   });
+  it('devices that wait by their own word: the rest is judged at once; too many of them hold the wave until its deadline, or as long as others have to time out (case 10)', () => {
+    const wave = (waits: number, more: Partial<Facts> = {}): Facts => facts({ counts: { ...noCounts(), SUCCEEDED: 10 - waits, QUEUED: waits }, waiting: { devices: waits, until: at(100) }, samples: Array.from({ length: 10 - waits }, (_, i) => sampleOf(`d${i}`)), ...more });
+    const running = rolloutOf([10]);
+    running.waves[0]!.state = 'RUNNING';
+    expect(decide(running, wave(2), t0)).toMatchObject([{ kind: 'analyse', until: at(100), reason: { numbers: { waiting: 2 } } }]);
+    const rollout = analysing(running, 0);
+    rollout.waves[0]!.deadlineAt = at(100);
+    expect(decide(rollout, wave(2), at(99))).toMatchObject([{ kind: 'judge', verdicts: [{ gate: 'install_failures', verdict: 'PENDING', needed: { answers: 1 } }, {}, {}, {}] }, { kind: 'wait', until: at(100), reason: { code: 'devices_wait', numbers: { waiting: 2 } } }]);
+    expect(decide(rollout, wave(2), at(100))).toMatchObject([{ kind: 'closeWave', as: 'INCONCLUSIVE' }, { kind: 'pause', reason: { code: 'inconclusive', numbers: { gate: 'install_failures' } } }]);
+    // One of ten may be without an answer: judged on ten all the same, and counted with those left behind.
+    expect(decide(rollout, wave(1), at(10))).toMatchObject([{ kind: 'closeWave', as: 'PASSED', verdicts: [{ basis: 'group (10 devices)', message: expect.stringContaining('1 still waiting') as string }, {}, {}, {}] }, { kind: 'complete', reason: { code: 'completed_with_skipped', numbers: { skipped: 1 } } }]);
+    // A worse version does not wait for them.
+    expect(decide(rollout, wave(2, { samples: Array.from({ length: 8 }, (_, i) => sampleOf(`d${i}`, { correct: 30 })) }), at(10))).toMatchObject([{ kind: 'closeWave', as: 'FAILED' }, { kind: 'rollBack' }]);
+  });
+  it('the answer that was missing begins the soak anew; one more that was not does not', () => {
+    const rollout = analysing(rolloutOf([10]), 0);
+    const seen = (some: Partial<Facts>): Facts => facts({ counts: { ...noCounts(), SUCCEEDED: 9, QUEUED: 1 }, waiting: { devices: 1, until: t0 }, samples: Array.from({ length: 9 }, (_, i) => sampleOf(`d${i}`)), ...some });
+    expect(decide(rollout, seen({ answeredSince: 1 }), at(50))).toMatchObject([{ kind: 'analyse', anew: true, until: at(110) }]);
+    expect(kinds(decide(rollout, seen({ answeredSince: 0 }), at(50)))).toEqual(['closeWave', 'complete']);
+    expect(kinds(decide(rollout, seen({ answeredSince: 1, counts: { ...noCounts(), SUCCEEDED: 10 }, waiting: null }), at(50)))).toEqual(['closeWave', 'complete']);
+  });
+  it('a canary that only waits is waited for; nobody to wait for is not', () => {
+    const rollout = analysing(rolloutOf([1, 4], { gates: { installFailures: null, errorRate: null, latencyP95: null, accuracy: null } }), 0);
+    const waits = facts({ counts: { ...noCounts(), QUEUED: 1 }, waiting: { devices: 1, until: t0 } });
+    expect(decide(rollout, waits, at(20))).toMatchObject([{ kind: 'judge' }, { kind: 'wait', reason: { code: 'devices_wait' } }]);
+    expect(decide(rollout, waits, at(60))).toMatchObject([{ kind: 'closeWave', as: 'INCONCLUSIVE' }, { kind: 'pause', reason: { code: 'no_device_updated' } }]);
+  });
+  it('devices that leave the version after their success are failed installations, in this wave and in those before', () => {
+    const samples = (n: number): DeviceSample[] => Array.from({ length: n }, (_, i) => sampleOf(`d${i}`));
+    const left = facts({ counts: { ...noCounts(), SUCCEEDED: 5 }, faults: 1, samples: samples(4) });
+    expect(decide(analysing(rolloutOf([5]), 0), left, at(5))).toMatchObject([{ kind: 'closeWave', as: 'FAILED' }, { kind: 'rollBack', reason: { code: 'install_failures_failed', message: expect.stringContaining('1 of 5 devices (group) failed to install (1 of them left it after their success)') as string, numbers: { value: 20 } } }]);
+    const second = analysing({ ...rolloutOf([5, 5]), wave: 1 }, 0);
+    const fine = facts({ counts: { ...noCounts(), SUCCEEDED: 5 }, samples: samples(5), before: { updated: 5, faults: 1 } });
+    expect(decide(second, fine, at(5))).toMatchObject([{ kind: 'closeWave', as: 'FAILED' }, { kind: 'rollBack', reason: { message: expect.stringContaining('In the waves before: 1 of 5') as string } }]);
+    expect(kinds(decide(second, { ...fine, before: { updated: 100, faults: 1 } }, at(5)))).toEqual(['judge', 'wait']);
+  });
   it('resume judges the same wave again', () => {
     const rollout = analysing(rolloutOf([1, 1]), 0);
     rollout.waves[0]!.state = 'INCONCLUSIVE';

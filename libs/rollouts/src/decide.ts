@@ -3,7 +3,7 @@ import { holdReason, toldReason } from './pace-reasons.ts';
 import { noPace, paceOf, type PaceFacts } from './pacing.ts';
 import { defaultRollback, tellNow, type RollbackCounts } from './rollback.ts';
 import { devicesIn, endedStates, reason, type DeviceSample, type Reason, type Rollout } from './rollout.ts';
-import { judgeInstall, judgeSamples, openCount, type Counts, type Verdict } from './verdict.ts';
+import { judgeInstall, judgeSamples, lacksAnswers, noCounts, openCount, type Counts, type Verdict } from './verdict.ts';
 
 /** What the engine knows of the world at one moment. */
 export interface Facts {
@@ -17,8 +17,16 @@ export interface Facts {
   newcomers?: readonly string[];
   /** Of a dynamic rollout that has succeeded: those that came after. */
   late?: LateFacts;
-  /** When the next open execution times out; null when none is open. */
+  /** When the next open execution times out; null when none is open, or all of them wait by their own word. */
   nextTimeoutAt: Date | null;
+  /** Devices of the current wave that say that they will not begin yet (a data budget, an accelerator). `until`: when the last of them would have timed out. */
+  waiting?: { devices: number; until: Date } | null;
+  /** Devices of the current wave that left the version after their success. */
+  faults?: number;
+  /** The same of earlier waves, and how many have it there. */
+  before?: { updated: number; faults: number };
+  /** Devices of the current wave that succeeded after its analysis had begun. */
+  answeredSince?: number;
   /** One per updated device of the current wave. */
   samples: DeviceSample[];
   /** Executions on their way back, and those that reached an end of it. */
@@ -35,7 +43,8 @@ export type Decision =
   | { kind: 'join'; devices: readonly string[]; wave: number; reason: Reason }
   | { kind: 'stopJoining'; reason: Reason }
   | { kind: 'tellBack'; devices: number; reason: Reason }
-  | { kind: 'analyse'; until: Date; reason: Reason }
+  /** `anew`: the soak begins again. */
+  | { kind: 'analyse'; until: Date; anew?: boolean; reason: Reason }
   | { kind: 'judge'; verdicts: Verdict[]; reason: Reason }
   | { kind: 'closeWave'; as: 'PASSED' | 'FAILED' | 'INCONCLUSIVE' | 'SKIPPED'; verdicts: Verdict[]; reason: Reason }
   | { kind: 'pause' | 'rollBack' | 'complete' | 'endRollback'; reason: Reason }
@@ -90,8 +99,12 @@ function decideWave(rollout: Rollout, facts: Facts, now: Date): Decision[] {
   if (wave.state === 'PENDING') return stopped(rollout, now) ?? [{ kind: 'openWave', wave: wave.index, reason: reason('wave_opened', `Wave ${wave.index + 1} of ${rollout.waves.length} starts with ${devicesIn(wave.size)}.`, { wave: wave.index, devices: wave.size }) }];
 
   // Failing comes first, so a late success can never hide a spent budget.
-  const install = judgeInstall(settings, facts.counts);
+  const waiting = facts.waiting?.devices ?? 0;
+  const install = judgeInstall(settings, facts.counts, { waiting, faults: facts.faults });
   if (install?.verdict === 'FAILED') return fail(rollout, [install], install);
+  // A version that devices of waves which passed have left since is no better than one that fails in this wave.
+  const before = facts.before?.faults ? judgeInstall(settings, { ...noCounts(), SUCCEEDED: facts.before.updated }, { faults: facts.before.faults }) : undefined;
+  if (before?.verdict === 'FAILED') return fail(rollout, [before], { ...before, message: `In the waves before: ${before.message}` });
   if (facts.pinned.length > 0) return [{ kind: 'leaveOut', devices: facts.pinned, reason: reason('devices_pinned', `${devicesIn(facts.pinned.length)} left out: pinned since the rollout was planned.`, { devices: facts.pinned }) }];
   const paced = facts.pace ? paceOf(settings.pace ?? noPace, facts.pace, now) : { devices: [], holds: [] };
   if (paced.devices.length > 0 || paced.holds.length > 0) {
@@ -100,7 +113,7 @@ function decideWave(rollout: Rollout, facts: Facts, now: Date): Decision[] {
   }
   if (paced.devices.length > 0) return [{ kind: 'assign', devices: paced.devices, reason: toldReason(wave.index, paced.devices.length, facts.counts) }];
 
-  const open = openCount(facts.counts);
+  const open = openCount(facts.counts) - waiting;
   const soaked = wave.analysingAt !== null && now >= after(wave.analysingAt, settings.soakS);
   const verdicts = [...(install ? [install] : []), ...judgeSamples(settings, facts.samples, soaked && open === 0)];
   const failed = verdicts.find(({ verdict }) => verdict === 'FAILED');
@@ -115,15 +128,20 @@ function decideWave(rollout: Rollout, facts: Facts, now: Date): Decision[] {
   if (open > 0) {
     return [{ kind: 'judge', verdicts, reason: reason('awaiting_reports', `${devicesIn(open)} yet to answer.`, { open }) }, { kind: 'wait', until: earliest(now, facts.nextTimeoutAt, look, new Date(now.getTime() + pollMs)), reason: reason('awaiting_reports', `${devicesIn(open)} yet to answer.`, { open }) }];
   }
-  if (!wave.analysingAt || wave.state === 'INCONCLUSIVE' || wave.state === 'FAILED') {
-    return [{ kind: 'analyse', until: after(now, settings.deadlineS), reason: reason('wave_answered', `Every device of wave ${wave.index + 1} has answered or timed out: ${facts.counts.SUCCEEDED} updated.`, { wave: wave.index, counts: facts.counts }) }];
+  // Devices that waited have answered, and only now enough have: what they do is looked at for as long as what the others did.
+  const unanswered = facts.counts.TIMED_OUT + waiting;
+  const anew = wave.analysingAt !== null && lacksAnswers(settings, facts.counts, unanswered + (facts.answeredSince ?? 0)) && !lacksAnswers(settings, facts.counts, unanswered);
+  if (!wave.analysingAt || wave.state === 'INCONCLUSIVE' || wave.state === 'FAILED' || anew) {
+    // Whoever waits has at least the time in which others time out.
+    const until = new Date(Math.max(after(now, settings.deadlineS).getTime(), facts.waiting?.until.getTime() ?? 0));
+    return [{ kind: 'analyse', until, anew, reason: reason('wave_answered', `Every device of wave ${wave.index + 1} has answered${waiting > 0 ? ', waits by its own word,' : ''} or timed out: ${facts.counts.SUCCEEDED} updated${waiting > 0 ? `, ${waiting} waiting` : ''}.`, { wave: wave.index, counts: facts.counts, ...(waiting > 0 ? { waiting } : {}) }) }];
   }
   if (!soaked) {
     const until = after(wave.analysingAt, settings.soakS);
     return [{ kind: 'judge', verdicts, reason: reason('soaking', `The wave serves until ${until.toISOString()} before it can pass.`) }, { kind: 'wait', until: earliest(now, until, look), reason: reason('soaking', 'The soak time is not over.') }];
   }
   // With every gate off, a wave nobody took is still not a wave that passed.
-  const nobody = facts.counts.SUCCEEDED === 0;
+  const nobody = facts.counts.SUCCEEDED - (facts.faults ?? 0) === 0;
   const undecided = verdicts.find(({ verdict }) => verdict === 'INCONCLUSIVE') ?? verdicts.find(({ verdict }) => verdict === 'PENDING');
   if (!undecided && !nobody) {
     return [
@@ -132,14 +150,16 @@ function decideWave(rollout: Rollout, facts: Facts, now: Date): Decision[] {
     ];
   }
   const deadline = wave.deadlineAt ?? after(wave.analysingAt, settings.deadlineS);
-  if (now >= deadline || nobody || undecided?.verdict === 'INCONCLUSIVE') {
+  if (now >= deadline || (nobody && waiting === 0) || undecided?.verdict === 'INCONCLUSIVE') {
     const final = verdicts.map((one) => (one.verdict === 'PENDING' ? { ...one, verdict: 'INCONCLUSIVE' as const } : one));
     // Inconclusive is not failed and not good news: a person decides.
     const why = undecided ? reason('inconclusive', undecided.message, { gate: undecided.gate, sample: undecided.sample, needed: undecided.needed, value: undecided.value, limit: undecided.limit })
       : reason('no_device_updated', 'No device of the wave runs the version, so nothing can be said about it.', { counts: facts.counts });
     return [{ kind: 'closeWave', as: 'INCONCLUSIVE', verdicts: final, reason: why }, { kind: 'pause', reason: why }];
   }
-  return [{ kind: 'judge', verdicts, reason: reason('awaiting_samples', undecided!.message) }, { kind: 'wait', until: earliest(now, deadline, look), reason: reason('awaiting_samples', undecided!.message, { gate: undecided!.gate, needed: undecided!.needed }) }];
+  const why = !undecided || (undecided === install && waiting > 0) ? reason('devices_wait', `${devicesIn(waiting)} of wave ${wave.index + 1} will not begin yet; the wave waits for them until ${deadline.toISOString()}.`, { waiting })
+    : reason('awaiting_samples', undecided.message, { gate: undecided.gate, needed: undecided.needed });
+  return [{ kind: 'judge', verdicts, reason: why }, { kind: 'wait', until: earliest(now, deadline, look), reason: why }];
 }
 
 /** After the stop time nobody new is told; whoever was is still judged. */
@@ -153,7 +173,8 @@ function next(rollout: Rollout, facts: Facts, now: Date): Decision[] {
   return stopped(rollout, now) ?? [{ kind: 'openWave', wave: following.index, reason: reason('wave_opened', `Wave ${following.index + 1} of ${rollout.waves.length} starts with ${devicesIn(following.size)}.`, { wave: following.index, devices: following.size }) }];
 }
 
-function complete({ skipped }: Facts): Decision {
+function complete({ skipped: passed, waiting }: Facts): Decision {
+  const skipped = passed + (waiting?.devices ?? 0);
   return { kind: 'complete', reason: skipped > 0 ? reason('completed_with_skipped', `Done, with ${devicesIn(skipped)} skipped; they take the version when they come back.`, { skipped }) : reason('completed', 'Every wave is done.', { skipped }) };
 }
 

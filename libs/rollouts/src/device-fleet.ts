@@ -30,6 +30,16 @@ export class DeviceFleet implements Fleet {
     return new Map((await this.rows(tx, ids, workload)).map(({ id, labels, capabilities, pin }) => [id, { labels, timeZone: capabilities?.timeZone ?? null, pin }]));
   }
 
+  async left(tx: Tx, { id, workload, bundle }: { id: string; workload: string; bundle: string }, wave: number | null): Promise<Map<string, { code: string; message: string }>> {
+    const rows = await tx.query<{ device: string; fault: { code: string; message: string } | null }[]>(`
+      SELECT e.device_id AS device, CASE WHEN said -> 'fault' ->> 'bundle' = $3 THEN said -> 'fault' -> 'failure' END AS fault
+      FROM rollout_executions e JOIN reported r ON r.device_id = e.device_id AND r.observed_revision >= e.revision CROSS JOIN LATERAL (SELECT r.workloads -> $2 AS said) s
+      JOIN desired_workloads w ON w.device_id = e.device_id AND w.workload = $2 AND w.bundle = $3
+      WHERE e.rollout_id = $1 AND e.state = 'SUCCEEDED' AND e.fault IS NULL AND e.rollback_state IS NULL AND ($4::int IS NULL OR e.wave = $4)
+        AND (said -> 'fault' ->> 'bundle' = $3 OR (said ->> 'running' <> $3 AND coalesce(said -> 'execution' ->> 'state', '') NOT IN ('QUEUED', 'IN_PROGRESS')))`, [id, workload, bundle, wave]);
+    return new Map(rows.map(({ device, fault }) => [device, fault ?? { code: 'execution.left', message: 'The device runs something else again and has not said why.' }]));
+  }
+
   async seen(tx: Tx, ids: readonly string[], workload: string): Promise<Map<string, Seen>> {
     const rows = await this.rows(tx, ids, workload);
     return new Map(rows.map(({ id, retired, wanted, observedRevision, reported }) => [id, { retired, wantedBundle: wanted, observedRevision, running: reported?.running ?? null, execution: (reported?.execution ?? null) as Execution | null }]));

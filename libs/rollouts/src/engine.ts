@@ -5,25 +5,31 @@ import { Telemetry } from '@reefkeeper/telemetry';
 import { DataSource } from 'typeorm';
 import { decide, lookMs, type Decision, type Facts } from './decide.ts';
 import type { Fleet } from './fleet.ts';
-import { follow, rollbackOpen, type Followup } from './follow.ts';
+import { follow, waitingSql, type Followup } from './follow.ts';
 import { ExecutionRow, RolloutRow, WaveRow } from './rollout.entity.ts';
-import { mayMove, reason, type DeviceSample, type Reason, type Rollout, type RolloutExecutionState, type RolloutState, type Sample, type WaveState } from './rollout.ts';
+import { mayMove, reason, type DeviceSample, type Reason, type Rollout, type RolloutState, type Sample, type WaveState } from './rollout.ts';
 import { tryLockWorkload } from './holders.ts';
 import { joinMs } from './late.ts';
 import { join, lateTaken, newcomersOf, supersededBy, type Newcomer } from './newcomers.ts';
 import { holdCodes, noPaceFacts } from './pacing.ts';
 import { observePace } from './pace-facts.ts';
-import { noCounts, type Counts } from './verdict.ts';
+import { tallyOf, type Tally } from './tally.ts';
+import { openCount } from './verdict.ts';
 import { lineUp, lostOnTheWay, tellNext } from './way-back.ts';
 
 /** One locked rollout during a pass. */
 interface Held { row: RolloutRow; waves: WaveRow[]; changed: boolean; /** What it waited for before this pass, and in which wave. */ waited?: Reason | null; wave?: number; newcomers?: Map<string, Newcomer> }
 
+/** Devices that wait by their own word may do so for weeks; what they report is heard at once all the same. */
+const waitingMs = 30_000;
+/** How late a device of an earlier wave that has left the version is noticed. */
+const askAllMs = 60_000;
+
 /** Waits that people plan with; the others are part of every wave and would fill the log. */
 const tellingWaits = new Set(['waits_for_freeze', 'waits_for_window']);
 
 const executionColumns = `device_id AS "deviceId", wave, variant, state, step, percent, failure, revision::float8 AS revision, previous_bundle AS "previousBundle", previous_version_id AS "previousVersionId", previous_variant AS "previousVariant",
-  baseline, assigned_at AS "assignedAt", rollback_state AS "rollbackState", rollback_revision::float8 AS "rollbackRevision", rollback_assigned_at AS "rollbackAssignedAt"`;
+  baseline, assigned_at AS "assignedAt", timeout_from AS "timeoutFrom", rollback_state AS "rollbackState", rollback_revision::float8 AS "rollbackRevision", rollback_assigned_at AS "rollbackAssignedAt"`;
 
 /** Rollouts `r` that are due at $1, that wait for one of the devices $2, or that are among $3. */
 const awaited = `wait_until IS NOT NULL AND state IN ('SCHEDULED', 'RUNNING', 'PAUSED', 'ROLLING_BACK', 'SUCCEEDED')
@@ -48,6 +54,8 @@ export class RolloutEngine {
   private readonly saidAt = new Map<string, number>();
   /** When a dynamic rollout last looked for devices that came to match. A cache, too: losing it costs one look. */
   private readonly joinedAt = new Map<string, number>();
+  /** When devices of all waves were last asked whether they have left the version. A cache, too: losing it costs one look. */
+  private readonly askedAllAt = new Map<string, number>();
 
   constructor(
     @Inject(DataSource) private readonly db: DataSource, @Inject('CLOCK') private readonly clock: Clock, @Inject('LOG') private readonly log: Logger,
@@ -113,7 +121,7 @@ export class RolloutEngine {
       for (const decision of decisions) await this.apply(tx, held, decision, looked, now);
       if (decisions.length === 0 || held.row.waitUntil) {
         // Paused by a person or a verdict: nothing moves, but what devices report is still taken in.
-        if (held.row.state === 'PAUSED' && open) held.row.waitUntil = new Date(now.getTime() + 1_000);
+        if (held.row.state === 'PAUSED' && open) held.row.waitUntil = new Date(now.getTime() + (open === 'waiting' ? waitingMs : 1_000));
         break;
       }
     }
@@ -136,57 +144,49 @@ export class RolloutEngine {
   }
 
   /** Takes in what devices say, then counts. Terminal states are sticky, so a count never goes down. */
-  private async observe(tx: Tx, held: Held, now: Date, only?: readonly string[]): Promise<{ facts: Facts; looked: boolean; open: boolean }> {
+  private async observe(tx: Tx, held: Held, now: Date, only?: readonly string[]): Promise<{ facts: Facts; looked: boolean; open: false | 'waiting' | 'answering' }> {
     const { row } = held;
     await this.followOpen(tx, held, now, only);
-    const groups = await tx.query<{ wave: number; state: RolloutExecutionState; rollback: string | null; skipped: boolean; n: string; oldest: Date | null; oldestRollback: Date | null }[]>(`
-      SELECT wave, state, rollback_state AS rollback, skipped, count(*) AS n, min(assigned_at) AS oldest, min(rollback_assigned_at) AS "oldestRollback"
-      FROM rollout_executions WHERE rollout_id = $1 GROUP BY 1, 2, 3, 4`, [row.id]);
-    const counts = noCounts();
-    const late = noCounts();
-    const rollback: Facts['rollback'] = { pending: 0, open: 0, done: 0, failed: 0, unanswered: 0, nextTimeoutAt: null, lost: [] };
-    let nextTimeoutAt: Date | null = null;
-    let skipped = 0;
-    let open = false;
-    const first = (a: Date | null, since: Date | null, seconds: number): Date | null => {
-      if (!since) return a;
-      const at = new Date(since.getTime() + seconds * 1_000);
-      return !a || at < a ? at : a;
-    };
-    for (const group of groups) {
-      const n = Number(group.n);
-      // Who was left out is no witness, whatever became of it.
-      if (group.wave === row.wave) counts[group.skipped ? 'CANCELED' : group.state] += n;
-      if (group.wave === held.waves.length) late[group.state] += n;
-      if (group.state === 'QUEUED' || group.state === 'IN_PROGRESS') {
-        open = true;
-        nextTimeoutAt = first(nextTimeoutAt, group.oldest, row.settings.installTimeoutS);
-      }
-      if (group.state === 'TIMED_OUT' || group.state === 'CANCELED') skipped += n;
-      if (group.rollback === 'PENDING') rollback.pending += n;
-      if (group.rollback === 'SUCCEEDED') rollback.done += n;
-      if (group.rollback === 'FAILED') rollback.failed += n;
-      if (group.rollback === 'TIMED_OUT') rollback.unanswered += n;
-      if (rollbackOpen(group.rollback as never)) {
-        rollback.open += n;
-        rollback.nextTimeoutAt = first(rollback.nextTimeoutAt, group.oldestRollback, row.settings.rollbackTimeoutS);
-      }
-    }
+    let tally = await tallyOf(tx, row, held.waves);
+    const looked = row.state === 'RUNNING' && tally.counts.SUCCEEDED > 0 && this.lookDue(held, tally, now) && ['RUNNING', 'ANALYSING', 'INCONCLUSIVE', 'FAILED'].includes(held.waves[row.wave]?.state ?? '');
+    if ((looked || (row.state === 'SUCCEEDED' && tally.late.counts.SUCCEEDED > 0)) && await this.noteFaults(tx, held, now)) tally = await tallyOf(tx, row, held.waves);
+    const { counts, late, open, rollback, ...rest } = tally;
     if (row.state === 'ROLLING_BACK' && rollback.failed + rollback.unanswered > 0) rollback.lost = await lostOnTheWay(tx, row.id);
     const telling = row.state === 'RUNNING' && counts.PENDING > 0 && held.waves[row.wave]?.state === 'RUNNING';
     // Reports come by the hundred; whom a big wave tells next is looked at when that is due.
     const later = telling && only !== undefined && row.wave === held.wave && holdCodes.has(held.waited?.code ?? '');
     const { pace, pinned } = later ? { pace: null, pinned: [] } : telling ? await observePace(tx, this.fleet, row, row.wave, now) : { pace: noPaceFacts, pinned: [] };
-    const settled = counts.PENDING + counts.QUEUED + counts.IN_PROGRESS === 0;
-    const lookDue = settled || now.getTime() - (this.looks.get(row.id)?.at ?? 0) >= lookMs(row.settings.soakS, now.getTime() - (held.waves[row.wave]?.startedAt ?? now).getTime());
-    const looked = row.state === 'RUNNING' && counts.SUCCEEDED > 0 && lookDue && ['RUNNING', 'ANALYSING', 'INCONCLUSIVE', 'FAILED'].includes(held.waves[row.wave]?.state ?? '');
     const began = performance.now();
     const samples = looked ? await this.samples(tx, row) : [];
     if (looked) this.looks.set(row.id, { at: now.getTime(), tookMs: performance.now() - began });
-    return { facts: { counts, pace, pinned, nextTimeoutAt, skipped, rollback, samples, ...await this.observeJoining(tx, held, late, now) }, looked, open };
+    return { facts: { counts, pace, pinned, rollback, samples, ...rest, ...await this.observeJoining(tx, held, late, now) }, looked, open };
   }
 
-  private async observeJoining(tx: Tx, held: Held, counts: Counts, now: Date): Promise<Pick<Facts, 'newcomers' | 'late'>> {
+  private lookDue({ row, waves }: Held, { counts, waiting }: Tally, now: Date): boolean {
+    if (openCount(counts) === (waiting?.devices ?? 0)) return true;
+    return now.getTime() - (this.looks.get(row.id)?.at ?? 0) >= lookMs(row.settings.soakS, now.getTime() - (waves[row.wave]?.startedAt ?? now).getTime());
+  }
+
+  /** A success is one for good; that its device has left the version since is noted beside it. Returns whether any has. */
+  private async noteFaults(tx: Tx, { row, waves }: Held, now: Date): Promise<boolean> {
+    const askedAt = this.askedAllAt.get(row.id) ?? -Infinity;
+    const soakedAt = (waves[row.wave]?.analysingAt?.getTime() ?? Infinity) + row.settings.soakS * 1_000;
+    // Once more before the wave can pass.
+    const all = row.state === 'RUNNING' && (now.getTime() - askedAt >= askAllMs || (now.getTime() >= soakedAt && askedAt < soakedAt));
+    const left = await this.fleet.left(tx, row, row.state === 'SUCCEEDED' ? waves.length : all ? null : row.wave);
+    if (all) this.askedAllAt.set(row.id, now.getTime());
+    if (left.size === 0) return false;
+    const noted = await tx.query<[{ device: string; wave: number }[]]>(`
+      UPDATE rollout_executions e SET fault = l.fault FROM unnest($2::text[], $3::jsonb[]) AS l(device_id, fault)
+      WHERE e.rollout_id = $1 AND e.device_id = l.device_id AND e.fault IS NULL RETURNING e.device_id AS device, e.wave`, [row.id, [...left.keys()], [...left.values()].map((fault) => JSON.stringify(fault))]);
+    await this.event(tx, row, noted[0].map(({ device, wave }) => {
+      const { code, message } = left.get(device)!;
+      return { kind: 'device', wave: wave < waves.length ? wave : null, actor: 'engine', reason: reason(code.replaceAll('.', '_'), `${device} has left the version after its success: ${message}`, { device, state: 'SUCCEEDED', fault: code }) };
+    }));
+    return true;
+  }
+
+  private async observeJoining(tx: Tx, held: Held, { counts, waiting, faults }: Tally['late'], now: Date): Promise<Pick<Facts, 'newcomers' | 'late'>> {
     const { row } = held;
     const succeeded = row.state === 'SUCCEEDED';
     if (!row.settings.dynamic || !(succeeded || row.state === 'RUNNING')) return {};
@@ -201,7 +201,7 @@ export class RolloutEngine {
     if (!succeeded) return { newcomers };
     const wave = held.waves.length;
     const { pace, pinned } = telling && ours ? await observePace(tx, this.fleet, row, wave, now) : { pace: noPaceFacts, pinned: [] };
-    return { newcomers, late: { counts, pace, pinned, taken: telling && ours ? await lateTaken(tx, row, wave) : [], superseded: open && await supersededBy(tx, row) } };
+    return { newcomers, late: { counts, waiting, faults, pace, pinned, taken: telling && ours ? await lateTaken(tx, row, wave) : [], superseded: open && await supersededBy(tx, row) } };
   }
 
   private async followOpen(tx: Tx, held: Held, now: Date, only?: readonly string[]): Promise<void> {
@@ -225,7 +225,8 @@ export class RolloutEngine {
 
   private async write(tx: Tx, id: string, moved: { device: string; to: Followup }[], now: Date): Promise<void> {
     await tx.query(`
-      UPDATE rollout_executions e SET state = m.state, step = m.step, percent = m.percent, failure = CASE WHEN e.state IN ('QUEUED', 'IN_PROGRESS') THEN m.failure ELSE coalesce(m.failure, e.failure) END, transfer = coalesce(m.transfer, e.transfer), rollback_state = m.rollback_state, rollback_failure = coalesce(m.rollback_failure, e.rollback_failure),
+      UPDATE rollout_executions e SET state = m.state, step = m.step, percent = m.percent, failure = CASE WHEN e.state IN ('QUEUED', 'IN_PROGRESS') THEN m.failure ELSE coalesce(m.failure, e.failure) END, transfer = coalesce(m.transfer, e.transfer),
+        timeout_from = CASE WHEN e.state = 'QUEUED' AND e.failure IS NOT NULL AND (m.state <> 'QUEUED' OR m.failure IS NULL) THEN $9::timestamptz ELSE e.timeout_from END, rollback_state = m.rollback_state, rollback_failure = coalesce(m.rollback_failure, e.rollback_failure),
         settled_at = CASE WHEN e.settled_at IS NULL AND m.state NOT IN ('PENDING', 'QUEUED', 'IN_PROGRESS') THEN $9::timestamptz ELSE e.settled_at END,
         rollback_settled_at = CASE WHEN m.rollback_state NOT IN ('QUEUED', 'IN_PROGRESS') THEN $9::timestamptz ELSE e.rollback_settled_at END
       FROM unnest($2::text[], $3::text[], $4::text[], $5::real[], $6::jsonb[], $7::text[], $8::jsonb[], $10::jsonb[]) AS m(device_id, state, step, percent, failure, rollback_state, rollback_failure, transfer)
@@ -235,7 +236,7 @@ export class RolloutEngine {
   }
 
   private async samples(tx: Tx, row: RolloutRow): Promise<DeviceSample[]> {
-    const updated = await tx.query<ExecutionRow[]>(`SELECT ${executionColumns} FROM rollout_executions WHERE rollout_id = $1 AND wave = $2 AND state = 'SUCCEEDED'`, [row.id, row.wave]);
+    const updated = await tx.query<ExecutionRow[]>(`SELECT ${executionColumns} FROM rollout_executions WHERE rollout_id = $1 AND wave = $2 AND state = 'SUCCEEDED' AND fault IS NULL`, [row.id, row.wave]);
     const health = await this.telemetry.healthOfEach(tx, row.workload, updated.map(({ deviceId, assignedAt }) => ({ device: deviceId, bundle: row.bundle, from: assignedAt! })));
     const shadow = row.settings.gates.shadowAgreement ? await this.telemetry.shadowOfEach(tx, row.workload, updated.map(({ deviceId, assignedAt }) => ({ device: deviceId, bundle: row.bundle, from: assignedAt! }))) : undefined;
     return updated.map(({ deviceId, baseline, previousBundle }) => ({ device: deviceId, baseline, first: previousBundle === null, current: sampleOf(health.get(deviceId), shadow?.get(deviceId)) }));
@@ -274,8 +275,8 @@ export class RolloutEngine {
         break;
       }
       case 'leaveOut': await this.leaveOut(tx, row, decision.devices, decision.reason.code === 'devices_taken' ? { code: 'execution.superseded', message: 'Another rollout had the device before it was told.' } : { code: 'device.pinned', message: 'The device was pinned before it was told.' }, now); await say('left_out'); break;
-      case 'analyse': moveWave(held, row.wave, 'ANALYSING', now); wave!.deadlineAt = decision.until; wave!.endedAt = null; await say('wave_analysing'); break;
-      case 'closeWave': wave!.verdicts = decision.verdicts; moveWave(held, row.wave, decision.as, now); await say(`wave_${decision.as.toLowerCase()}`); break;
+      case 'analyse': moveWave(held, row.wave, 'ANALYSING', now); if (decision.anew) wave!.analysingAt = now; wave!.deadlineAt = decision.until; wave!.endedAt = null; await say('wave_analysing'); break;
+      case 'closeWave': wave!.verdicts = decision.verdicts; moveWave(held, row.wave, decision.as, now); if (decision.as === 'PASSED') await this.endWaits(tx, row, now); await say(`wave_${decision.as.toLowerCase()}`); break;
       case 'pause': this.move(held, 'PAUSED', decision.reason, now); await say('paused'); break;
       case 'rollBack': await this.startRollback(tx, held, decision.reason, 'engine'); break;
       case 'tellBack': await tellNext(tx, this.fleet, row, decision.devices, now); if (decision.reason.code === 'rollback_wave') await say('telling_back', null); break;
@@ -321,6 +322,11 @@ export class RolloutEngine {
       WHERE e.rollout_id = $1 AND e.device_id = a.device_id`,
       [row.id, column(({ deviceId }) => deviceId), column(({ deviceId }) => revisions.get(deviceId) ?? null), column(({ deviceId }) => previous.get(deviceId)?.bundle ?? null), column(({ deviceId }) => previous.get(deviceId)?.versionId ?? null),
         column(({ deviceId }) => previous.get(deviceId)?.variant ?? null), column(({ deviceId }) => (baseline.has(deviceId) ? JSON.stringify(sampleOf(baseline.get(deviceId))) : null)), now]);
+  }
+
+  /** A wave that has passed is over for those that still wait, too: as for devices that never answered, what they do later counts nowhere. */
+  private async endWaits(tx: Tx, row: RolloutRow, now: Date): Promise<void> {
+    await tx.query(`UPDATE rollout_executions SET state = 'TIMED_OUT', settled_at = $3, failure = jsonb_build_object('code', failure ->> 'code', 'message', 'It was still waiting when its wave had passed, and takes the version when it may. ' || (failure ->> 'message')) WHERE rollout_id = $1 AND wave = $2 AND ${waitingSql}`, [row.id, row.wave, now]);
   }
 
   private async leaveOut(tx: Tx, row: RolloutRow, ids: readonly string[], why: { code: string; message: string }, now: Date): Promise<void> {

@@ -4,11 +4,11 @@ import { createRollout, rolloutStates, settingsFor, type RolloutState, type Wave
 import type { RolloutView } from './views.ts';
 
 const at = (seconds: number): Date => new Date(Date.parse('2026-01-01T00:00:00Z') + seconds * 1_000);
-const nobody: Unanswered = { open: 0, untold: 0, timedOut: 0, devices: [], nextTimeoutAt: null };
+const nobody: Unanswered = { open: 0, waiting: 0, untold: 0, timedOut: 0, devices: [], nextTimeoutAt: null };
 const view = (state: RolloutState, wave: WaveState, stillNeeded: string | null = null): RolloutView => ({
   id: 'r', name: 'n', state, stateReason: { code: 'c', message: 'm', numbers: {} }, wave: 0, createdBy: 'olga', startAt: at(60),
   settings: settingsFor(createRollout.parse({ version: 'm@1', workload: 'w', soakS: 20, deadlineS: 90 }), 5), rollback: { QUEUED: 2, IN_PROGRESS: 1, SUCCEEDED: 0, FAILED: 0, TIMED_OUT: 0, CANCELED: 0 },
-  waves: [{ index: 0, state: wave, analysingAt: at(0), deadlineAt: at(90), verdicts: [{ gate: 'latency_p95', stillNeeded }] }, { index: 1 }],
+  waitingDevices: [], waves: [{ index: 0, state: wave, analysingAt: at(0), deadlineAt: at(90), verdicts: [{ gate: 'latency_p95', stillNeeded }] }, { index: 1 }],
 } as unknown as RolloutView);
 
 it('a wave that serves: its soak, what each undecided gate needs, its deadline, each with its time', () => {
@@ -18,13 +18,20 @@ it('a wave that serves: its soak, what each undecided gate needs, its deadline, 
 });
 
 it('devices that have not answered are named, with when the next one times out, and may be left out', () => {
-  const { waitsFor, moves } = explain(view('RUNNING', 'RUNNING'), { open: 7, untold: 0, timedOut: 1, devices: ['a', 'b'], nextTimeoutAt: at(30) });
+  const { waitsFor, moves } = explain(view('RUNNING', 'RUNNING'), { open: 7, waiting: 0, untold: 0, timedOut: 1, devices: ['a', 'b'], nextTimeoutAt: at(30) });
   expect(waitsFor).toEqual([{ what: expect.stringContaining('7 devices of wave 1 (a, b, and 5 more)') as string, until: at(30) }]);
   expect(moves.map(({ command }) => command)).toEqual(['reef rollout pause r', 'reef rollout advance r --skip-pending', 'reef rollout advance r', 'reef rollout rollback r', 'reef rollout abort r --stop-new']);
 });
 
+it('devices that wait by their own word are told apart, until the deadline, and may be let through or left out', () => {
+  const budget = { ...view('RUNNING', 'ANALYSING'), waitingDevices: [{ code: 'budget_exceeded', what: 'its data budget', message: 'needs 4 MB', count: 2, devices: ['a', 'b'] }] };
+  const { waitsFor, moves } = explain(budget, { ...nobody, waiting: 2, devices: ['a', 'b'] });
+  expect(waitsFor[0]).toEqual({ what: '2 devices waiting for its data budget (a, b): needs 4 MB', until: at(90) });
+  expect(moves[1]!.command).toBe('reef rollout advance r --skip-pending');
+});
+
 it('devices that have not been told are not waited for, but may be left out', () => {
-  const { waitsFor, moves } = explain(view('RUNNING', 'RUNNING'), { open: 0, untold: 3, timedOut: 0, devices: ['a', 'b', 'c'], nextTimeoutAt: null });
+  const { waitsFor, moves } = explain(view('RUNNING', 'RUNNING'), { open: 0, waiting: 0, untold: 3, timedOut: 0, devices: ['a', 'b', 'c'], nextTimeoutAt: null });
   expect(waitsFor).toEqual([]);
   expect(moves[1]!.does).toContain('3 devices of wave 1');
 });

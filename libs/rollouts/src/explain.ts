@@ -16,13 +16,13 @@ export interface Explanation {
 }
 
 /** Devices of the current wave that have no answer that counts. */
-export interface Unanswered { /** Told, no answer yet. */ open: number; untold: number; timedOut: number; /** The first of them. */ devices: string[]; nextTimeoutAt: Date | null }
+export interface Unanswered { /** Told, no answer yet. */ open: number; /** Told, and will not begin yet by their own word. */ waiting: number; untold: number; timedOut: number; /** The first of them. */ devices: string[]; nextTimeoutAt: Date | null }
 
 export function explain(view: RolloutView, unanswered: Unanswered): Explanation {
   return { rollout: view.id, name: view.name, state: view.state, wave: view.wave, why: view.stateReason, waitsFor: waitsFor(view, unanswered), moves: movesOf(view, unanswered) };
 }
 
-function waitsFor(view: RolloutView, { open, untold, devices, nextTimeoutAt }: Unanswered): Explanation['waitsFor'] {
+function waitsFor(view: RolloutView, { open, waiting, untold, devices, nextTimeoutAt }: Unanswered): Explanation['waitsFor'] {
   const { state, startAt, settings, rollback } = view;
   const wave = view.waves[view.wave];
   switch (state) {
@@ -34,6 +34,8 @@ function waitsFor(view: RolloutView, { open, untold, devices, nextTimeoutAt }: U
   }
   const waits: Explanation['waitsFor'] = view.waiting && holdCodes.has(view.waiting.code) ? [{ what: view.waiting.message, until: null }] : [];
   if (open > 0) waits.push({ what: `the answers of ${devicesIn(open)} of wave ${view.wave + 1} (${named(devices, open)}); the next one times out`, until: nextTimeoutAt });
+  // The wave goes by its deadline only once all others have answered.
+  if (waiting > 0) for (const some of view.waitingDevices) waits.push({ what: `${devicesIn(some.count)} waiting for ${some.what} (${named(some.devices, some.count)}): ${some.message}`, until: wave?.state === 'ANALYSING' ? wave.deadlineAt : null });
   if (!wave || wave.state !== 'ANALYSING' || open + untold > 0) return waits;
   const soakedAt = new Date(wave.analysingAt!.getTime() + settings.soakS * 1_000);
   waits.push({ what: `the end of the soak of ${settings.soakS} s: wave ${view.wave + 1} serves so long before it can pass`, until: soakedAt });
@@ -44,10 +46,10 @@ function waitsFor(view: RolloutView, { open, untold, devices, nextTimeoutAt }: U
 
 const bodies = { '': {}, '--skip-pending': { skipPending: true }, '--stop-new': { mode: 'stop-new' } } as const;
 
-function movesOf(view: RolloutView, { open, untold, timedOut, devices }: Unanswered): Explanation['moves'] {
+function movesOf(view: RolloutView, { open, waiting, untold, timedOut, devices }: Unanswered): Explanation['moves'] {
   const { state, wave: at, settings, waves } = view;
   const move = (verb: string, does: string, flag: keyof typeof bodies = ''): Explanation['moves'][number] => ({ verb, does, command: `reef rollout ${verb} ${view.id}${flag && ` ${flag}`}`, body: bodies[flag] });
-  const missing = open + untold + timedOut;
+  const missing = open + waiting + untold + timedOut;
   const past = [
     ...(missing > 0 ? [move('advance', `leaves out the ${devicesIn(missing)} of wave ${at + 1} that have not answered (${named(devices, missing)}) and judges the rest`, '--skip-pending')] : []),
     move('advance', `goes past wave ${at + 1} without its verdict, ${at + 1 < waves.length ? `and opens wave ${at + 2}` : 'and ends the rollout as succeeded'}; a person answers for it`),

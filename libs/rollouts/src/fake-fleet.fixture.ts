@@ -64,6 +64,8 @@ export class FakeDevice {
   /** What its files take, as it will say. */
   transfer: Transfer | null = null;
   waitsFor: { code: string; message: string } | null = null;
+  /** Found wrong with a bundle after its success: it runs the one before again. */
+  fault: { bundle: string; failure: { code: string; message: string } } | null = null;
   /** Cannot switch to anything. */
   refuses: { code: string; message: string } | null = null;
   running: string | null = null;
@@ -132,10 +134,17 @@ export class FakeDevice {
     this.execution = { revision, bundle: wanted.bundle, state: failure ? 'FAILED' : 'SUCCEEDED', step: failure ? 'golden' : 'commit', percent: 100, failure, ...(this.transfer ? { transfer: this.transfer } : {}) };
   }
 
+  /** What runs is left for what ran before, as on probation. */
+  async leaveVersion(failure: { code: string; message: string }): Promise<void> {
+    this.fault = { bundle: this.running!, failure };
+    this.running = this.previous;
+    await this.report();
+  }
+
   async report(withCapabilities = false): Promise<void> {
     await this.fleet.world.report(this.id, {
       bootId: this.bootId, seq: this.seq++, session: this.session, observedRevision: this.observed, health: 'HEALTHY', conditions: [],
-      workloads: this.running || this.execution ? { [this.fleet.workload]: { running: this.running, variant: this.variant, backend: 'cpu', previous: this.previous, execution: this.execution } } : {},
+      workloads: this.running || this.execution ? { [this.fleet.workload]: { running: this.running, variant: this.variant, backend: 'cpu', previous: this.previous, execution: this.execution, fault: this.fault } } : {},
       ...(withCapabilities && this.capabilities ? { capabilities: this.capabilities } : {}),
     });
   }

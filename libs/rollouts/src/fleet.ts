@@ -32,6 +32,8 @@ export interface Fleet {
   /** Of every device that is not retired: to say what a selector may have meant. */
   labels(tx: Tx): Promise<KnownLabels>;
   places(tx: Tx, ids: readonly string[], workload: string): Promise<Map<string, Place>>;
+  /** Devices of a rollout (of one wave of it, or of all) that have left its bundle since their success, with why; it is still what they are wanted to run. */
+  left(tx: Tx, rollout: { id: string; workload: string; bundle: string }, wave: number | null): Promise<Map<string, { code: string; message: string }>>;
   seen(tx: Tx, ids: readonly string[], workload: string): Promise<Map<string, Seen>>;
   /** What each device goes back to: what it runs now, or is wanted to run where it has not said. Retired devices are missing. */
   placed(tx: Tx, ids: readonly string[], workload: string): Promise<Map<string, Placed | null>>;

@@ -12,6 +12,8 @@ export interface Followed {
   revision: number | null;
   bundle: string;
   assignedAt: Date | null;
+  /** Since when the time for the installation runs, where that is not the assignment. */
+  timeoutFrom?: Date | null;
   rollbackState: RollbackState | null;
   rollbackRevision: number | null;
   rollbackAssignedAt: Date | null;
@@ -57,30 +59,35 @@ export function follow(execution: Followed, seen: Seen, limits: { installTimeout
   if (seen.retired) return { ...same, state: 'REMOVED', failure: { code: 'device.retired', message: 'The device was retired.' } };
   if (seen.wantedBundle !== execution.bundle) return { ...same, state: 'CANCELED', failure: { code: 'execution.superseded', message: 'The device is wanted to run something else by now.' } };
   const said = ofOurs(seen.execution, execution);
+  // Its own time does not run while it waits, and begins anew when it goes on.
+  const late = !isWaiting(execution) && overdue(execution.timeoutFrom ?? execution.assignedAt, limits.installTimeoutS, now);
   if (said) {
     // A device that says done but runs something else has not done it.
     const state = said.state === 'SUCCEEDED' && seen.running !== execution.bundle ? 'IN_PROGRESS' : said.state;
     const failed = terminalStates.has(state) && state !== 'SUCCEEDED';
     if (terminalStates.has(state)) return { ...same, state, step: said.step, percent: state === 'SUCCEEDED' ? 100 : said.percent, failure: failed ? said.failure ?? { code: 'execution.unexplained', message: `The device reported ${state} without a reason.` } : null };
-    if (!overdue(execution.assignedAt, limits.installTimeoutS, now)) {
-      const failure = waitsFor(said);
+    const failure = waitsFor(said);
+    if (failure || !late) {
       return state === execution.state && said.step === execution.step && said.percent === execution.percent && failure?.code === execution.failure?.code ? undefined : { ...same, state, step: said.step, percent: said.percent, failure };
     }
-    const waits = waitsFor(said);
-    if (waits) return { ...same, state: 'TIMED_OUT', failure: { code: waits.code, message: `Still waiting after ${limits.installTimeoutS} s: ${waits.message}` } };
   }
-  if (overdue(execution.assignedAt, limits.installTimeoutS, now)) {
-    return { ...same, state: 'TIMED_OUT', failure: { code: 'execution.timed_out', message: `No final answer in ${limits.installTimeoutS} s. The device takes the wanted version when it comes back.` } };
-  }
-  return undefined;
+  return late ? { ...same, state: 'TIMED_OUT', failure: { code: 'execution.timed_out', message: `No final answer in ${limits.installTimeoutS} s. The device takes the wanted version when it comes back.` } } : undefined;
 }
+
+/** Told, and has said itself that it does not begin yet, and why: its data budget, an accelerator, its disk. It is not given up for that. */
+export function isWaiting({ state, failure }: Pick<Followed, 'state' | 'failure'>): boolean {
+  return state === 'QUEUED' && Boolean(failure);
+}
+
+/** The same of a row. */
+export const waitingSql = "state = 'QUEUED' AND failure IS NOT NULL";
 
 /** Only what was said of our bundle at our revision or a later one. */
 function ofOurs(said: Execution | null, { bundle, revision }: Followed): Execution | undefined {
   return said && revision !== null && said.bundle === bundle && said.revision >= revision ? said : undefined;
 }
 
-/** A device may say that it will not begin yet, and why: no failure, and no end either. */
+/** No failure, and no end either. */
 function waitsFor(said: Execution): { code: string; message: string } | null {
   return said.state === 'QUEUED' ? said.failure : null;
 }

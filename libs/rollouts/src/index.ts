@@ -1,5 +1,5 @@
 import type { SchemaSlice } from '@reefkeeper/platform';
-import { ExecutionTransfer1764000005120, ExecutionsSkipped1764000005101, LateJoiners1764000005111, RolloutPacing1764000005110, Rollouts1764000005001 } from './migrations.ts';
+import { ExecutionTransfer1764000005120, ExecutionWaitsAndFaults1764000005130, ExecutionsSkipped1764000005101, LateJoiners1764000005111, RolloutPacing1764000005110, Rollouts1764000005001 } from './migrations.ts';
 import { ExecutionRow, FreezeRow, RolloutEvent, RolloutRow, WaveRow } from './rollout.entity.ts';
 
 export * from './decide.ts';
@@ -22,7 +22,7 @@ export * from './verdict.ts';
 export * from './views.ts';
 export * from './windows.ts';
 
-export const rolloutsSchema: SchemaSlice = { entities: [RolloutRow, WaveRow, ExecutionRow, RolloutEvent, FreezeRow], migrations: [Rollouts1764000005001, ExecutionsSkipped1764000005101, RolloutPacing1764000005110, LateJoiners1764000005111, ExecutionTransfer1764000005120] };
+export const rolloutsSchema: SchemaSlice = { entities: [RolloutRow, WaveRow, ExecutionRow, RolloutEvent, FreezeRow], migrations: [Rollouts1764000005001, ExecutionsSkipped1764000005101, RolloutPacing1764000005110, LateJoiners1764000005111, ExecutionTransfer1764000005120, ExecutionWaitsAndFaults1764000005130] };
 
 /** SQL of one column: every bundle that a rollout brings or takes back. */
 export const bundlesInRollouts: readonly string[] = ['SELECT bundle FROM rollouts', 'SELECT previous_bundle FROM rollout_executions WHERE previous_bundle IS NOT NULL'];

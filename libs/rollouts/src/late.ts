@@ -7,6 +7,10 @@ import { judgeInstall, openCount, type Counts } from './verdict.ts';
 /** Devices that came to match a rollout after it had succeeded. They are told as its last wave was, and judged as a group of their own, by their installations. */
 export interface LateFacts {
   counts: Counts;
+  /** Of those, the ones that will not begin yet, by their own word. */
+  waiting?: number;
+  /** And those that left the version after their success. */
+  faults?: number;
   pace: PaceFacts;
   pinned: string[];
   /** Yet to be told, and another rollout's by now. */
@@ -25,13 +29,13 @@ export function joinReason(devices: readonly string[], wave: number | null): Rea
 }
 
 /** A success that is dynamic goes on for those that come, until more of them fail than the gate allows or something newer takes over. Its state stays. */
-export function decideLate(rollout: Rollout, { counts, pace, pinned, taken, superseded }: LateFacts, newcomers: readonly string[], now: Date): Decision[] {
+export function decideLate(rollout: Rollout, { counts, waiting = 0, faults, pace, pinned, taken, superseded }: LateFacts, newcomers: readonly string[], now: Date): Decision[] {
   const at = (ms: number): Date => new Date(now.getTime() + ms);
-  const told = openCount(counts) - counts.PENDING;
+  const told = openCount(counts) - counts.PENDING - waiting;
   const following = (until: Date, why: Reason): Decision => ({ kind: 'wait', until, reason: why });
   // What was told is followed to its end, whoever else may come.
-  if (rollout.lateStopped) return told > 0 ? [following(at(pollMs), reason('awaiting_reports', `${devicesIn(told)} that came late yet to answer.`, { open: told }))] : [];
-  const install = judgeInstall(rollout.settings, counts);
+  if (rollout.lateStopped) return told + waiting > 0 ? [following(at(told > 0 ? pollMs : joinMs), reason('awaiting_reports', `${devicesIn(told + waiting)} that came late yet to answer.`, { open: told, waiting }))] : [];
+  const install = judgeInstall(rollout.settings, counts, { waiting, faults });
   if (install?.verdict === 'FAILED') return [{ kind: 'stopJoining', reason: reason('late_installs_failed', `No more devices are taken in: of those that came late, ${install.message}`, { value: install.value, limit: install.limit, basis: install.basis, sample: install.sample }) }];
   if (superseded) return [{ kind: 'stopJoining', reason: reason('late_superseded', 'No more devices are taken in: a newer rollout of the workload has taken over.') }];
   if (pinned.length > 0) return [{ kind: 'leaveOut', devices: pinned, reason: reason('devices_pinned', `${devicesIn(pinned.length)} left out: pinned since they came.`, { devices: pinned }) }];

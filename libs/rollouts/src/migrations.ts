@@ -161,3 +161,16 @@ export class ExecutionTransfer1764000005120 implements MigrationInterface {
     await runner.query('ALTER TABLE rollout_executions DROP COLUMN transfer');
   }
 }
+
+/** From when the installation's time runs, where a device has waited meanwhile; and what it found wrong with the version after its success. */
+export class ExecutionWaitsAndFaults1764000005130 implements MigrationInterface {
+  name = 'ExecutionWaitsAndFaults1764000005130';
+
+  async up(runner: QueryRunner): Promise<void> {
+    await runner.query('ALTER TABLE rollout_executions ADD COLUMN timeout_from timestamptz, ADD COLUMN fault jsonb');
+  }
+
+  async down(runner: QueryRunner): Promise<void> {
+    await runner.query('ALTER TABLE rollout_executions DROP COLUMN fault, DROP COLUMN timeout_from');
+  }
+}

@@ -1,6 +1,7 @@
 import { matches, parseSelector } from '@reefkeeper/devices';
 import type { Tx } from '@reefkeeper/platform';
 import type { Fleet, Place } from './fleet.ts';
+import { waitingSql } from './follow.ts';
 import { activeFreezes } from './freezes.service.ts';
 import { lookbackS, noPace, type Freeze, type PaceFacts, type Queue } from './pacing.ts';
 import type { RolloutRow } from './rollout.entity.ts';
@@ -13,7 +14,8 @@ export async function observePace(tx: Tx, fleet: Fleet, row: RolloutRow, wave: n
   const pace = row.settings.pace ?? noPace;
   const executions = (where: string, ...params: unknown[]): Promise<Execution[]> => tx.query(`SELECT device_id AS id, bytes::float8 AS bytes, assigned_at AS at FROM rollout_executions WHERE rollout_id = $1 AND ${where} ORDER BY device_id`, [row.id, ...params]);
   const pending = await executions("wave = $2 AND state = 'PENDING'", wave);
-  const open = pace.maxInProgress !== null || pace.maxInProgressPerSite !== null ? await executions("state IN ('QUEUED', 'IN_PROGRESS')") : [];
+  // Who waits by its own word fetches nothing, and would keep its place for days.
+  const open = pace.maxInProgress !== null || pace.maxInProgressPerSite !== null ? await executions(`(state = 'IN_PROGRESS' OR (state = 'QUEUED' AND NOT (${waitingSql})))`) : [];
   const back = lookbackS(pace, await mostBytes(tx, row.id));
   const told = back > 0 ? await executions('assigned_at > $2', new Date(now.getTime() - back * 1_000)) : [];
   const rising = pace.rate && !('perMinute' in pace.rate);

@@ -70,7 +70,11 @@ export class ExecutionRow {
   /** Health on the previous bundle just before the assignment. */
   @Column({ name: 'baseline', type: 'jsonb', nullable: true }) baseline!: Sample | null;
   @Column({ name: 'assigned_at', type: 'timestamptz', nullable: true }) assignedAt!: Date | null;
+  /** From when the time for the installation runs: since a wait of the device's own was over; null = since the assignment. */
+  @Column({ name: 'timeout_from', type: 'timestamptz', nullable: true }) timeoutFrom!: Date | null;
   @Column({ name: 'settled_at', type: 'timestamptz', nullable: true }) settledAt!: Date | null;
+  /** Why the device left the version after its success. The success stays one; gates count it as a failure. */
+  @Column({ name: 'fault', type: 'jsonb', nullable: true }) fault!: { code: string; message: string } | null;
   /** Somebody has left it out of its wave's verdict. */
   @Column({ name: 'skipped', type: 'boolean', default: false }) skipped!: boolean;
   @Column({ name: 'rollback_state', type: 'text', nullable: true }) rollbackState!: RollbackState | null;

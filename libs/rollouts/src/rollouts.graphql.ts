@@ -41,6 +41,8 @@ class WaveType implements WaveView {
   @Field(() => Boolean) canary!: boolean;
   @Field(() => JsonScalar, { nullable: true, description: 'the one kind of device it is made of: { by, value }' }) of!: PlannedWave['of'];
   @Field(() => JsonScalar) counts!: Counts;
+  @Field(() => Int, { description: 'of the QUEUED, those that will not begin yet by their own word' }) waiting!: number;
+  @Field(() => Int, { description: 'of the SUCCEEDED, those that left the version since' }) faults!: number;
   @Field(() => [VerdictType]) verdicts!: VerdictView[];
   @Field(() => Date, { nullable: true }) startedAt!: Date | null;
   @Field(() => Date, { nullable: true }) analysingAt!: Date | null;
@@ -85,6 +87,7 @@ class ExecutionType {
   @Field(() => String, { nullable: true }) step!: string | null;
   @Field(() => Float, { nullable: true }) percent!: number | null;
   @Field(() => JsonScalar, { nullable: true }) failure!: { code: string; message: string } | null;
+  @Field(() => JsonScalar, { nullable: true, description: 'why the device left the version after its success' }) fault!: { code: string; message: string } | null;
   @Field(() => Float, { nullable: true }) revision!: number | null;
   @Field(() => String, { nullable: true }) previousBundle!: string | null;
   @Field(() => JsonScalar, { nullable: true }) baseline!: object | null;

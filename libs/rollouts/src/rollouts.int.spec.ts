@@ -52,8 +52,8 @@ describe('a whole rollout with devices that react', () => {
     early!.transfer = { fullBytes: 1_000, deltaBytes: 0, peerBytes: 0, savedBytes: 0 };
     late!.waitsFor = { code: 'budget_exceeded', message: 'needs 4 MB and 1 is left' };
     await world.version(1);
-    const { id } = await world.create({ version: 'm@1', waves: [{ percent: 100 }], soakS: 2, installTimeoutS: 600, deadlineS: 600 });
-    expect(await world.run(20, id)).toMatchObject({ state: 'RUNNING', waves: [{ state: 'RUNNING', counts: { SUCCEEDED: 1, QUEUED: 1, FAILED: 0 } }], waitingDevices: [{ code: 'budget_exceeded', message: 'needs 4 MB and 1 is left', count: 1, devices: [late!.id] }] });
+    const { id } = await world.create({ version: 'm@1', waves: [{ percent: 100 }], soakS: 2, installTimeoutS: 10, deadlineS: 600 });
+    expect(await world.run(20, id)).toMatchObject({ state: 'RUNNING', waiting: { code: 'devices_wait' }, waves: [{ state: 'ANALYSING', counts: { SUCCEEDED: 1, QUEUED: 1, FAILED: 0 }, waiting: 1 }], waitingDevices: [{ code: 'budget_exceeded', what: 'its data budget', message: 'needs 4 MB and 1 is left', count: 1, devices: [late!.id] }] });
     expect((await codes(id)).filter((code) => code === 'budget_exceeded')).toHaveLength(1);
     expect((await world.view(id)).transfer).toEqual({ fullBytes: 1_000, deltaBytes: 0, peerBytes: 0, savedBytes: 0 });
     late!.waitsFor = null;

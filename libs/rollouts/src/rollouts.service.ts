@@ -9,6 +9,7 @@ import { Telemetry } from '@reefkeeper/telemetry';
 import { DataSource, In } from 'typeorm';
 import { moveWave, RolloutEngine } from './engine.ts';
 import { explain, type Explanation } from './explain.ts';
+import { waitingSql } from './follow.ts';
 import { forecastOf, type Forecast } from './forecast.ts';
 import { holdersOf, refuseHeld } from './holders.ts';
 import type { Fleet } from './fleet.ts';
@@ -46,15 +47,16 @@ export class Rollouts {
   /** Why it is where it is, what it waits for, what would move it. @throws ReefError `rollout.missing` */
   async explain(id: string): Promise<Explanation> {
     const view = await viewOf(this.db, id);
-    const rows = await this.db.query<{ device: string; at: Date | null; open: string; untold: string; timedOut: string }[]>(`
-      SELECT device_id AS device, min(assigned_at) FILTER (WHERE state IN ('QUEUED', 'IN_PROGRESS')) OVER () AS at, count(*) FILTER (WHERE state IN ('QUEUED', 'IN_PROGRESS')) OVER () AS open,
+    const rows = await this.db.query<{ device: string; at: Date | null; open: string; waiting: string; untold: string; timedOut: string }[]>(`
+      SELECT device_id AS device, min(coalesce(timeout_from, assigned_at)) FILTER (WHERE state IN ('QUEUED', 'IN_PROGRESS') AND NOT waits) OVER () AS at, count(*) FILTER (WHERE state IN ('QUEUED', 'IN_PROGRESS') AND NOT waits) OVER () AS open,
+        count(*) FILTER (WHERE waits) OVER () AS waiting,
         count(*) FILTER (WHERE state = 'PENDING') OVER () AS untold, count(*) FILTER (WHERE state = 'TIMED_OUT') OVER () AS "timedOut"
-      FROM rollout_executions WHERE rollout_id = $1 AND wave = $2 AND NOT skipped AND state IN ('PENDING', 'QUEUED', 'IN_PROGRESS', 'TIMED_OUT')
-      ORDER BY array_position(ARRAY['IN_PROGRESS', 'QUEUED', 'TIMED_OUT', 'PENDING'], state), device_id LIMIT 5`, [id, view.wave]);
+      FROM (SELECT *, ${waitingSql} AS waits FROM rollout_executions WHERE rollout_id = $1 AND wave = $2 AND NOT skipped AND state IN ('PENDING', 'QUEUED', 'IN_PROGRESS', 'TIMED_OUT')) e
+      ORDER BY waits, array_position(ARRAY['IN_PROGRESS', 'QUEUED', 'TIMED_OUT', 'PENDING'], state), device_id LIMIT 5`, [id, view.wave]);
     const [first] = rows;
-    if (!first || view.waves[view.wave]?.state === 'PENDING') return explain(view, { open: 0, untold: 0, timedOut: 0, devices: [], nextTimeoutAt: null });
+    if (!first || view.waves[view.wave]?.state === 'PENDING') return explain(view, { open: 0, waiting: 0, untold: 0, timedOut: 0, devices: [], nextTimeoutAt: null });
     return explain(view, {
-      open: Number(first.open), untold: Number(first.untold), timedOut: Number(first.timedOut), devices: rows.map(({ device }) => device),
+      open: Number(first.open), waiting: Number(first.waiting), untold: Number(first.untold), timedOut: Number(first.timedOut), devices: rows.map(({ device }) => device),
       nextTimeoutAt: first.at && new Date(first.at.getTime() + view.settings.installTimeoutS * 1_000),
     });
   }

@@ -218,7 +218,7 @@ class Shell {
       case 'begin': this.move('RUNNING', decision); break;
       case 'openWave': rollout.wave = decision.wave; Object.assign(rollout.waves[decision.wave]!, { state: 'RUNNING', startedAt: now }); this.unproven = 0; break;
       case 'assign': this.tell(decision.devices.map((id) => this.byDevice.get(id)!)); break;
-      case 'analyse': Object.assign(wave!, { state: 'ANALYSING', analysingAt: wave!.analysingAt ?? now, deadlineAt: decision.until, endedAt: null }); break;
+      case 'analyse': Object.assign(wave!, { state: 'ANALYSING', analysingAt: (decision.anew ? null : wave!.analysingAt) ?? now, deadlineAt: decision.until, endedAt: null }); break;
       case 'closeWave': Object.assign(wave!, { state: decision.as, endedAt: now }); this.verdicts.set(rollout.wave, decision.verdicts); break;
       case 'pause': this.move('PAUSED', decision); break;
       case 'rollBack': this.startRollback(decision); break;

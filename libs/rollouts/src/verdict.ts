@@ -42,14 +42,22 @@ export type Counts = Record<RolloutExecutionState, number>;
 export const noCounts = (): Counts => ({ PENDING: 0, QUEUED: 0, IN_PROGRESS: 0, SUCCEEDED: 0, FAILED: 0, TIMED_OUT: 0, REJECTED: 0, REMOVED: 0, CANCELED: 0 });
 export const openCount = (counts: Counts): number => counts.PENDING + counts.QUEUED + counts.IN_PROGRESS;
 
-export function judgeInstall(settings: Settings, counts: Counts): Verdict | undefined {
+/** What the counts do not tell apart: of the QUEUED those that wait by their own word, of the SUCCEEDED those that left the version since. */
+export interface Apart { waiting?: number | undefined; faults?: number | undefined }
+
+/** Whether more devices have no answer than the gate lets pass. Devices that were retired or taken over by a newer rollout are no witnesses. */
+export function lacksAnswers({ gates: { installFailures } }: Settings, counts: Counts, unanswered: number): boolean {
+  const group = counts.FAILED + counts.REJECTED + counts.SUCCEEDED + counts.TIMED_OUT + openCount(counts);
+  return installFailures !== null && unanswered * 100 > installFailures.maxUnansweredPercent * group;
+}
+
+export function judgeInstall(settings: Settings, counts: Counts, { waiting = 0, faults = 0 }: Apart = {}): Verdict | undefined {
   const gate = settings.gates.installFailures;
   if (!gate) return undefined;
-  const failures = counts.FAILED + counts.REJECTED;
-  const answered = failures + counts.SUCCEEDED;
-  // Devices that were retired or taken over by a newer rollout are no witnesses.
+  const failures = counts.FAILED + counts.REJECTED + faults;
+  const answered = failures + counts.SUCCEEDED - faults;
   const group = answered + counts.TIMED_OUT + openCount(counts);
-  const open = openCount(counts);
+  const open = openCount(counts) - waiting;
   const denominator = gate.basis === 'group' ? group : answered;
   const sequential = answered >= sequentialFrom;
   const interval: Interval | null = sequential ? proportionSet(failures, answered, settings.alpha).map((p) => round(p * 100)) as Interval : null;
@@ -59,17 +67,21 @@ export function judgeInstall(settings: Settings, counts: Counts): Verdict | unde
     basis: `${gate.basis} (${devicesIn(denominator)})`, method: sequential ? 'sequential' : 'threshold', interval,
     sample: { devices: answered, inferences: 0 }, needed: null, message: '',
   };
-  const said = `${failures} of ${devicesIn(denominator)} (${gate.basis}) failed to install, ${gate.maxPercent} % allowed`;
+  const said = `${failures} of ${devicesIn(denominator)} (${gate.basis}) failed to install${faults > 0 ? ` (${faults} of them left it after their success)` : ''}, ${gate.maxPercent} % allowed`;
   // Failed of the whole group is failed of any part of it; of the executed alone it is certain only when all have answered.
   const spent = failures * 100 > gate.maxPercent * group || (gate.basis === 'executed' && open === 0 && failures * 100 > gate.maxPercent * answered);
   if (spent) return { ...verdict, verdict: 'FAILED', message: `${said}.` };
   if (interval && interval[0] > gate.maxPercent) return { ...verdict, verdict: 'FAILED', message: `${said} of all; ${failures} of the first ${answered} answers failed, so the share is above ${interval[0]} %.` };
   if (open > 0) return { ...verdict, needed: { answers: open }, message: `${devicesIn(open)} yet to answer.` };
-  if (counts.TIMED_OUT * 100 > gate.maxUnansweredPercent * group) {
-    const answers = counts.TIMED_OUT - Math.floor((gate.maxUnansweredPercent * group) / 100);
+  const answers = counts.TIMED_OUT + waiting - Math.floor((gate.maxUnansweredPercent * group) / 100);
+  // Who waits may still answer before the deadline.
+  if (waiting > 0 && lacksAnswers(settings, counts, counts.TIMED_OUT + waiting)) {
+    return { ...verdict, needed: { answers }, message: `${waiting} of ${devicesIn(group)} wait and will not begin yet${counts.TIMED_OUT > 0 ? `, ${counts.TIMED_OUT} did not answer` : ''}; ${gate.maxUnansweredPercent} % may be without an answer, so ${answers} more ${answers === 1 ? 'is' : 'are'} needed.` };
+  }
+  if (lacksAnswers(settings, counts, counts.TIMED_OUT)) {
     return { ...verdict, verdict: 'INCONCLUSIVE', needed: { answers }, message: `${counts.TIMED_OUT} of ${devicesIn(group)} did not answer in ${settings.installTimeoutS} s, ${gate.maxUnansweredPercent} % allowed; ${answers} more answers are needed. Advance past them, or roll back.` };
   }
-  return { ...verdict, verdict: 'PASSED', message: `${said}.` };
+  return { ...verdict, verdict: 'PASSED', message: `${said}${waiting > 0 ? `; ${waiting} still waiting` : ''}.` };
 }
 
 /** `samples`: every device of the wave that has been updated, those without telemetry too. */

@@ -2,6 +2,7 @@ import { ReefError } from '@reefkeeper/platform';
 import type { Transfer } from '@reefkeeper/protocol';
 import type { DataSource } from 'typeorm';
 import { ExecutionRow, RolloutEvent, RolloutRow, WaveRow, type KeptPlan } from './rollout.entity.ts';
+import { waitingSql } from './follow.ts';
 import type { PlannedWave } from './plan.ts';
 import type { Reason, RolloutExecutionState, RolloutState, Settings, WaveState } from './rollout.ts';
 import { noCounts, verdictViewOf, type Counts, type VerdictView } from './verdict.ts';
@@ -39,9 +40,9 @@ export interface RolloutView {
 }
 
 /** `devices` names the first few. */
-export interface Waiting { code: string; message: string; count: number; devices: string[] }
+export interface Waiting { code: string; /** In words: `its data budget`. */ what: string; message: string; count: number; devices: string[] }
 
-export interface WaveView { index: number; state: WaveState; size: number; canary: boolean; of: PlannedWave['of']; counts: Counts; verdicts: VerdictView[]; startedAt: Date | null; analysingAt: Date | null; deadlineAt: Date | null; endedAt: Date | null }
+export interface WaveView { index: number; state: WaveState; size: number; canary: boolean; of: PlannedWave['of']; counts: Counts; /** Of the QUEUED, those that will not begin yet by their own word. */ waiting: number; /** Of the SUCCEEDED, those that left the version since. */ faults: number; verdicts: VerdictView[]; startedAt: Date | null; analysingAt: Date | null; deadlineAt: Date | null; endedAt: Date | null }
 
 export interface Page<T> { items: T[]; nextCursor: string | null }
 
@@ -80,10 +81,10 @@ export async function listRollouts(db: DataSource, { limit = 50, cursor, states,
 async function viewsOf(db: DataSource, rows: RolloutRow[]): Promise<RolloutView[]> {
   const ids = rows.map(({ id }) => id);
   const waves = await db.getRepository(WaveRow).createQueryBuilder('w').where('w.rollout_id = ANY(:ids)', { ids }).orderBy('w.index').getMany();
-  const groups = await db.query<{ id: string; wave: number; state: RolloutExecutionState; rollback: string | null; n: string }[]>('SELECT rollout_id AS id, wave, state, rollback_state AS rollback, count(*) AS n FROM rollout_executions WHERE rollout_id = ANY($1) GROUP BY 1, 2, 3, 4', [ids]);
-  const waiting = await db.query<(Waiting & { id: string })[]>(`
+  const groups = await db.query<{ id: string; wave: number; state: RolloutExecutionState; rollback: string | null; n: string; waiting: boolean; faulty: boolean }[]>(`SELECT rollout_id AS id, wave, state, rollback_state AS rollback, count(*) AS n, ${waitingSql} AS waiting, fault IS NOT NULL AS faulty FROM rollout_executions WHERE rollout_id = ANY($1) GROUP BY 1, 2, 3, 4, 6, 7`, [ids]);
+  const waiting = await db.query<(Omit<Waiting, 'what'> & { id: string })[]>(`
     SELECT rollout_id AS id, failure ->> 'code' AS code, min(failure ->> 'message') AS message, count(*)::int AS count, (array_agg(device_id ORDER BY device_id))[:5] AS devices
-    FROM rollout_executions WHERE rollout_id = ANY($1) AND state = 'QUEUED' AND failure IS NOT NULL GROUP BY 1, 2 ORDER BY 2`, [ids]);
+    FROM rollout_executions WHERE rollout_id = ANY($1) AND ${waitingSql} GROUP BY 1, 2 ORDER BY 2`, [ids]);
   const transfers = await db.query<(Transfer & { id: string })[]>(`
     SELECT rollout_id AS id, ${(['fullBytes', 'deltaBytes', 'peerBytes', 'savedBytes'] as const).map((key) => `sum((transfer ->> '${key}')::bigint)::float8 AS "${key}"`).join(', ')}
     FROM rollout_executions WHERE rollout_id = ANY($1) AND transfer IS NOT NULL GROUP BY 1`, [ids]);
@@ -97,10 +98,10 @@ async function viewsOf(db: DataSource, rows: RolloutRow[]): Promise<RolloutView[
       waves: waves.filter(({ rolloutId }) => rolloutId === row.id).map((wave) => {
         const counts = countsOf(own, wave.index);
         const { index, state, size, verdicts, startedAt, analysingAt, deadlineAt, endedAt } = wave;
-        return { index, state, size, canary: row.plan.waves[index]?.canary ?? false, of: row.plan.waves[index]?.of ?? null, counts, verdicts: verdicts.map(verdictViewOf), startedAt, analysingAt, deadlineAt, endedAt };
+        return { index, state, size, canary: row.plan.waves[index]?.canary ?? false, of: row.plan.waves[index]?.of ?? null, counts, ...apartOf(own, wave.index), verdicts: verdicts.map(verdictViewOf), startedAt, analysingAt, deadlineAt, endedAt };
       }),
       transfer: transferOf(transfers.find(({ id }) => id === row.id)),
-      waitingDevices: waiting.filter(({ id }) => id === row.id).map(({ code, message, count, devices }) => ({ code, message, count, devices })),
+      waitingDevices: waiting.filter(({ id }) => id === row.id).map(({ code, message, count, devices }) => ({ code, what: waitWords[code] ?? code.replaceAll('_', ' '), message, count, devices })),
       rollback: back.length > 0 ? rollback : null,
       settings: row.settings, plan: row.plan, createdAt: row.createdAt, createdBy: row.createdBy, startAt: row.startAt, stopAt: row.stopAt, waiting: row.waiting, late: row.settings.dynamic ? { counts: countsOf(own, row.plan.waves.length), stopped: row.lateStopped } : null, startedAt: row.startedAt, endedAt: row.endedAt,
     };
@@ -111,6 +112,15 @@ function countsOf(groups: readonly { wave: number; state: RolloutExecutionState;
   const counts = noCounts();
   for (const group of groups) if (group.wave === wave) counts[group.state] += Number(group.n);
   return counts;
+}
+
+/** By the code of what a device waits for. */
+const waitWords: Readonly<Record<string, string>> = { budget_exceeded: 'its data budget', no_accelerator: 'an Edge TPU', disk_full: 'room on its disk', disk_read_only: 'its disk to be writable', disk_failing: 'its disk' };
+
+function apartOf(groups: readonly { wave: number; n: string; waiting: boolean; faulty: boolean }[], wave: number): Pick<WaveView, 'waiting' | 'faults'> {
+  const own = groups.filter((group) => group.wave === wave);
+  const sum = (some: typeof own): number => some.reduce((all, { n }) => all + Number(n), 0);
+  return { waiting: sum(own.filter(({ waiting }) => waiting)), faults: sum(own.filter(({ faulty }) => faulty)) };
 }
 
 function transferOf(sum: (Transfer & { id: string }) | undefined): Transfer | null {

@@ -15,8 +15,8 @@ export interface Verdict { gate: string; verdict: string; value: number | null; 
 type WaveKind = { by: string; value: string } | null;
 export interface RolloutView {
   id: string; name: string; version: string; bundle: string; workload: string; selector: string; state: string; stateReason: { code: string; message: string }; wave: number; createdAt: string; createdBy: string;
-  waves: { index: number; state: string; size: number; canary: boolean; of: WaveKind; counts: Record<string, number>; verdicts: Verdict[] }[];
-  transfer: Transfer | null; waitingDevices: { code: string; message: string; count: number; devices: string[] }[]; rollback: Record<string, number> | null; plan: PlanView; settings: { pace?: PaceView }; startAt: string | null; stopAt: string | null; waiting: { code: string; message: string } | null; late: LateView;
+  waves: { index: number; state: string; size: number; canary: boolean; of: WaveKind; counts: Record<string, number>; waiting: number; faults: number; verdicts: Verdict[] }[];
+  transfer: Transfer | null; waitingDevices: { code: string; what: string; message: string; count: number; devices: string[] }[]; rollback: Record<string, number> | null; plan: PlanView; settings: { pace?: PaceView }; startAt: string | null; stopAt: string | null; waiting: { code: string; message: string } | null; late: LateView;
 }
 interface PlanView { eligible: number; excluded: { device: string; code: string; reason: string }[]; blastRadius: { statement: string }; waves?: { index: number; devices?: unknown; size: number; canary: boolean; of: WaveKind }[]; notes?: string[]; timing?: { statement: string }; forecast?: { variant: string; hostClass: string; devices: number; calibrated: number; predictedMs: [number, number] | null; nowMs: number | null; notes: string[] }[] }
 export interface RolloutEvent { id: number; at: string; kind: string; wave: number | null; code: string; message: string; numbers: Record<string, unknown>; actor: string }
@@ -157,9 +157,9 @@ export async function followRollout(api: Client, output: Output, id: string): Pr
 const waitingEveryMs = 10_000;
 
 /** What the gates of the current wave wait for; empty when they wait for nothing. */
-export function waitsFor({ state, wave, waves }: Pick<RolloutView, 'state' | 'wave' | 'waves'>): string {
+export function waitsFor({ state, wave, waves, waitingDevices }: Pick<RolloutView, 'state' | 'wave' | 'waves' | 'waitingDevices'>): string {
   if (state !== 'RUNNING') return '';
-  return (waves[wave]?.verdicts ?? []).flatMap(({ gate, stillNeeded }) => (stillNeeded ? [`${gate.replaceAll('_', ' ')}: ${stillNeeded}`] : [])).join('; ');
+  return [...waitingDevices.map(({ count, what }) => `${counted(count, 'device')} waiting for ${what}`), ...(waves[wave]?.verdicts ?? []).flatMap(({ gate, stillNeeded }) => (stillNeeded ? [`${gate.replaceAll('_', ' ')}: ${stillNeeded}`] : []))].join('; ');
 }
 
 export function eventText(event: RolloutEvent): string {
@@ -214,11 +214,12 @@ function mergedGates(short: Record<string, unknown>, long: Record<string, unknow
 }
 
 export function rolloutText(one: RolloutView): string {
+  const waits = one.waves.some(({ waiting }) => waiting > 0);
   return [
     facts([['rollout', one.id], ['name', one.name], ['version', one.version], ['workload', one.workload], ['devices', one.selector || 'all'], ['state', tone(one.state)], ['why', one.stateReason.message], ...(one.waiting ? [['now', one.waiting.message] as [string, string]] : []), ...optional('came late', lateText(one.late)), ...optional('pace', paceText(one.settings.pace)),
       ...optional('starts', one.state === 'SCHEDULED' ? one.startAt : null), ...optional('stops', one.stopAt), ...optional('transferred', transferText(one.transfer)), ...(one.rollback ? [['way back', backText(one.rollback)] as [string, string]] : []), ['by', `${one.createdBy}, ${ago(one.createdAt)}`]]),
-    table(['wave', 'state', 'size', 'done', 'failed', 'open'], one.waves.map((wave) => [`${wave.index + 1}${wave.canary ? ' (canary)' : ''}${kindOf(wave.of)}`, tone(wave.state), wave.size, wave.counts.SUCCEEDED ?? 0, (wave.counts.FAILED ?? 0) + (wave.counts.TIMED_OUT ?? 0) + (wave.counts.REJECTED ?? 0), (wave.counts.QUEUED ?? 0) + (wave.counts.IN_PROGRESS ?? 0)])),
-    ...one.waitingDevices.map((some) => `${counted(some.count, 'device')} QUEUED, ${some.code} (${some.devices.join(', ')}${some.count > some.devices.length ? ', ...' : ''})\n${some.message}`),
+    table(['wave', 'state', 'size', 'done', 'failed', 'open', ...(waits ? ['waiting'] : [])], one.waves.map((wave) => [`${wave.index + 1}${wave.canary ? ' (canary)' : ''}${kindOf(wave.of)}`, tone(wave.state), wave.size, (wave.counts.SUCCEEDED ?? 0) - wave.faults, (wave.counts.FAILED ?? 0) + (wave.counts.TIMED_OUT ?? 0) + (wave.counts.REJECTED ?? 0) + wave.faults, (wave.counts.QUEUED ?? 0) + (wave.counts.IN_PROGRESS ?? 0) - wave.waiting, ...(waits ? [wave.waiting] : [])])),
+    ...one.waitingDevices.map((some) => `waiting for ${some.what}: ${counted(some.count, 'device')} (${some.devices.join(', ')}${some.count > some.devices.length ? ', ...' : ''}), ${some.code}\n${some.message}`),
     ...one.waves.filter((wave) => wave.verdicts.length > 0).map((wave) => `wave ${wave.index + 1}\n${verdictTable(wave.verdicts)}`),
   ].join('\n\n');
 }
