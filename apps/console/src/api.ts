@@ -27,7 +27,8 @@ export interface Version {
   hold: { code: string; message: string } | null; confirmedBy: string | null;
   variants: { name: string; kind: string; minRuntime: number | null; bytes: number; digest: string; details: CompiledDetails | null }[];
   labels: string[] | null; parity: Parity | null; analysis: Analysis | null;
-  lineage: { source: SourceFile; calibration: SourceFile | null; evaluation: SourceFile | null; job: string | null; parent: string | null; tools: Record<string, string> } | null;
+  task: string; notes: string | null;
+  lineage: { learning?: Learning; source: SourceFile; calibration: SourceFile | null; evaluation: SourceFile | null; job: string | null; parent: string | null; tools: Record<string, string> } | null;
 }
 
 export interface Parity {
@@ -38,6 +39,12 @@ export interface Parity {
   boxes?: { original: number; quantised: number; matched: number; meanIou: number | null };
   masks?: { meanIou: number; perClass: { label: string; iou: number }[] };
   findings?: { code: string; severity: 'error' | 'warning'; message: string }[];
+}
+
+/** Of a head that was learnt on a device. */
+export interface Learning {
+  device: string; workload: string; method: string; parent: string; images: string; classes: { label: string; before: number; learnt: number; heldOut: number }[];
+  selfTest: { images: number; heldOut: boolean; accuracy: number | null } | null; unreadable?: number; backend?: string;
 }
 
 interface SourceFile { filename: string; digest: string }
@@ -71,25 +78,35 @@ export interface Verdict {
   interval: [number, number] | null; sample: { devices: number; inferences: number }; message: string; stillNeeded: string | null;
 }
 
-export interface Wave { index: number; state: string; size: number; of: { by: string; value: string } | null; counts: Record<string, number>; waiting: number; faults: number; verdicts: Verdict[]; startedAt: string | null; endedAt: string | null }
+export interface Wave { index: number; state: string; size: number; canary: boolean; analysingAt: string | null; deadlineAt: string | null; of: { by: string; value: string } | null; counts: Record<string, number>; waiting: number; faults: number; verdicts: Verdict[]; startedAt: string | null; endedAt: string | null }
 
 export interface Rollout {
+  startAt: string | null;
   id: string; name: string; version: string; bundle: string; workload: string; selector: string; state: string; stateReason: { code: string; message: string } | null; wave: number;
   waiting: { code: string; message: string } | null; stopAt: string | null; late: { counts: Record<string, number>; stopped: { code: string; message: string } | null } | null;
   transfer: { fullBytes: number; deltaBytes: number; peerBytes: number; savedBytes: number } | null; waitingDevices: { code: string; what: string; message: string; count: number; devices: string[] }[];
   waves: Wave[]; rollback: Record<string, number> | null; createdAt: string; createdBy: string; startedAt: string | null; endedAt: string | null;
-  plan: { eligible: number | string[]; excluded: { device: string; reason: string }[]; blastRadius: Record<string, unknown> } | null;
+  plan: { excluded: { device: string; code: string; reason: string }[]; blastRadius: { statement?: string } } | null;
+  settings: { soakS: number; deadlineS: number; minSamples: number; minReportingPercent: number; installTimeoutS: number; alpha: number; onFailure: string; gates: Record<string, unknown>; exclude?: { devices: string[]; selector: string | null } };
 }
 
-/** What a rollout waits for by itself. */
-export interface Explanation { waitsFor: { what: string; until: string | null }[] }
+/** What a rollout waits for by itself, and what a person could do. */
+export interface Explanation { waitsFor: { what: string; until: string | null }[]; moves: { verb: string; does: string; body: Record<string, unknown> }[] }
+
+export interface Overview {
+  devices: { all: number; online: number; degraded: number; behind: number; edgeTpu: number; updating: number; pinned: number };
+  running: { workload: string; bundle: string | null; version: string | null; backend: string | null; devices: number }[];
+  rollouts: Rollout[]; held: { version: string; code: string; message: string }[];
+}
+
 export interface Freeze { id: string; selector: string; until: string; reason: string; createdBy: string; devices: number }
 
 export interface RolloutEvent { id: string | number; at: string; code: string; message: string; actor: string; wave: number | null }
 
-export interface RolloutExecution { device: string; wave: number; state: string; step: string | null; percent: number | null; failure: { code: string; message: string } | null }
+export interface RolloutExecution { device: string; wave: number; state: string; step: string | null; percent: number | null; failure: { code: string; message: string } | null; assignedAt: string | null; settledAt: string | null; rollbackState: string | null }
+export interface DeviceExecution extends RolloutExecution { rollout: string; version: string; workload: string }
 
-export interface SeriesPoint { at: string; bundle: string; group?: string; inferences: number; errors: number; p50Ms: number | null; p95Ms: number | null; p99Ms: number | null; accuracy: number | null }
+export interface SeriesPoint { at: string; bundle: string; group?: string; inferences: number; errors: number; p50Ms: number | null; p95Ms: number | null; p99Ms: number | null; accuracy: number | null; temperatureC: number | null; drift: { psi: number; scores: number } | null }
 
 /** An RFC 9457 problem, thrown. */
 export class Problem extends Error {
@@ -104,24 +121,29 @@ export const token = {
   get: () => localStorage.getItem(storageKey) ?? '',
   set: (value: string) => localStorage.setItem(storageKey, value),
   forget: () => localStorage.removeItem(storageKey),
+  /** Told when the controller does not know it (any more). */
+  onRefused: undefined as (() => void) | undefined,
 };
 
-export async function api<T>(path: string, init: { method?: string; body?: unknown } = {}): Promise<T> {
-  const response = await fetch(`/api/v1${path}`, {
-    method: init.method ?? 'GET',
-    headers: { authorization: `Bearer ${token.get()}`, ...(init.body === undefined ? {} : { 'content-type': 'application/json' }) },
-    ...(init.body === undefined ? {} : { body: JSON.stringify(init.body) }),
-  });
-  if (response.status === 204) return undefined as T;
+/** @throws Problem */
+async function send(path: string, init: RequestInit = {}): Promise<Response> {
+  const response = await fetch(`/api/v1${path}`, { ...init, headers: { ...init.headers, authorization: `Bearer ${token.get()}` } });
+  if (response.ok) return response;
   const body = (await response.json().catch(() => ({}))) as { code?: string; detail?: string };
-  if (!response.ok) throw new Problem(response.status, body.code ?? 'http', body.detail ?? `The controller answered ${response.status}.`);
-  return body as T;
+  if (response.status === 401 && token.get()) {
+    token.forget();
+    token.onRefused?.();
+  }
+  throw new Problem(response.status, body.code ?? 'http', body.detail ?? `The controller answered ${response.status}.`);
+}
+
+export async function api<T>(path: string, { method = 'GET', body }: { method?: string; body?: unknown } = {}): Promise<T> {
+  const response = await send(path, { method, ...(body === undefined ? {} : { headers: { 'content-type': 'application/json' }, body: JSON.stringify(body) }) });
+  return (response.status === 204 ? undefined : await response.json()) as T;
 }
 
 export interface Capture { id: string; deviceId: string; workload: string; bundle: string; prediction: string; score: number; margin: number; receivedAt: string; label: string | null }
 
 export async function picture(path: string): Promise<Blob> {
-  const response = await fetch(`/api/v1${path}`, { headers: { authorization: `Bearer ${token.get()}` } });
-  if (!response.ok) throw new Problem(response.status, 'http', `The controller answered ${response.status}.`);
-  return response.blob();
+  return (await send(path)).blob();
 }

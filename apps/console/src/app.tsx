@@ -1,5 +1,6 @@
-import { useState, type FormEvent } from 'react';
+import { useEffect, useRef, useState, type FormEvent } from 'react';
 import { Link, Route, Switch, useLocation } from 'wouter';
+import { MeContext, type Me } from './act.tsx';
 import { api, Problem, token } from './api.ts';
 import { CapturesPage } from './captures.tsx';
 import { DevicePage } from './device.tsx';
@@ -7,30 +8,56 @@ import { FleetPage } from './fleet.tsx';
 import { JobPage } from './job.tsx';
 import { reconnect } from './live.ts';
 import { ModelPage, ModelsPage } from './models.tsx';
+import { useTitle } from './parts.tsx';
 import { RolloutPage } from './rollout.tsx';
 import { RolloutsPage } from './rollouts.tsx';
+import { zone } from './time.tsx';
 import { VersionPage } from './version.tsx';
 
-const places = [['/', 'Fleet'], ['/models', 'Models'], ['/rollouts', 'Rollouts'], ['/captures', 'Captures']] as const;
+/** Each with the addresses that belong to it. */
+const places: [href: string, name: string, under: string[]][] = [
+  ['/', 'Fleet', ['/devices']], ['/models', 'Models', ['/models', '/jobs']], ['/rollouts', 'Rollouts', ['/rollouts']], ['/captures', 'Captures', ['/captures']],
+];
 
 export function App() {
   // `reef up` prints a link with the token behind '#', which browsers never send to a server.
   const [signedIn, setSignedIn] = useState(() => { takeTokenFromLink(); return token.get() !== ''; });
+  const [why, setWhy] = useState<string>();
+  const [me, setMe] = useState<Me>();
   const [location] = useLocation();
-  if (!signedIn) return <SignIn done={() => { reconnect(); setSignedIn(true); }} />;
+  const main = useRef<HTMLElement>(null);
+  useEffect(() => {
+    token.onRefused = () => { reconnect(); setMe(undefined); setSignedIn(false); setWhy('The controller no longer knows the token that you had signed in with.'); };
+    return () => { token.onRefused = undefined; };
+  }, []);
+  useEffect(() => {
+    if (signedIn) void api<Me>('/me').then(setMe, () => {});
+  }, [signedIn]);
+  // Whoever goes by keys or ears begins a new page at its top.
+  const [shown, setShown] = useState(location);
+  useEffect(() => {
+    if (location === shown) return;
+    setShown(location);
+    main.current?.focus();
+    scrollTo(0, 0);
+  }, [location, shown]);
+  if (!signedIn) return <SignIn why={why} done={() => { setWhy(undefined); reconnect(); setSignedIn(true); }} />;
   return (
-    <>
+    <MeContext value={me}>
+      <a className="skip" href="#main">To the content</a>
       <header>
         <Link href="/" className="brand"><img src="/reef.svg" alt="" /> Reefkeeper</Link>
-        <nav>
-          {places.map(([href, name]) => (
-            <Link key={href} href={href} className={(href === '/' ? location === '/' || location.startsWith('/devices') : location.startsWith(href)) ? 'here' : ''}>{name}</Link>
-          ))}
+        <nav aria-label="Pages">
+          {places.map(([href, name, under]) => {
+            const here = location === href || under.some((path) => location === path || location.startsWith(`${path}/`));
+            return <Link key={href} href={href} className={here ? 'here' : ''} aria-current={here ? 'page' : undefined}>{name}</Link>;
+          })}
         </nav>
         <a className="faint" href="/docs">API</a>
-        <button type="button" className="quiet" onClick={() => { token.forget(); reconnect(); setSignedIn(false); }}>Sign out</button>
+        {me && <span className="faint who" title="The token that you signed in with">{me.name}, {me.role}</span>}
+        <button type="button" className="quiet" onClick={() => { token.forget(); reconnect(); setMe(undefined); setSignedIn(false); }}>Sign out</button>
       </header>
-      <main>
+      <main id="main" ref={main} tabIndex={-1}>
         <Switch>
           <Route path="/" component={FleetPage} />
           <Route path="/devices/:id">{({ id }) => <DevicePage id={id} />}</Route>
@@ -41,11 +68,17 @@ export function App() {
           <Route path="/captures" component={CapturesPage} />
           <Route path="/rollouts" component={RolloutsPage} />
           <Route path="/rollouts/:id">{({ id }) => <RolloutPage id={id} />}</Route>
-          <Route><p>There is no such page. <Link href="/">To the fleet</Link></p></Route>
+          <Route><Nowhere /></Route>
         </Switch>
       </main>
-    </>
+      <footer className="faint">Times are those of {zone}.</footer>
+    </MeContext>
   );
+}
+
+function Nowhere() {
+  useTitle('No such page');
+  return <><h1>There is no such page</h1><p><Link href="/">To the fleet</Link></p></>;
 }
 
 function takeTokenFromLink(): void {
@@ -55,13 +88,14 @@ function takeTokenFromLink(): void {
   history.replaceState(null, '', location.pathname);
 }
 
-function SignIn({ done }: { done: () => void }) {
-  const [problem, setProblem] = useState<string>();
+function SignIn({ why, done }: { why: string | undefined; done: () => void }) {
+  const [problem, setProblem] = useState(why);
+  useTitle('Sign in');
   const submit = async (event: FormEvent<HTMLFormElement>) => {
     event.preventDefault();
     token.set(String(new FormData(event.currentTarget).get('token')).trim());
     try {
-      await api('/devices?limit=1');
+      await api('/me');
       done();
     } catch (error) {
       token.forget();
@@ -69,13 +103,15 @@ function SignIn({ done }: { done: () => void }) {
     }
   };
   return (
-    <form className="sign-in" onSubmit={(event) => void submit(event)}>
-      <h1><img src="/reef.svg" alt="" /> Reefkeeper</h1>
-      <label htmlFor="token">API token</label>
-      <input id="token" name="token" type="password" autoComplete="current-password" required autoFocus />
-      {problem && <p className="notice bad" role="alert">{problem}</p>}
-      <button type="submit">Sign in</button>
-      <p className="faint"><code>reef up</code> prints the first one; <code>reef token create</code> makes more.</p>
-    </form>
+    <main>
+      <form className="sign-in" onSubmit={(event) => void submit(event)}>
+        <h1><img src="/reef.svg" alt="" /> Reefkeeper</h1>
+        <label htmlFor="token">API token</label>
+        <input id="token" name="token" type="password" autoComplete="current-password" required autoFocus />
+        {problem && <p className="notice bad" role="alert">{problem}</p>}
+        <button type="submit">Sign in</button>
+        <p className="faint"><code>reef up</code> prints the first one; <code>reef token create</code> makes more.</p>
+      </form>
+    </main>
   );
 }

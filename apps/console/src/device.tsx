@@ -1,66 +1,128 @@
 import { Fragment, useMemo } from 'react';
-import type { Device, SeriesPoint } from './api.ts';
+import { Link } from 'wouter';
+import { Act } from './act.tsx';
+import { api, type Device, type DeviceExecution, type Page, type SeriesPoint } from './api.ts';
+import { Bundle, versionPage } from './bundles.tsx';
 import { useLive } from './live.ts';
-import { Ago, bytes, Digest, Labels, Loaded, State } from './parts.tsx';
-import { LatencyPlot, AccuracyPlot } from './series.tsx';
+import { Ago, counted, Labels, Loaded, memory, Sentence, State, Table, useTitle, wordsOf } from './parts.tsx';
+import { SeriesPlots } from './series.tsx';
 
 export function DevicePage({ id }: { id: string }) {
-  const live = useLive<Device>(`/devices/${id}`, `subscription { deviceChanged(id: ${JSON.stringify(id)}) { id } }`);
+  useTitle(id);
+  const changed = `subscription { deviceChanged(id: ${JSON.stringify(id)}) { id } }`;
+  const live = useLive<Device>(`/devices/${encodeURIComponent(id)}`, changed);
   return (
     <>
       <h1>{id}</h1>
       <Loaded live={live}>
         {(device) => (
           <>
-            <dl className="facts">
-              <dt>Presence</dt><dd><State of={device.online ? 'online' : 'offline'} /> <Ago at={device.lastSeenAt} /></dd>
-              <dt>Health</dt><dd>{device.reported ? <><State of={device.reported.health} /> {device.reported.conditions.join(', ')}</> : 'no report yet'}</dd>
-              <dt>Labels</dt><dd><Labels of={device.labels} /></dd>
-              {device.pins.map((pin) => <Fragment key={pin.workload}><dt>Pinned</dt><dd>{pin.workload || 'every workload'}: {pin.reason} <span className="faint">{pin.pinnedBy} <Ago at={pin.pinnedAt} /></span></dd></Fragment>)}
-              <dt>Revision</dt><dd>{device.desired?.revision ?? '-'} wanted, {device.reported?.observedRevision ?? '-'} taken in</dd>
-              {device.capabilities && (
-                <>
-                  <dt>Host</dt><dd>{device.capabilities.hostClass}, {bytes(device.capabilities.memoryBytes)} memory</dd>
-                  <dt>Edge TPU</dt><dd>{device.capabilities.edgetpus.length || 'none'}{device.capabilities.edgetpuRuntime !== null && `, runtime ${device.capabilities.edgetpuRuntime}`}</dd>
-                  <dt>Software</dt><dd>agent {device.capabilities.agentVersion}, TFLite {device.capabilities.tfliteVersion ?? 'not loaded'}</dd>
-                </>
-              )}
-            </dl>
-            <h2>Workloads</h2>
-            <table>
-              <thead><tr><th>Workload</th><th>Wanted</th><th>Runs</th><th>Variant</th><th>Kept for return</th><th>Last execution</th></tr></thead>
-              <tbody>
-                {Object.keys({ ...device.desired?.workloads, ...device.reported?.workloads }).map((name) => {
-                  const runs = device.reported?.workloads[name];
-                  return (
-                    <tr key={name}>
-                      <td>{name}</td><td><Digest of={device.desired?.workloads[name]?.bundle} /></td><td><Digest of={runs?.running} /></td>
-                      <td>{runs?.variant ?? '-'} {runs?.backend && <span className="faint">on {runs.device ?? runs.backend}</span>}</td><td><Digest of={runs?.previous} /></td>
-                      <td>{runs?.execution && <><State of={runs.execution.state} /> {runs.execution.step} {runs.execution.failure?.message} {runs.execution.notes?.map(({ message }) => message).join(' ')}</>}{runs?.fault && <> <State of="FAULT" /> {runs.fault.failure.message}</>}{runs?.learning && <> learning: {runs.learning.step} {runs.learning.percent} %</>}</td>
-                    </tr>
-                  );
-                })}
-              </tbody>
-            </table>
+            <Facts device={device} />
+            <Actions device={device} reload={live.reload} />
+            <Workloads device={device} />
+            {workloadsOf(device).map((workload, at) => <Telemetry key={workload} id={id} workload={workload} first={at === 0} />)}
+            <History id={id} changed={changed} />
           </>
         )}
       </Loaded>
-      <DeviceTelemetry id={id} />
     </>
   );
 }
 
-function DeviceTelemetry({ id }: { id: string }) {
-  const from = useMemo(() => new Date(Date.now() - 3_600_000).toISOString(), []);
-  const live = useLive<{ points: SeriesPoint[] }>(`/telemetry/series?device=${id}&from=${from}&stepS=10`, `subscription { telemetryReceived(device: ${JSON.stringify(id)}) { deviceId } }`);
+const workloadsOf = ({ desired, reported }: Device): string[] => Object.keys({ ...desired?.workloads, ...reported?.workloads }).sort();
+
+function Facts({ device: { online, lastSeenAt, retiredAt, reported, labels, pins, desired, capabilities } }: { device: Device }) {
   return (
-    <Loaded live={live}>
-      {({ points }) => points.length === 0 ? <p className="faint">No telemetry in the last hour.</p> : (
+    <dl className="facts">
+      <dt>Presence</dt><dd><State of={online ? 'online' : 'offline'} /> last heard of <Ago at={lastSeenAt} />{retiredAt && <> <State of="retired" /> <Ago at={retiredAt} /></>}</dd>
+      <dt>Health</dt><dd>{reported ? <><State of={reported.health} /> {reported.conditions.join(', ')}</> : 'no report yet'}</dd>
+      <dt>Labels</dt><dd><Labels of={labels} /></dd>
+      {pins.map((pin) => <Fragment key={pin.workload}><dt>Pinned</dt><dd>{pin.workload || 'every workload'}: {pin.reason} <span className="faint">by {pin.pinnedBy}, <Ago at={pin.pinnedAt} /></span></dd></Fragment>)}
+      <dt>Revision</dt><dd>{desired?.revision ?? '-'} wanted, {reported?.observedRevision ?? '-'} taken in</dd>
+      {capabilities && (
         <>
-          <h2>Latency, last hour</h2><LatencyPlot points={points} />
-          <h2>Accuracy on labelled frames</h2><AccuracyPlot points={points} />
+          <dt>Host</dt><dd>{capabilities.hostClass}, {memory(capabilities.memoryBytes)} memory</dd>
+          <dt>Edge TPU</dt><dd>{capabilities.edgetpus.length || 'none'}{capabilities.edgetpuRuntime !== null && `, runtime ${capabilities.edgetpuRuntime}`}</dd>
+          <dt>Software</dt><dd>agent {capabilities.agentVersion}, TFLite {capabilities.tfliteVersion ?? 'not loaded'}</dd>
         </>
       )}
-    </Loaded>
+    </dl>
+  );
+}
+
+function Actions({ device: { id, pins, retiredAt, desired, reported }, reload }: { device: Device; reload: () => void }) {
+  if (retiredAt) return null;
+  const act = async (path: string, method: string, body?: unknown) => { await api(`/devices/${encodeURIComponent(id)}${path}`, { method, body }); reload(); };
+  return (
+    <p className="buttons">
+      <Act text="Pin" ask={<p>Rollouts leave the device alone until it is unpinned; what it was told before goes on, and so does the way back.</p>} run={(form) => act('/pin', 'PUT', { workload: String(form.get('workload')) || undefined, reason: String(form.get('reason')) })}>
+        <label>Workload <select name="workload"><option value="">every one</option>{Object.keys({ ...desired?.workloads, ...reported?.workloads }).map((name) => <option key={name}>{name}</option>)}</select></label>
+        <label>Reason, for whoever plans a rollout <input name="reason" required maxLength={500} /></label>
+      </Act>
+      {pins.map(({ workload, reason }) => <Act key={workload} text={workload ? `Unpin ${workload}` : 'Unpin'} ask={<p>Rollouts may have it again. It was pinned because: {reason}</p>} run={() => act(`/pin${workload ? `?workload=${encodeURIComponent(workload)}` : ''}`, 'DELETE')} />)}
+      <Act text="Retire" tone="bad" ask={<p>{id} goes out of service for good: its certificate stops working at once, and it has to be enrolled anew to come back.</p>} run={(form) => act(`?reason=${encodeURIComponent(String(form.get('reason')))}`, 'DELETE')}>
+        <label>Reason, for the audit log <input name="reason" required maxLength={500} /></label>
+      </Act>
+    </p>
+  );
+}
+
+function Workloads({ device }: { device: Device }) {
+  const names = workloadsOf(device);
+  return (
+    <>
+      <h2>Workloads</h2>
+      {names.length === 0 ? <p className="faint">Nothing is wanted of this device yet. <code>reef rollout create MODEL@N --workload NAME</code> brings it a version.</p> : (
+        <Table label="Workloads" head={['Workload', 'Wanted', 'Runs', 'Variant', 'Kept for return', 'Last execution']}>
+          {names.map((name) => {
+            const runs = device.reported?.workloads[name];
+            return (
+              <tr key={name}>
+                <th scope="row">{name}</th><td><Bundle of={device.desired?.workloads[name]?.bundle} /></td><td><Bundle of={runs?.running} /></td>
+                <td>{runs?.variant ?? '-'} {runs?.backend && <span className="faint">on {runs.device ?? runs.backend}</span>}</td><td><Bundle of={runs?.previous} /></td>
+                <td>
+                  {runs?.execution && <><State of={runs.execution.state} /> {runs.execution.step}{runs.execution.state === 'IN_PROGRESS' && runs.execution.percent !== null && ` ${Math.round(runs.execution.percent)} %`} {runs.execution.failure && <><Sentence of={runs.execution.failure.message} /> <code>{runs.execution.failure.code}</code></>}{runs.execution.notes?.map(({ code, message }) => <div key={code}><Sentence of={message} /> <code>{code}</code></div>)}</>}
+                  {runs?.fault && <div><State of="FAULT" /> {runs.fault.failure.message} <code>{runs.fault.failure.code}</code></div>}
+                  {runs?.learning && <div>learning: {runs.learning.step} {runs.learning.percent} %</div>}
+                </td>
+              </tr>
+            );
+          })}
+        </Table>
+      )}
+    </>
+  );
+}
+
+function Telemetry({ id, workload, first }: { id: string; workload: string; first: boolean }) {
+  const from = useMemo(() => new Date(Date.now() - 3_600_000).toISOString(), []);
+  const live = useLive<{ points: SeriesPoint[] }>(`/telemetry/series?device=${encodeURIComponent(id)}&workload=${encodeURIComponent(workload)}&from=${from}&stepS=30`, `subscription { telemetryReceived(device: ${JSON.stringify(id)}) { deviceId } }`);
+  return (
+    <details className="card" open={first}>
+      <summary><h2>{workload}, last hour</h2>{live.data && <span className="faint">{counted(live.data.points.reduce((sum, { inferences }) => sum + inferences, 0), 'inference')}, {counted(live.data.points.reduce((sum, { errors }) => sum + errors, 0), 'error')}</span>}</summary>
+      <Loaded live={live}>{({ points }) => <SeriesPlots points={points} empty="No telemetry in the last hour." />}</Loaded>
+    </details>
+  );
+}
+
+function History({ id, changed }: { id: string; changed: string }) {
+  const live = useLive<Page<DeviceExecution>>(`/devices/${encodeURIComponent(id)}/executions?limit=20`, changed);
+  return (
+    <section>
+      <h2>What came to it</h2>
+      <Loaded live={live}>
+        {({ items }) => items.length === 0 ? <p className="faint">No rollout has told it anything yet.</p> : (
+          <Table label="Rollouts that told this device something" head={['Told', 'Version', 'Workload', 'Rollout', 'State', 'Failure']}>
+            {items.map((one) => (
+              <tr key={one.rollout}>
+                <td><Ago at={one.assignedAt} /></td><td><Link href={versionPage(one.version)}>{one.version}</Link></td><td>{one.workload}</td>
+                <td><Link href={`/rollouts/${one.rollout}`}>wave {one.wave + 1}</Link></td><td><State of={one.state} />{one.rollbackState && <div className="faint">way back: {wordsOf(one.rollbackState)}</div>}</td>
+                <td>{one.failure && <><Sentence of={one.failure.message} /> <code>{one.failure.code}</code></>}</td>
+              </tr>
+            ))}
+          </Table>
+        )}
+      </Loaded>
+    </section>
   );
 }

@@ -1,68 +1,68 @@
 import { Link } from 'wouter';
-import type { Job, Model, Page, Version } from './api.ts';
-import { useLive } from './live.ts';
-import { Ago, Digest, Empty, Loaded, percent, Problems, State } from './parts.tsx';
+import type { Job, Model, Version } from './api.ts';
+import { versionPage } from './bundles.tsx';
+import { usePages } from './pages.tsx';
+import { Ago, counted, Digest, Empty, Loaded, percent, Problems, State, Table, useTitle } from './parts.tsx';
 import { Hold, Variants } from './version.tsx';
 
 export function ModelsPage() {
-  const models = useLive<Page<Model>>('/models?limit=200');
-  const jobs = useLive<Page<Job>>('/jobs?limit=20', 'subscription { jobChanged { id } }');
+  useTitle('Models');
+  const models = usePages<Model>('/models', { size: 100, what: 'models' });
+  const jobs = usePages<Job>('/jobs', { size: 20, subscription: 'subscription { jobChanged { id } }', what: 'jobs' });
   return (
     <>
       <h1>Models</h1>
-      <Loaded live={models}>
+      <Loaded live={models.live}>
         {({ items }) => items.length === 0 ? <Empty>No model yet. <code>reef model push PATH</code> brings one in.</Empty> : (
-          <table>
-            <thead><tr><th>Model</th><th>Latest version</th><th>Description</th><th>Created</th></tr></thead>
-            <tbody>
-              {items.map((model) => (
-                <tr key={model.name}><td><Link href={`/models/${model.name}`}>{model.name}</Link></td><td>{model.latestVersion ?? '-'}</td><td>{model.description}</td><td><Ago at={model.createdAt} /></td></tr>
-              ))}
-            </tbody>
-          </table>
+          <Table label="Models" head={['Model', 'Latest', 'Versions', 'Description', 'Created']}>
+            {items.map((model) => (
+              <tr key={model.name}><th scope="row"><Link href={`/models/${model.name}`}>{model.name}</Link></th><td>{model.latestVersion === null ? '-' : <Link href={`/models/${model.name}/${model.latestVersion}`}>{model.name}@{model.latestVersion}</Link>}</td><td>{model.versions ?? '-'}</td><td>{model.description ?? <span className="faint">none</span>}</td><td className="faint"><Ago at={model.createdAt} /></td></tr>
+            ))}
+          </Table>
         )}
       </Loaded>
-      <h2>Recent jobs</h2>
-      <Loaded live={jobs}>
-        {({ items }) => items.length === 0 ? <p className="faint">None.</p> : (
-          <table>
-            <thead><tr><th>Job</th><th>Version</th><th>State</th><th>Step</th><th>Started</th></tr></thead>
-            <tbody>
-              {items.map((job) => {
-                const step = job.steps?.find((one) => one.state === 'RUNNING');
-                return <tr key={job.id}><td><Link href={`/jobs/${job.id}`}>{job.id.slice(0, 8)}</Link></td><td>{job.version}</td><td><State of={job.state} /></td><td>{step && `${step.name} ${step.percent === null ? '' : `${Math.round(step.percent)} %`}`}{job.error && <span className="faint">{job.error.code}</span>}</td><td><Ago at={job.createdAt} /></td></tr>;
-              })}
-            </tbody>
-          </table>
+      {models.turn}
+      <h2>Jobs</h2>
+      <Loaded live={jobs.live}>
+        {({ items }) => items.length === 0 ? <p className="faint">None yet.</p> : (
+          <Table label="Jobs" head={['Version', 'State', 'Now', 'Created', 'Job']}>
+            {items.map((job) => {
+              const step = job.steps?.find((one) => one.state === 'RUNNING');
+              return <tr key={job.id}><th scope="row"><Link href={versionPage(job.version)}>{job.version}</Link></th><td><State of={job.state} /></td><td>{step && `${step.name} ${step.percent === null ? '' : `${Math.round(step.percent)} %`}`}{job.error && <>{job.error.message} <code>{job.error.code}</code></>}</td><td className="faint nowrap"><Ago at={job.createdAt} /></td><td><Link href={`/jobs/${job.id}`} aria-label={`Job of ${job.version}, ${job.id}`}>{job.id.slice(0, 8)}</Link></td></tr>;
+            })}
+          </Table>
         )}
       </Loaded>
+      {jobs.turn}
     </>
   );
 }
 
 export function ModelPage({ name }: { name: string }) {
-  const live = useLive<Page<Version>>(`/models/${name}/versions?limit=100`, 'subscription { jobChanged { id } }');
+  useTitle(name);
+  const { live, turn } = usePages<Version>(`/models/${encodeURIComponent(name)}/versions`, { size: 20, subscription: 'subscription { jobChanged { id } }', what: 'versions' });
   return (
     <>
       <h1>{name}</h1>
-      <Loaded live={live}>{({ items }) => items.length === 0 ? <Empty>No version yet.</Empty> : <>{items.map((version) => <VersionCard key={version.version} name={name} version={version} />)}</>}</Loaded>
+      <Loaded live={live}>{({ items }) => items.length === 0 ? <Empty>No version yet.</Empty> : <>{items.map((version) => <VersionCard key={version.version} name={name} version={version} reload={live.reload} />)}</>}</Loaded>
+      {turn}
     </>
   );
 }
 
-function VersionCard({ name, version }: { name: string; version: Version }) {
+function VersionCard({ name, version, reload }: { name: string; version: Version; reload: () => void }) {
   return (
     <section className="card">
       <h2><Link href={`/models/${name}/${version.version}`}>{name}@{version.version}</Link> <State of={version.state} /></h2>
       <Problems of={version.error} />
-      {version.hold && <Hold version={version} />}
+      {version.hold && <Hold version={version} reload={reload} />}
       <dl className="facts">
         <dt>Created</dt><dd><Ago at={version.createdAt} /></dd>
         <dt>Bundle</dt><dd><Digest of={version.bundleDigest} /></dd>
         {version.analysis && <><dt>Edge TPU</dt><dd><State of={version.analysis.verdict} /> {version.analysis.summary}</dd></>}
       </dl>
       <Variants of={version} />
-      {version.parity && <p>{percent(version.parity.agreement)} agreement with the original on {version.parity.samples} samples. <Link href={`/models/${name}/${version.version}`}>Report</Link></p>}
+      {version.parity && <p>{version.parity.agreement === null ? version.parity.accuracy && `${percent(version.parity.accuracy.int8)} right` : `${percent(version.parity.agreement)} agreement with the original`} on {counted(version.parity.samples, 'sample')}. <Link href={`/models/${name}/${version.version}`} aria-label={`Report of ${name}@${version.version}`}>Report</Link></p>}
     </section>
   );
 }

@@ -1,22 +1,22 @@
 import type { Parity } from './api.ts';
-import { percent } from './parts.tsx';
+import { counted, percent } from './parts.tsx';
 
 /** More classes than these make a matrix that nobody can read. */
 const mostClasses = 24;
 
 /** How close the quantised model is to its original, and where it is not. */
-export function ParityReport({ parity }: { parity: Parity }) {
+export function ParityReport({ parity, learnt }: { parity: Parity; /** A head from a device, which has no float original to be held against. */ learnt: boolean }) {
   const { accuracy, boxes, masks } = parity;
   const agreement = boxes ? 'agreement on boxes' : masks ? 'agreement on pixels' : 'top-1 agreement';
   return (
     <>
-      <h3>Float against int8, {parity.samples} samples</h3>
+      <h2>{learnt ? 'Computed again by the worker' : 'Float against int8'}, {counted(parity.samples, 'sample')}</h2>
       <ul className="figures">
-        <li><strong>{percent(parity.agreement)}</strong> {agreement}</li>
-        {accuracy && <><li><strong>{percent(accuracy.float)}</strong> accuracy float</li><li><strong>{percent(accuracy.int8)}</strong> accuracy int8</li></>}
+        {parity.agreement !== null && <li><strong>{percent(parity.agreement)}</strong> {agreement}</li>}
+        {accuracy && <>{!learnt && <li><strong>{percent(accuracy.float)}</strong> accuracy float</li>}<li><strong>{percent(accuracy.int8)}</strong> accuracy int8</li></>}
         {boxes && <li><strong>{boxes.matched}</strong> of {boxes.original} boxes found again, {boxes.quantised - boxes.matched} others; mean overlap {percent(boxes.meanIou)}</li>}
         {masks && <li><strong>{percent(masks.meanIou)}</strong> mean overlap of areas</li>}
-        {parity.outputs.map((output) => <li key={output.name}><strong>{output.cosine?.toFixed(4) ?? '-'}</strong> cosine, largest error {output.maxError?.toPrecision(2) ?? '-'} <span className="faint">{output.name}</span></li>)}
+        {parity.outputs.filter(({ cosine }) => cosine !== null).map((output) => <li key={output.name}><strong>{output.cosine?.toFixed(4) ?? '-'}</strong> cosine, largest error {output.maxError?.toPrecision(2) ?? '-'} <span className="faint">{output.name}</span></li>)}
       </ul>
       {parity.findings?.map(({ code, severity, message }) => <p key={code + message} className={`notice ${severity === 'error' ? 'bad' : 'warn'}`}>{message} <code>{code}</code></p>)}
       {parity.perClass.length > 0 && <Bars title="Accuracy per class" rows={worstFirst(parity.perClass, (one) => one.int8 - one.float).map((one) => ({ name: one.label, note: `${one.count}`, values: [one.float, one.int8] }))} series={['float', 'int8']} />}
@@ -68,7 +68,7 @@ export function Confusions({ cells }: { cells: NonNullable<Parity['confusions']>
     <figure className="chart">
       <figcaption>Confusion matrix: true class down, answer across</figcaption>
       <table className="matrix">
-        <thead><tr><th />{names.map((name) => <th key={name} scope="col" title={name}><span>{name}</span></th>)}</tr></thead>
+        <thead><tr><td />{names.map((name) => <th key={name} scope="col" title={name}><span>{name}</span></th>)}</tr></thead>
         <tbody>
           {rows.map(({ truth, total }) => (
             <tr key={truth}>

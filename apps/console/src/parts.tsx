@@ -1,34 +1,38 @@
 import { useEffect, useState, type ReactNode } from 'react';
 import type { Live } from './live.ts';
+import { Sentence } from './time.tsx';
+
+export { Ago, Sentence, When } from './time.tsx';
 
 const tones: Record<string, string> = {
   SUCCEEDED: 'good', PASSED: 'good', READY: 'good', HEALTHY: 'good', online: 'good', CACHED: 'good', fully_mapped: 'good',
   RUNNING: 'busy', IN_PROGRESS: 'busy', ANALYSING: 'busy', BUILDING: 'busy', QUEUED: 'busy', SCHEDULED: 'busy', PENDING: 'idle',
   FAILED: 'bad', ROLLED_BACK: 'bad', ROLLING_BACK: 'bad', TIMED_OUT: 'bad', ABORTED: 'bad', REJECTED: 'bad', will_not_compile: 'bad',
-  PAUSED: 'warn', FAULT: 'warn', INCONCLUSIVE: 'warn', DEGRADED: 'warn', AWAITING_APPROVAL: 'warn', partly_mapped: 'warn', not_verified: 'warn', SKIPPED: 'idle', NOT_APPLICABLE: 'idle', offline: 'idle',
+  PAUSED: 'warn', held: 'warn', pinned: 'warn', FAULT: 'warn', INCONCLUSIVE: 'warn', DEGRADED: 'warn', AWAITING_APPROVAL: 'warn', partly_mapped: 'warn', not_verified: 'warn', SKIPPED: 'idle', NOT_APPLICABLE: 'idle', offline: 'idle',
 };
 
+export const wordsOf = (state: string): string => state.replaceAll('_', ' ').toLowerCase();
+
 export function State({ of, title }: { of: string; title?: string }) {
-  return <span className={`state ${tones[of] ?? 'idle'}`} title={title}>{of.replaceAll('_', ' ').toLowerCase()}</span>;
+  return <span className={`state ${tones[of] ?? 'idle'}`} title={title}>{wordsOf(of)}</span>;
 }
 
-export function Bar({ percent, tone = 'busy' }: { percent: number | null; tone?: string }) {
-  return <div className={`bar ${tone}`} role="progressbar" aria-valuenow={percent ?? undefined}><div style={{ width: `${percent ?? 0}%` }} /></div>;
+export function Bar({ percent, label, tone = 'busy' }: { percent: number | null; label: string; tone?: string }) {
+  return <div className={`bar ${tone}`} role="progressbar" aria-label={label} aria-valuenow={percent ?? undefined}><div style={{ width: `${percent ?? 0}%` }} /></div>;
 }
 
-export function Ago({ at }: { at: string | null | undefined }) {
-  const [now, setNow] = useState(Date.now());
-  useEffect(() => { const tick = setInterval(() => setNow(Date.now()), 1_000); return () => clearInterval(tick); }, []);
-  if (!at) return <span className="faint">never</span>;
-  return <time dateTime={at} title={new Date(at).toLocaleString()}>{ago(now - Date.parse(at))}</time>;
-}
+export interface Share { key: string; words: string; tone: string; count: number }
 
-export function ago(ms: number): string {
-  const s = Math.max(0, Math.round(ms / 1_000));
-  if (s < 60) return `${s} s ago`;
-  if (s < 3_600) return `${Math.floor(s / 60)} min ago`;
-  if (s < 86_400) return `${Math.floor(s / 3_600)} h ago`;
-  return `${Math.floor(s / 86_400)} d ago`;
+/** Parts of a whole side by side, each with its count; the words are below, and what a screen reader says. */
+export function Stack({ of, words = true }: { of: readonly Share[]; words?: boolean }) {
+  const parts = of.filter(({ count }) => count > 0);
+  const text = parts.map(({ count, words: what }) => `${number(count)} ${what}`).join(', ') || 'none';
+  return (
+    <>
+      <div className="stack" role="img" aria-label={text} title={text}>{parts.map(({ key, tone, count }) => <div key={key} className={tone} style={{ flexGrow: count }}>{number(count)}</div>)}</div>
+      {words && <p className="key-line">{parts.map(({ key, tone, count, words: what }) => <span key={key} className={`swatch ${tone}`}>{number(count)} {what}</span>)}</p>}
+    </>
+  );
 }
 
 /** A digest is recognised by its head; the whole one is in the tooltip. */
@@ -39,11 +43,26 @@ export function Digest({ of }: { of: string | null | undefined }) {
 export function bytes(n: number): string {
   if (n < 1_000) return `${n} B`;
   if (n < 1_000_000) return `${(n / 1_000).toFixed(1)} kB`;
-  return `${(n / 1_000_000).toFixed(1)} MB`;
+  return n < 1_000_000_000 ? `${(n / 1_000_000).toFixed(1)} MB` : `${(n / 1_000_000_000).toFixed(1)} GB`;
+}
+
+/** Memory comes in powers of two. */
+export function memory(n: number): string {
+  return n < 1_073_741_824 ? `${Math.round(n / 1_048_576)} MiB` : `${(n / 1_073_741_824).toFixed(1)} GiB`;
 }
 
 export function percent(share: number | null | undefined): string {
   return share === null || share === undefined ? '-' : `${(share * 100).toFixed(1)} %`;
+}
+
+/** `1 device`, `2 devices` */
+export function counted(n: number, one: string): string {
+  return `${number(n)} ${one}${n === 1 ? '' : 's'}`;
+}
+
+/** 12 345: thousands apart by what no language takes for a decimal point. */
+export function number(n: number): string {
+  return n < 10_000 ? `${n}` : `${n}`.replaceAll(/\B(?=(?:\d{3})+$)/g, '\u202f');
 }
 
 export function Labels({ of }: { of: Record<string, string> }) {
@@ -51,12 +70,21 @@ export function Labels({ of }: { of: Record<string, string> }) {
   return entries.length === 0 ? <span className="faint">none</span> : <>{entries.map(([key, value]) => <span className="label" key={key}>{key}={value}</span>)}</>;
 }
 
+/** A wide table moves inside itself, by keys too, not the page. */
+export function Table({ label, head, children }: { label: string; head: readonly string[]; children: ReactNode }) {
+  return (
+    <div className="scroll" role="region" aria-label={label} tabIndex={0}>
+      <table style={{ '--columns': head.length } as React.CSSProperties}><thead><tr>{head.map((name) => <th key={name} scope="col">{name}</th>)}</tr></thead><tbody>{children}</tbody></table>
+    </div>
+  );
+}
+
 /** The three faces of a live resource: not here yet, in trouble, here. */
 export function Loaded<T>({ live, children }: { live: Live<T>; children: (data: T) => ReactNode }) {
   return (
     <>
       {live.error && <p className="notice bad" role="alert">{live.error.message} <code>{live.error.code}</code></p>}
-      {live.data === undefined ? (live.error ? null : <p className="faint">Loading…</p>) : children(live.data)}
+      {live.data === undefined ? (live.error ? null : <p className="faint" aria-busy="true">Loading…</p>) : children(live.data)}
     </>
   );
 }
@@ -66,5 +94,18 @@ export function Empty({ children }: { children: ReactNode }) {
 }
 
 export function Problems({ of }: { of: { code: string; message: string } | null | undefined }) {
-  return of ? <p className="notice bad" role="alert">{of.message} <code>{of.code}</code></p> : null;
+  return of ? <p className="notice bad" role="alert"><Sentence of={of.message} /> <code>{of.code}</code></p> : null;
+}
+
+/** Of the tab, so that several are told apart. */
+export function useTitle(title: string): void {
+  useEffect(() => { document.title = `${title} - Reefkeeper`; }, [title]);
+}
+
+/** What was typed, once nothing more comes: half a selector is not asked for. */
+export function useTyped(first = ''): [string, (text: string) => void] {
+  const [typed, setTyped] = useState(first);
+  const [quiet, setQuiet] = useState(first);
+  useEffect(() => { const timer = setTimeout(() => setQuiet(typed.trim()), 400); return () => clearTimeout(timer); }, [typed]);
+  return [quiet, setTyped];
 }

@@ -8,7 +8,7 @@ export interface Line { label: string; colour: number; points: { at: number; val
 const colours = ['#2f7fd8', '#ff6f59', '#2aa775', '#b07bd9', '#d99a2b', '#5b6b7b'];
 
 /** Lines over time, or over a count. Points of different lines need not share their times; gaps stay gaps. */
-export function TimePlot({ lines, unit, over = 'time', height = 220 }: { lines: Line[]; unit: string; over?: 'time' | 'count'; height?: number }) {
+export function TimePlot({ lines, unit, title, over = 'time', height = 220 }: { lines: Line[]; unit: string; /** What a screen reader says, before the last value of each line. */ title: string; over?: 'time' | 'count'; height?: number }) {
   const host = useRef<HTMLDivElement>(null);
   useEffect(() => {
     const element = host.current;
@@ -35,5 +35,9 @@ export function TimePlot({ lines, unit, over = 'time', height = 220 }: { lines: 
     resize.observe(element);
     return () => { resize.disconnect(); plot.destroy(); };
   }, [lines, unit, over, height]);
-  return <div className="plot" ref={host} />;
+  const last = lines.flatMap(({ label, points }) => {
+    const value = points.findLast((point) => point.value !== null)?.value;
+    return value === undefined || value === null ? [] : [`${label} ${Number(value.toPrecision(3))} ${unit}`];
+  });
+  return <div className="plot" ref={host} role="img" aria-label={`${title}; last: ${last.join(', ') || 'nothing'}`} />;
 }

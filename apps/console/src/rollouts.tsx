@@ -1,37 +1,58 @@
+import { useState } from 'react';
 import { Link } from 'wouter';
-import type { Freeze, Page, Rollout } from './api.ts';
+import { Act } from './act.tsx';
+import { api, type Freeze, type Rollout } from './api.ts';
 import { useLive } from './live.ts';
-import { Ago, Bar, Empty, Loaded, State } from './parts.tsx';
+import { usePages } from './pages.tsx';
+import { Ago, counted, Empty, Loaded, Sentence, Stack, State, Table, useTitle, When, wordsOf } from './parts.tsx';
+import { countsOf, nowOf, sharesOf, waveOf } from './progress.ts';
+
+const changed = 'subscription { rolloutChanged { id } }';
+const states = ['AWAITING_APPROVAL', 'PAUSED', 'RUNNING', 'SCHEDULED', 'ROLLING_BACK', 'SUCCEEDED', 'ROLLED_BACK', 'ABORTED', 'DRAFT'];
 
 export function RolloutsPage() {
-  const live = useLive<Page<Rollout>>('/rollouts?limit=100', 'subscription { rolloutChanged { id } }');
-  const freezes = useLive<{ items: Freeze[] }>('/freezes', 'subscription { rolloutChanged { id } }');
+  useTitle('Rollouts');
+  const [state, setState] = useState('');
+  const { live, turn } = usePages<Rollout>(`/rollouts?${state && `state=${state}`}`, { size: 50, subscription: changed, what: 'rollouts' });
   return (
     <>
       <h1>Rollouts</h1>
-      {freezes.data?.items.map((one) => <p className="notice warn" key={one.id}>{one.devices} {one.devices === 1 ? 'device' : 'devices'} ({one.selector ? <code>{one.selector}</code> : 'all'}) frozen until {new Date(one.until).toLocaleString()}: {one.reason} <span className="faint">{one.createdBy}</span></p>)}
+      <Freezes />
+      <p className="filters"><label>State <select value={state} onChange={(event) => setState(event.target.value)}><option value="">any</option>{states.map((one) => <option key={one} value={one}>{wordsOf(one)}</option>)}</select></label></p>
       <Loaded live={live}>
-        {({ items }) => items.length === 0 ? <Empty>No rollout yet. <code>reef rollout create MODEL@N --workload NAME</code> starts one.</Empty> : (
-          <table>
-            <thead><tr><th>Rollout</th><th>Version</th><th>Workload</th><th>State</th><th>Done</th><th>Why</th><th>Created</th></tr></thead>
-            <tbody>
-              {items.map((rollout) => (
+        {({ items }) => items.length === 0 ? <Empty>{state ? `No rollout is ${wordsOf(state)}.` : <>No rollout yet. <code>reef rollout create MODEL@N --workload NAME</code> starts one.</>}</Empty> : (
+          <Table label="Rollouts" head={['Rollout', 'State', 'Devices', 'Now', 'Created']}>
+            {items.map((rollout) => {
+              const now = nowOf(rollout);
+              return (
                 <tr key={rollout.id}>
-                  <td><Link href={`/rollouts/${rollout.id}`}>{rollout.name}</Link></td><td>{rollout.version}</td><td>{rollout.workload}</td><td><State of={rollout.state} /></td>
-                  <td><Bar percent={doneOf(rollout)} tone={rollout.state === 'SUCCEEDED' ? 'good' : 'busy'} /></td><td className="faint">{rollout.waiting?.code.startsWith('waits_for_') ? rollout.waiting.message : rollout.stateReason?.message}</td><td><Ago at={rollout.createdAt} /> by {rollout.createdBy}</td>
+                  <th scope="row" className="words"><Link href={`/rollouts/${rollout.id}`}>{rollout.name}</Link><div className="faint">{rollout.version} to {rollout.workload}</div></th>
+                  <td><State of={rollout.state} /><div className="faint">{waveOf(rollout)}</div></td>
+                  <td className="progress"><Stack of={sharesOf(countsOf(rollout))} words={false} /></td>
+                  <td className="words">{now && <Sentence of={now.message} />}</td>
+                  <td className="faint"><Ago at={rollout.createdAt} /> by {rollout.createdBy}</td>
                 </tr>
-              ))}
-            </tbody>
-          </table>
+              );
+            })}
+          </Table>
         )}
       </Loaded>
+      {turn}
     </>
   );
 }
 
-/** Share of the planned devices that have an end, percent. */
-export function doneOf(rollout: Rollout): number {
-  const size = rollout.waves.reduce((sum, wave) => sum + wave.size, 0);
-  const ended = rollout.waves.reduce((sum, wave) => sum + Object.entries(wave.counts).reduce((n, [state, count]) => n + (state === 'QUEUED' || state === 'IN_PROGRESS' ? 0 : count), 0), 0);
-  return size === 0 ? 0 : Math.round((100 * ended) / size);
+/** Those that hold now: no rollout tells these devices anything new. */
+function Freezes() {
+  const live = useLive<{ items: Freeze[] }>('/freezes', changed);
+  return (
+    <Loaded live={live}>
+      {({ items }) => items.map((one) => (
+        <div className="notice warn" key={one.id}>
+          <p>{counted(one.devices, 'device')} ({one.selector ? <code>{one.selector}</code> : 'all'}) frozen until <When at={one.until} />: {one.reason} <span className="faint">by {one.createdBy}</span></p>
+          <Act text="End the freeze" ask={<p>Rollouts that wait for it go on at once. {counted(one.devices, 'device')} may be told something new.</p>} run={async () => { await api(`/freezes/${one.id}`, { method: 'DELETE' }); live.reload(); }} />
+        </div>
+      ))}
+    </Loaded>
+  );
 }

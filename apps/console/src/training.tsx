@@ -21,7 +21,7 @@ export function TrainingReport({ training }: { training: Training }) {
         {epochs && <li><strong>{epochs.length}</strong> epochs, the best was {best}; {stopped}</li>}
       </ul>
       {training.issues.map(({ code, message }) => <p key={code + message} className="notice warn">{message} <code>{code}</code></p>)}
-      {epochs && epochs.length > 1 && <><h3>Accuracy per epoch</h3><TimePlot lines={lines} unit="%" over="count" /></>}
+      {epochs && epochs.length > 1 && <><h3>Accuracy per epoch</h3><TimePlot lines={lines} unit="%" over="count" title="Accuracy per epoch" /></>}
       {cells.length > 0 && <Confusions cells={cells} />}
       {classes && <table><thead><tr><th>Class</th><th>Training</th><th>Validation</th><th>Held out</th></tr></thead><tbody>{classes.map((one) => <tr key={one.label}><td>{one.label}</td><td>{one.train}</td><td>{one.validation}</td><td>{one.heldOut}</td></tr>)}</tbody></table>}
     </>

@@ -1,36 +1,70 @@
 import { Link } from 'wouter';
-import type { Analysis, CompiledDetails, Version } from './api.ts';
+import { Act } from './act.tsx';
+import { api, type Analysis, type CompiledDetails, type Job, type Learning, type Page, type Version } from './api.ts';
+import { versionPage } from './bundles.tsx';
 import { useLive } from './live.ts';
 import { ParityReport } from './parity.tsx';
-import { Ago, bytes, Digest, Loaded, Problems, State } from './parts.tsx';
+import { Ago, bytes, counted, Digest, Loaded, percent, Problems, State, Table, useTitle } from './parts.tsx';
 
 /** One version whole: what the analyzer said of every operator, what the compiler made, how close it is to the original, where it came from. */
 export function VersionPage({ name, number }: { name: string; number: string }) {
-  const live = useLive<Version>(`/models/${name}/versions/${number}`, 'subscription { jobChanged { id } }');
+  useTitle(`${name}@${number}`);
+  const live = useLive<Version>(`/models/${encodeURIComponent(name)}/versions/${encodeURIComponent(number)}`, 'subscription { jobChanged { id } }');
   return (
     <Loaded live={live}>
       {(version) => (
         <>
           <h1><Link href={`/models/${name}`}>{name}</Link>@{version.version} <State of={version.state} /></h1>
           <Problems of={version.error} />
-          {version.hold && <Hold version={version} />}
+          {version.hold && <Hold version={version} reload={live.reload} />}
           <dl className="facts">
             <dt>Created</dt><dd><Ago at={version.createdAt} /></dd>
+            {version.notes && <><dt>Notes</dt><dd>{version.notes}</dd></>}
+            <dt>Task</dt><dd>{version.task}</dd>
             <dt>Bundle</dt><dd><Digest of={version.bundleDigest} /></dd>
             {version.labels && <><dt>Labels</dt><dd>{version.labels.length}: {version.labels.slice(0, 8).join(', ')}{version.labels.length > 8 && ', …'}</dd></>}
           </dl>
           <Variants of={version} />
-          {version.parity && <ParityReport parity={version.parity} />}
+          {version.lineage?.learning && <Learnt learning={version.lineage.learning} />}
+          {version.parity && <ParityReport parity={version.parity} learnt={version.lineage?.learning !== undefined} />}
           {version.analysis?.ops && <Operators analysis={version.analysis} />}
-          {version.lineage && <Lineage of={version.lineage} />}
+          {version.lineage ? <Lineage of={version.lineage} /> : <Jobs of={version} />}
         </>
       )}
     </Loaded>
   );
 }
 
-export function Hold({ version }: { version: Version }) {
-  return <p className="notice warn">{version.hold!.message} {version.confirmedBy ? `Confirmed by ${version.confirmedBy}.` : <>It is not rolled out before <code>reef model confirm {version.model}@{version.version}</code>.</>}</p>;
+export function Hold({ version: { hold, ref, model, version, confirmedBy }, reload }: { version: Version; reload: () => void }) {
+  if (confirmedBy) return <p className="notice">{hold!.message} Confirmed by {confirmedBy}.</p>;
+  return (
+    <div className="notice warn">
+      <p>{hold!.message} No rollout of it can be created before somebody confirms it. <code>{hold!.code}</code></p>
+      <Act text="Confirm" ask={<p>You have looked at {ref}: it may be rolled out.</p>} run={async () => { await api(`/models/${model}/versions/${version}/confirm`, { method: 'POST' }); reload(); }} />
+    </div>
+  );
+}
+
+/** What a device was taught, and how well it does by its own test. */
+function Learnt({ learning: { device, workload, method, parent, classes, selfTest, unreadable, backend } }: { learning: Learning }) {
+  return (
+    <>
+      <h2>Learnt on a device</h2>
+      <p><Link href={`/devices/${device}`}>{device}</Link> learnt it for {workload}, on <Link href={versionPage(parent)}>{parent}</Link>, by {method.replaceAll('-', ' ')}{backend && `, on ${backend}`}.</p>
+      <ul className="figures">
+        {selfTest && <li><strong>{percent(selfTest.accuracy)}</strong> right of {counted(selfTest.images, selfTest.heldOut ? 'held-out image' : 'image that it learnt from')}</li>}
+        {(unreadable ?? 0) > 0 && <li><strong>{unreadable}</strong> could not be read</li>}
+      </ul>
+      <Table label="Classes" head={['Class', 'Images before', 'Learnt from', 'Held out']}>{classes.map((one) => <tr key={one.label}><th scope="row">{one.label}</th><td>{one.before}</td><td>{one.learnt}</td><td>{one.heldOut}</td></tr>)}</Table>
+    </>
+  );
+}
+
+/** Of a version that was never built: its jobs say why. */
+function Jobs({ of: { model, ref } }: { of: Version }) {
+  const live = useLive<Page<Job>>(`/jobs?model=${encodeURIComponent(model)}&limit=100`);
+  const own = live.data?.items.filter(({ version }) => version === ref) ?? [];
+  return own.length === 0 ? null : <p>{own.map(({ id, state }) => <span key={id}><Link href={`/jobs/${id}`}>Job {id.slice(0, 8)}</Link> <State of={state} /> </span>)}</p>;
 }
 
 /** The files devices can be given; of compiled ones what the inspector found in them. */
@@ -38,9 +72,7 @@ export function Variants({ of: { variants } }: { of: Version }) {
   if (variants.length === 0) return null;
   const compiled = variants.some(({ details }) => details?.onChipBytes !== undefined);
   return (
-    <table>
-      <thead><tr><th>Variant</th><th>Needs runtime</th><th>Size</th>{compiled && <><th>On the chip</th><th>Streamed</th><th>On the CPU</th><th>Predicted, USB 3 or PCIe</th><th>Predicted, USB 2</th></>}<th>File</th></tr></thead>
-      <tbody>
+    <Table label="Variants" head={['Variant', 'Needs runtime', 'Size', ...(compiled ? ['On the chip', 'Streamed', 'On the CPU', 'Predicted, USB 3 or PCIe', 'Predicted, USB 2'] : []), 'File']}>
         {variants.map(({ name, minRuntime, bytes: size, digest, details }) => (
           <tr key={name}>
             <td>{name}</td><td>{minRuntime ?? '-'}</td><td>{bytes(size)}</td>
@@ -48,8 +80,7 @@ export function Variants({ of: { variants } }: { of: Version }) {
             <td><Digest of={digest} /></td>
           </tr>
         ))}
-      </tbody>
-    </table>
+    </Table>
   );
 }
 
@@ -72,14 +103,11 @@ function Operators({ analysis }: { analysis: Analysis }) {
       <h2>Operators <State of={analysis.verdict} /></h2>
       <p className="faint">{analysis.summary}</p>
       {analysis.faults?.map((fault) => <p key={fault.message} className={`notice ${fault.severity === 'error' ? 'bad' : 'warn'}`}>{fault.message} <code>{fault.code}</code></p>)}
-      <table>
-        <thead><tr><th>Operator</th><th>Count</th><th>Edge TPU</th><th>What to change</th></tr></thead>
-        <tbody>
+      <Table label="Operators" head={['Operator', 'Count', 'Edge TPU', 'What to change']}>
           {groups.map(([first, ...rest]) => (
             <tr key={`${first!.op} ${first!.version} ${first!.status}`}><td>{first!.op} <span className="faint">version {first!.version}</span></td><td>{rest.length + 1}</td><td>{first!.mapped ? first!.status : <strong>{first!.status}</strong>}</td><td>{first!.advice}</td></tr>
           ))}
-        </tbody>
-      </table>
+      </Table>
     </>
   );
 }
@@ -93,9 +121,9 @@ function Lineage({ of: lineage }: { of: NonNullable<Version['lineage']> }) {
         <dt>Source</dt><dd>{file(lineage.source)}</dd>
         <dt>Calibration</dt><dd>{file(lineage.calibration)}</dd>
         <dt>Evaluation</dt><dd>{file(lineage.evaluation)}</dd>
-        {lineage.parent && <><dt>Follows</dt><dd>{lineage.parent}</dd></>}
+        {lineage.parent && <><dt>Follows</dt><dd><Link href={versionPage(lineage.parent)}>{lineage.parent}</Link></dd></>}
         {lineage.job && <><dt>Job</dt><dd><Link href={`/jobs/${lineage.job}`}>{lineage.job.slice(0, 8)}</Link></dd></>}
-        <dt>Tools</dt><dd>{Object.entries(lineage.tools).map(([tool, version]) => `${tool} ${version}`).join(', ')}</dd>
+        {Object.keys(lineage.tools).length > 0 && <><dt>Tools</dt><dd>{Object.entries(lineage.tools).map(([tool, version]) => `${tool} ${version}`).join(', ')}</dd></>}
       </dl>
     </>
   );
