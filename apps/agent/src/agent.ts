@@ -32,6 +32,7 @@ import { Reconciler } from './reconcile.ts';
 import { PeerServer } from './peer-server.ts';
 import { Peers } from './peers.ts';
 import { Releases } from './releases.ts';
+import { ReportPace } from './report-pace.ts';
 import { missesAccelerator, reportOf } from './report.ts';
 import { Repairs } from './repairs.ts';
 import { Runner } from './runner.ts';
@@ -80,6 +81,8 @@ export class Agent {
   private reportSeq = 0;
   private windowSeq = 0;
   private reportTimer: NodeJS.Timeout | undefined;
+  private reportDueMs = 0;
+  private readonly pace = new ReportPace();
   private windowTimer: NodeJS.Timeout | undefined;
   private budgetTimer: NodeJS.Timeout | undefined;
   private pendingWindows: Promise<void> = Promise.resolve();
@@ -255,7 +258,7 @@ export class Agent {
     for (const [name, { running }] of Object.entries(this.state.now.workloads)) if (running && name !== agentWorkload) this.servingOf(name).want(running);
     await this.aftercare.booted(1);
     await this.listen();
-    this.state.onChange(() => this.reportSoon(0));
+    this.state.onChange(() => this.reportSoon(this.pace.delayMs(this.said(), performance.now())));
     this.state.onChange(() => this.awaitBudget());
     this.link.on('up', () => void this.birth());
     this.link.on('desired', (wanted, asked) => void this.take(wanted, asked).catch((err: unknown) => this.log.error({ err }, 'the wanted state could not be stored')));
@@ -360,24 +363,31 @@ export class Agent {
     clearTimeout(this.reportTimer);
     this.reportTimer = undefined;
     if (!this.link.up) return;
+    const said = this.said();
+    this.pace.sent(said, performance.now());
     const body = {
-      bootId: this.bootId, seq: this.reportSeq++, session: this.link.currentSession,
-      ...reportOf(this.state.now, {
-        accelerator: this.accelerators.now, acceleratorFailing: this.accelerators.failing, percent: this.percent, learning: this.learning, cameraLost: this.camera?.lost ?? false,
-        devices: new Map([...this.serving].map(([name, serving]) => [name, serving.device])), stateWasDamaged: this.state.was === 'lost', disk: this.disk.trouble, clockWrong: this.clock.wrong, damaged: this.repairs.workloads,
-        wrong: this.aftercare.wrong,
-        crashLooping: new Set([...this.serving].filter(([, serving]) => serving.crashLooping).map(([name]) => name)),
-      }),
+      bootId: this.bootId, seq: this.reportSeq++, session: this.link.currentSession, ...said,
       ...(birth ? { capabilities: await capabilitiesOf(this.accelerators.found, { release: this.releases?.own, peer: this.peerServer?.address }) } : {}),
     };
     // Lost with the link: the birth of the next connection says it all again.
     await this.link.publish(reported.topicFor(this.deviceId), reported.encode(body), reported).then(() => this.heard.resolve(), () => {});
   }
 
+  private said(): ReturnType<typeof reportOf> {
+    return reportOf(this.state.now, {
+      accelerator: this.accelerators.now, acceleratorFailing: this.accelerators.failing, percent: this.percent, learning: this.learning, cameraLost: this.camera?.lost ?? false,
+      devices: new Map([...this.serving].map(([name, serving]) => [name, serving.device])), stateWasDamaged: this.state.was === 'lost', disk: this.disk.trouble, clockWrong: this.clock.wrong, damaged: this.repairs.workloads,
+      wrong: this.aftercare.wrong,
+      crashLooping: new Set([...this.serving].filter(([, serving]) => serving.crashLooping).map(([name]) => name)),
+    });
+  }
+
   /** Changes close together become one report. */
   private reportSoon(delayMs: number): void {
-    if (this.stopped.signal.aborted || (this.reportTimer && delayMs > 0)) return;
+    const dueMs = performance.now() + delayMs;
+    if (this.stopped.signal.aborted || (this.reportTimer && this.reportDueMs <= dueMs && delayMs > 0)) return;
     clearTimeout(this.reportTimer);
+    this.reportDueMs = dueMs;
     this.reportTimer = setTimeout(() => void this.report(), delayMs);
   }
 

@@ -3,6 +3,7 @@ import { command, commandResult, desired, parseTopic, presence, reported, Sketch
 import type { IPublishPacket } from 'mqtt-packet';
 import { Backoff } from '../../../apps/agent/src/backoff.ts';
 import { plan, type Actual, type InstalledBundle, type Step } from '../../../apps/agent/src/plan.ts';
+import { ReportPace } from '../../../apps/agent/src/report-pace.ts';
 import { quiet, reportOf } from '../../../apps/agent/src/report.ts';
 import { activated, begun, closed, committed, did, emptyWorkload, entered, failed, left, refetched, removed, returned, type WorkloadState } from '../../../apps/agent/src/workload.ts';
 import { Line } from './line.ts';
@@ -51,7 +52,8 @@ export class SimulatedDevice {
   private reportSeq = 0;
   private windowSeq = 0;
   private running = false;
-  private reporting: NodeJS.Immediate | undefined;
+  private reporting: NodeJS.Timeout | undefined;
+  private readonly pace = new ReportPace();
   private stopped = false;
   private generation = 0;
   // On disk.
@@ -222,16 +224,24 @@ export class SimulatedDevice {
     }
   }
 
-  /** Changes of one turn become one report, as the agent's timer of 0 ms does it. */
+  /** Changes close together become one report, as the agent does it. */
   private reportSoon(): void {
-    this.reporting ??= setImmediate(() => this.report(false));
+    const delayMs = this.pace.delayMs(this.said(), performance.now());
+    if (this.reporting && delayMs > 0) return;
+    clearTimeout(this.reporting);
+    this.reporting = setTimeout(() => this.report(false), delayMs);
+  }
+
+  private said(): ReturnType<typeof reportOf> {
+    return reportOf({ desired: this.wanted, workloads: this.workloads } as never, quiet);
   }
 
   private report(birth: boolean): void {
-    if (this.reporting) clearImmediate(this.reporting);
+    clearTimeout(this.reporting);
     this.reporting = undefined;
     if (!this.connected) return;
-    const said = reportOf({ desired: this.wanted, workloads: this.workloads } as never, quiet);
+    const said = this.said();
+    this.pace.sent(said, performance.now());
     this.line!.publish(reported.topicFor(this.id), reported.encode({ bootId: this.bootId, seq: this.reportSeq++, session: this.session, ...said, ...(birth ? { capabilities } : {}) }), reported);
   }
 
