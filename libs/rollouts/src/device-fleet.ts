@@ -1,13 +1,19 @@
 import { Inject, Injectable } from '@nestjs/common';
 import { Desired, parseSelector, selectorSql, type KnownLabels } from '@reefkeeper/devices';
-import type { Tx } from '@reefkeeper/platform';
-import type { Capabilities, Execution, ReportedWorkload } from '@reefkeeper/protocol';
+import { prepared, type Tx } from '@reefkeeper/platform';
+import type { Capabilities, ReportedWorkload } from '@reefkeeper/protocol';
 import { Version } from '@reefkeeper/registry';
 import { In } from 'typeorm';
 import type { Fleet, FleetDevice, Order, Place, Placed } from './fleet.ts';
 import type { Seen } from './follow.ts';
 
-interface Row { id: string; labels: Record<string, string>; online: boolean; health: 'HEALTHY' | 'DEGRADED' | null; capabilities: Capabilities | null; retired: boolean; observedRevision: number | null; reported: ReportedWorkload | null; wanted: string | null; wantedVersion: string | null; wantedVariant: string | null; pin: FleetDevice['pin'] }
+interface Row { id: string; labels: Record<string, string>; online: boolean; health: 'HEALTHY' | 'DEGRADED' | null; capabilities: Capabilities | null; retired: boolean; reported: ReportedWorkload | null; wanted: string | null; wantedVersion: string | null; wantedVariant: string | null; pin: FleetDevice['pin'] }
+
+/** Asked for every device of a wave at each of its reports: nothing but what `follow` reads. */
+const seenOfEach = prepared(`
+  SELECT d.id, d.retired_at IS NOT NULL AS retired, r.observed_revision::float8 AS "observedRevision", w.bundle AS "wantedBundle", r.workloads #>> ARRAY[$2, 'running'] AS running, r.workloads #> ARRAY[$2, 'execution'] AS execution
+  FROM devices d LEFT JOIN reported r ON r.device_id = d.id LEFT JOIN desired_workloads w ON w.device_id = d.id AND w.workload = $2
+  WHERE d.id = ANY($1)`);
 
 /** The fleet as the devices slice keeps it. Reads are one statement for any number of devices. */
 @Injectable()
@@ -41,8 +47,8 @@ export class DeviceFleet implements Fleet {
   }
 
   async seen(tx: Tx, ids: readonly string[], workload: string): Promise<Map<string, Seen>> {
-    const rows = await this.rows(tx, ids, workload);
-    return new Map(rows.map(({ id, retired, wanted, observedRevision, reported }) => [id, { retired, wantedBundle: wanted, observedRevision, running: reported?.running ?? null, execution: (reported?.execution ?? null) as Execution | null }]));
+    const rows = await tx.query<(Seen & { id: string })[]>(seenOfEach, [ids, workload]);
+    return new Map(rows.map(({ id, ...seen }) => [id, seen]));
   }
 
   async placed(tx: Tx, ids: readonly string[], workload: string): Promise<Map<string, Placed | null>> {
@@ -81,7 +87,7 @@ export class DeviceFleet implements Fleet {
   private async rows(tx: Tx, ids: readonly string[], workload: string): Promise<Row[]> {
     if (ids.length === 0) return [];
     return tx.query<Row[]>(`
-      SELECT d.id, d.labels, d.online, r.health, d.capabilities, d.retired_at IS NOT NULL AS retired, r.observed_revision::float8 AS "observedRevision", r.workloads -> $2 AS reported,
+      SELECT d.id, d.labels, d.online, r.health, d.capabilities, d.retired_at IS NOT NULL AS retired, r.workloads -> $2 AS reported,
         w.bundle AS wanted, w.version_id AS "wantedVersion", w.variant AS "wantedVariant",
         (SELECT jsonb_build_object('reason', p.reason, 'by', p.pinned_by) FROM device_pins p WHERE p.device_id = d.id AND p.workload IN ('', $2) ORDER BY p.workload DESC LIMIT 1) AS pin
       FROM devices d LEFT JOIN reported r ON r.device_id = d.id LEFT JOIN desired_workloads w ON w.device_id = d.id AND w.workload = $2

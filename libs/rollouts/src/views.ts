@@ -7,6 +7,8 @@ import type { PlannedWave } from './plan.ts';
 import type { Reason, RolloutExecutionState, RolloutState, Settings, WaveState } from './rollout.ts';
 import { noCounts, verdictViewOf, type Counts, type VerdictView } from './verdict.ts';
 
+const transferParts = ['fullBytes', 'deltaBytes', 'peerBytes', 'savedBytes'] as const;
+
 /** A rollout as the outside sees it. */
 export interface RolloutView {
   id: string;
@@ -81,13 +83,13 @@ export async function listRollouts(db: DataSource, { limit = 50, cursor, states,
 async function viewsOf(db: DataSource, rows: RolloutRow[]): Promise<RolloutView[]> {
   const ids = rows.map(({ id }) => id);
   const waves = await db.getRepository(WaveRow).createQueryBuilder('w').where('w.rollout_id = ANY(:ids)', { ids }).orderBy('w.index').getMany();
-  const groups = await db.query<{ id: string; wave: number; state: RolloutExecutionState; rollback: string | null; n: string; waiting: boolean; faulty: boolean }[]>(`SELECT rollout_id AS id, wave, state, rollback_state AS rollback, count(*) AS n, ${waitingSql} AS waiting, fault IS NOT NULL AS faulty FROM rollout_executions WHERE rollout_id = ANY($1) GROUP BY 1, 2, 3, 4, 6, 7`, [ids]);
+  // One scan for what is counted and what is added up.
+  const groups = await db.query<({ id: string; wave: number; state: RolloutExecutionState; rollback: string | null; n: string; waiting: boolean; faulty: boolean } & { [part in keyof Transfer]: number | null })[]>(`
+    SELECT rollout_id AS id, wave, state, rollback_state AS rollback, count(*) AS n, ${waitingSql} AS waiting, fault IS NOT NULL AS faulty, ${transferParts.map((part) => `sum((transfer ->> '${part}')::bigint)::float8 AS "${part}"`).join(', ')}
+    FROM rollout_executions WHERE rollout_id = ANY($1) GROUP BY 1, 2, 3, 4, 6, 7`, [ids]);
   const waiting = await db.query<(Omit<Waiting, 'what'> & { id: string })[]>(`
     SELECT rollout_id AS id, failure ->> 'code' AS code, min(failure ->> 'message') AS message, count(*)::int AS count, (array_agg(device_id ORDER BY device_id))[:5] AS devices
     FROM rollout_executions WHERE rollout_id = ANY($1) AND ${waitingSql} GROUP BY 1, 2 ORDER BY 2`, [ids]);
-  const transfers = await db.query<(Transfer & { id: string })[]>(`
-    SELECT rollout_id AS id, ${(['fullBytes', 'deltaBytes', 'peerBytes', 'savedBytes'] as const).map((key) => `sum((transfer ->> '${key}')::bigint)::float8 AS "${key}"`).join(', ')}
-    FROM rollout_executions WHERE rollout_id = ANY($1) AND transfer IS NOT NULL GROUP BY 1`, [ids]);
   return rows.map((row) => {
     const own = groups.filter(({ id }) => id === row.id);
     const back = own.filter(({ rollback }) => rollback !== null);
@@ -100,7 +102,7 @@ async function viewsOf(db: DataSource, rows: RolloutRow[]): Promise<RolloutView[
         const { index, state, size, verdicts, startedAt, analysingAt, deadlineAt, endedAt } = wave;
         return { index, state, size, canary: row.plan.waves[index]?.canary ?? false, of: row.plan.waves[index]?.of ?? null, counts, ...apartOf(own, wave.index), verdicts: verdicts.map(verdictViewOf), startedAt, analysingAt, deadlineAt, endedAt };
       }),
-      transfer: transferOf(transfers.find(({ id }) => id === row.id)),
+      transfer: transferOf(own),
       waitingDevices: waiting.filter(({ id }) => id === row.id).map(({ code, message, count, devices }) => ({ code, what: waitWords[code] ?? code.replaceAll('_', ' '), message, count, devices })),
       rollback: back.length > 0 ? rollback : null,
       settings: row.settings, plan: row.plan, createdAt: row.createdAt, createdBy: row.createdBy, startAt: row.startAt, stopAt: row.stopAt, waiting: row.waiting, late: row.settings.dynamic ? { counts: countsOf(own, row.plan.waves.length), stopped: row.lateStopped } : null, startedAt: row.startedAt, endedAt: row.endedAt,
@@ -123,10 +125,9 @@ function apartOf(groups: readonly { wave: number; n: string; waiting: boolean; f
   return { waiting: sum(own.filter(({ waiting }) => waiting)), faults: sum(own.filter(({ faulty }) => faulty)) };
 }
 
-function transferOf(sum: (Transfer & { id: string }) | undefined): Transfer | null {
-  if (!sum) return null;
-  const { id: _, ...transfer } = sum;
-  return transfer;
+function transferOf(groups: readonly { [part in keyof Transfer]: number | null }[]): Transfer | null {
+  const said = groups.filter((group) => group.fullBytes !== null);
+  return said.length === 0 ? null : Object.fromEntries(transferParts.map((part) => [part, said.reduce((sum, group) => sum + group[part]!, 0)])) as unknown as Transfer;
 }
 
 /** One device's part as the outside sees it. */
