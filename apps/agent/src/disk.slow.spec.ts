@@ -82,7 +82,7 @@ describe.skipIf(!mounts)('a disk that cannot be written (needs to mount a tmpfs)
     expect(await fleet.reportWhere(({ conditions }) => conditions.includes('DISK_READ_ONLY'))).toMatchObject({ health: 'DEGRADED' });
     await serves(two.bundle);
     const waiting = await fleet.reportWhere(({ observedRevision, workloads }) => observedRevision === 3 && workloads.classifier?.execution?.revision === 3);
-    expect(waiting).toMatchObject({ workloads: { classifier: { running: two.bundle, execution: { state: 'IN_PROGRESS', failure: null } } } });
+    expect(waiting).toMatchObject({ workloads: { classifier: { running: two.bundle, execution: { state: 'QUEUED', failure: { code: 'disk_read_only' } } } } });
     await fleet.command(device, { id: 'p1', kind: 'ping' });
     await eventually(() => fleet.results.find(({ id, ok }) => id === 'p1' && ok));
 

@@ -48,10 +48,10 @@ describe.skipIf(!canBuildFakeEdgeTpu)('an agent with Edge TPUs that come, go and
     const { deviceId } = await start();
     await fleet.want(device, 1, { classifier: onTpu(bundle, { cpuFallback: false }) }, window);
     const waiting = await fleet.reportWhere(({ conditions, workloads }) => conditions.includes('NO_ACCELERATOR') && workloads.classifier?.execution?.step === 'install', 10_000);
-    expect(waiting).toMatchObject({ health: 'DEGRADED', workloads: { classifier: { running: null, execution: { state: 'IN_PROGRESS', failure: null } } } });
+    expect(waiting).toMatchObject({ health: 'DEGRADED', workloads: { classifier: { running: null, execution: { state: 'QUEUED', failure: { code: 'no_accelerator' } } } } });
     await new Promise((resolve) => { setTimeout(resolve, 2_500); });
     // It has looked again meanwhile, and neither given up nor died over it.
-    expect(fleet.reports.at(-1)).toMatchObject({ health: 'DEGRADED', workloads: { classifier: { execution: { state: 'IN_PROGRESS' } } } });
+    expect(fleet.reports.at(-1)).toMatchObject({ health: 'DEGRADED', workloads: { classifier: { execution: { state: 'QUEUED', failure: { code: 'no_accelerator' } } } } });
 
     const before = fleet.reports.length;
     tpus.plug(usb);
