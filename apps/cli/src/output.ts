@@ -8,6 +8,7 @@ const tones: Record<string, (text: string) => string> = {
   RUNNING: colours.cyan, IN_PROGRESS: colours.cyan, ANALYSING: colours.cyan, BUILDING: colours.cyan, QUEUED: colours.cyan,
   FAILED: colours.red, ROLLED_BACK: colours.red, ROLLING_BACK: colours.red, TIMED_OUT: colours.red, ABORTED: colours.red, CANCELED: colours.red,
   PAUSED: colours.yellow, INCONCLUSIVE: colours.yellow, DEGRADED: colours.yellow, SKIPPED: colours.dim, PENDING: colours.dim, NOT_APPLICABLE: colours.dim, offline: colours.dim,
+  OPEN: colours.yellow, ACKNOWLEDGED: colours.cyan, CLOSED: colours.green, critical: colours.red, warning: colours.yellow,
 };
 
 /** A state in its colour. */

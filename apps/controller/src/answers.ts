@@ -35,6 +35,8 @@ const bodies: Record<string, Schema> = {
   'Overview.overview': object({ devices: object(Object.fromEntries(['all', 'online', 'degraded', 'behind', 'edgeTpu', 'updating', 'pinned'].map((name) => [name, count]))), running: { type: 'array', items: ref('RunningVersion') }, rollouts: { type: 'array', items: ref('Rollout') }, held: { type: 'array', items: ref('HeldVersion') } }),
   'EnrolmentTokens.create': ref('EnrolmentToken'), 'ApiTokens.list': page(ref('ApiToken')), 'ApiTokens.create': ref('NewApiToken'), 'Audit.list': page(ref('AuditEntry')),
   'AgentReleases.publish': ref('Version'), 'Models.list': page(ref('Model')), 'Models.create': ref('Model'), 'Models.one': ref('Model'), 'Models.versions': page(ref('Version')), 'Models.version': ref('Version'), 'Models.confirm': ref('Version'), 'Models.bundle': { ...anything, description: 'A DSSE envelope' }, 'Artifacts.delta': object({ from: text, to: text, bytes: count, deltaBytes: orNull(count) }),
+  'Alerts.list': page(ref('Alert')), 'Alerts.one': ref('Alert'), 'Alerts.acknowledge': ref('Alert'), 'Alerts.counts': object({ open: count, acknowledged: count, kinds: { type: 'array', items: object({ kind: text, severity: text, open: count, acknowledged: count }) } }),
+  'Silences.list': page(ref('Silence')), 'Silences.create': ref('Silence'), 'Silences.lift': ref('Silence'),
   'Captures.list': page(ref('Capture')), 'Captures.one': ref('Capture'), 'Captures.label': ref('Capture'),
   'Buckets.import': object({ version: ref('Version'), job: ref('Job') }), 'Buckets.exports': page(ref('BucketExport')),
   'Builds.train': object({ version: ref('Version'), job: ref('Job') }),

@@ -1,6 +1,8 @@
 import { mkdtemp, mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { AlertWatch, deviceAlerts } from '@reefkeeper/telemetry';
+import { ManualClock } from '@reefkeeper/platform';
 import supertest from 'supertest';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { readConfig } from './config.ts';
@@ -118,6 +120,45 @@ describe('who is told and when', () => {
     expect(lifted).toEqual({ data: { liftFreeze: { active: false, liftedBy: 'first admin' } } });
     expect(await world.call('DELETE', `/api/v1/freezes/${made.id}`)).toMatchObject({ status: 409, body: { code: 'freeze.over' } });
     expect((await world.call('POST', '/graphql', { query: '{ freezes(all: true) { id liftedAt } }' })).body.data.freezes).toHaveLength(1);
+  });
+});
+
+describe('alerts', () => {
+  it('open ones are listed, counted and told of as they change; operators acknowledge and silence them', async () => {
+    const viewer = (await tokenOf('viewer')).token;
+    await world.enrol('cam-a');
+    await world.call('PATCH', '/api/v1/devices/cam-a', { labels: { site: 'lyon' } });
+    const { db } = world.database;
+    await db.query("INSERT INTO reported (device_id, boot_id, seq, session, health, conditions, received_at) VALUES ('cam-a', 'b', 1, 1, 'DEGRADED', '[\"NO_ACCELERATOR\"]', now())");
+    // Workers sweep; here it is done for them, five seconds apart.
+    const clock = new ManualClock(new Date());
+    const watch = new AlertWatch(db, clock, deviceAlerts);
+    await watch.sweep('fast');
+    clock.advance(5_000);
+    expect(await watch.sweep('fast')).toBe(1);
+
+    const { body: page } = await world.call('GET', '/api/v1/alerts?state=OPEN,ACKNOWLEDGED&kind=device.no_accelerator&device=cam-a&selector=site%3Dlyon&limit=5', undefined, viewer);
+    expect(page).toMatchObject({ items: [{ kind: 'device.no_accelerator', subject: 'cam-a', device: 'cam-a', workload: null, rollout: null, state: 'OPEN', severity: 'warning', silenced: false, note: null }], nextCursor: null });
+    expect(Object.keys(page.items[0])).not.toContain('told');
+    const [{ id }] = page.items;
+    for (const query of ['state=GONE', 'kind=A', 'cursor=x', 'limit=0', 'selector=a%20b']) expect((await world.call('GET', `/api/v1/alerts?${query}`)).status, query).toBe(400);
+    expect((await world.call('GET', '/api/v1/alerts/counts', undefined, viewer)).body).toEqual({ open: 1, acknowledged: 0, kinds: [{ kind: 'device.no_accelerator', severity: 'warning', open: 1, acknowledged: 0 }] });
+    expect((await world.call('GET', '/metrics', undefined, null)).body).toContain('reef_alerts_open{kind="device.no_accelerator",severity="warning",acknowledged="false"} 1');
+
+    expect((await world.call('POST', `/api/v1/alerts/${id}/acknowledge`, { note: 'x' }, viewer)).status).toBe(403);
+    expect(await world.call('POST', `/api/v1/alerts/${id}/acknowledge`, { note: 'cable ordered' })).toMatchObject({ status: 200, body: { id, state: 'ACKNOWLEDGED', acknowledgedBy: 'first admin', note: 'cable ordered' } });
+    expect(await world.call('POST', `/api/v1/alerts/${id}/acknowledge`)).toMatchObject({ status: 200, body: { note: '' } });
+    expect(await world.call('GET', '/api/v1/alerts/00000000-0000-4000-8000-000000000000')).toMatchObject({ status: 404, body: { code: 'alert.missing' } });
+    expect((await world.call('GET', `/api/v1/audit?subject=${id}`)).body.items).toMatchObject([{ action: 'alert.acknowledge' }, { action: 'alert.acknowledge', detail: { note: 'cable ordered' } }]);
+
+    const until = new Date(Date.now() + 3_600_000).toISOString();
+    expect((await world.call('POST', '/api/v1/silences', { selector: 'site=lyon', until, reason: 'new switch' }, viewer)).status).toBe(403);
+    const { body: made } = await world.call('POST', '/api/v1/silences', { selector: 'site=lyon', until, reason: 'new switch' });
+    expect((await world.call('GET', '/api/v1/silences', undefined, viewer)).body.items).toMatchObject([{ id: made.id, active: true, alerts: 1, kinds: [], until }]);
+    expect((await world.call('POST', '/graphql', { query: '{ alerts(states: [ACKNOWLEDGED], device: "cam-a") { items { id state severity silenced numbers } nextCursor } silences { id } }' }, viewer)).body).toEqual({ data: { alerts: { items: [{ id, state: 'ACKNOWLEDGED', severity: 'warning', silenced: true, numbers: { conditions: ['NO_ACCELERATOR'] } }], nextCursor: null }, silences: [{ id: made.id }] } });
+    expect((await world.call('POST', '/graphql', { query: `mutation { acknowledgeAlert(id: "${id}", note: "done") { note } }` }, viewer)).body.errors).toMatchObject([{ extensions: { code: 'role.missing' } }]);
+    expect((await world.call('POST', '/graphql', { query: `mutation { acknowledgeAlert(id: "${id}", note: "done") { note } }` })).body).toEqual({ data: { acknowledgeAlert: { note: 'done' } } });
+    expect(await world.call('DELETE', `/api/v1/silences/${made.id}`)).toMatchObject({ status: 200, body: { active: false, liftedBy: 'first admin' } });
   });
 });
 

@@ -14,6 +14,7 @@ import { bundlesInRollouts, RolloutsModule } from '@reefkeeper/rollouts';
 import * as rolloutsDoor from '@reefkeeper/rollouts/http';
 import { captureRoots, TelemetryModule } from '@reefkeeper/telemetry';
 import * as telemetryDoor from '@reefkeeper/telemetry/http';
+import { AlertMetrics } from './alert-metrics.ts';
 import { AuthGuard } from './auth.guard.ts';
 import { Authentication } from './authentication.ts';
 import type { Config } from './config.ts';
@@ -50,7 +51,7 @@ export class AppModule {
       providers: [
         { provide: 'CONFIG', useValue: config }, { provide: 'BROKER_IDENTITY', useValue: broker }, { provide: 'GATEWAY_IDENTITY', useValue: gateway }, { provide: 'SIGNING_KEY', useValue: signingKey }, AgentReleases, { provide: 'DEVICE_DOOR', useValue: doorOf(config, gateway.certificate) },
         { provide: APP_PIPE, useClass: StandardSchemaValidationPipe }, { provide: APP_GUARD, useClass: AuthGuard },
-        Revocations, DeviceLink, Gateway, DevicesResolver, ...resolversOf(registryDoor), ...resolversOf(conversionDoor), ...resolversOf(telemetryDoor), ...resolversOf(rolloutsDoor),
+        AlertMetrics, Revocations, DeviceLink, Gateway, DevicesResolver, ...resolversOf(registryDoor), ...resolversOf(conversionDoor), ...resolversOf(telemetryDoor), ...resolversOf(rolloutsDoor),
       ],
     };
   }

@@ -89,6 +89,23 @@ describe('subscriptions', () => {
     await changes.return?.();
   });
 
+  it('tell of an alert whenever it changes', async () => {
+    const { client } = open(adminToken);
+    await world.enrol('cam-2');
+    const { db } = world.database;
+    const [{ id }] = await db.query<[{ id: string }]>("INSERT INTO alerts (kind, subject, device_id, severity, state, since, opened_at, last_seen_at, summary, advice) VALUES ('device.offline', 'cam-2', 'cam-2', 'warning', 'OPEN', now(), now(), now(), 'away', 'look') RETURNING id");
+    const changes = client.iterate<{ alertChanged: { state: string; note: string } }>({ query: 'subscription { alertChanged(device: "cam-2") { state note } }' });
+    const heard = { done: false };
+    const first = changes.next();
+    void first.then(() => { heard.done = true; });
+    await expect.poll(async () => {
+      await world.call('POST', `/api/v1/alerts/${id}/acknowledge`, { note: 'on my way' });
+      return heard.done;
+    }, { interval: 100 }).toBe(true);
+    expect((await first).value).toEqual({ data: { alertChanged: { state: 'ACKNOWLEDGED', note: 'on my way' } } });
+    await changes.return?.();
+  });
+
   it.each([undefined, 'reef_wrong'])('with the token %s are refused when they connect', async (token) => {
     const { client, closed } = open(token);
     await expect(client.iterate({ query: 'subscription { deviceChanged { id } }' }).next()).rejects.toMatchObject({ code: 4403 });

@@ -34,6 +34,12 @@ const schema = commonConfig.extend({
   })),
   /** Stored files that nothing refers to are removed after so many days without use; 0 = never. */
   RETENTION_DAYS: z.coerce.number().min(0).max(36_500).default(30),
+  /** Receives a POST when alerts open and close, as Prometheus Alertmanager sends it (docs/alerts.md). */
+  ALERT_WEBHOOK_URL: z.url({ protocol: /^https?$/ }).optional(),
+  /** Signs what the webhook is sent: `whsec_` and base64, or any text. */
+  ALERT_WEBHOOK_SECRET: z.string().min(24, 'use at least 24 characters').optional(),
+  /** Where people find the console, for links in messages. */
+  CONSOLE_URL: z.url({ protocol: /^https?$/ }).optional(),
   /** GET /healthz and /readyz here; without it there is no server. */
   HEALTH_PORT: z.coerce.number().int().min(0).max(65_535).optional(),
 });

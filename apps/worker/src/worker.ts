@@ -5,8 +5,8 @@ import { BucketWatch, conversionSchema, jobRoots, Jobs, openExecutors, Pipeline,
 import { bundlesOnDevices, devicesSchema } from '@reefkeeper/devices';
 import { ChangeFeed, openBuckets, openDatabase, openObjects, openQueues, PlatformModule, systemClock, type Logger } from '@reefkeeper/platform';
 import { registrySchema, Retention, RetentionModule } from '@reefkeeper/registry';
-import { bundlesInRollouts, rolloutsSchema } from '@reefkeeper/rollouts';
-import { captureRoots, telemetrySchema } from '@reefkeeper/telemetry';
+import { bundlesInRollouts, rolloutAlerts, rolloutsSchema } from '@reefkeeper/rollouts';
+import { AlertWatch, AlertWebhook, captureRoots, deviceAlerts, telemetrySchema } from '@reefkeeper/telemetry';
 import type { Config } from './config.ts';
 import { startSweeps } from './sweeps.ts';
 import { openWorkDir } from './work-dir.ts';
@@ -19,6 +19,7 @@ export interface Worker {
 }
 
 const sweepMs = 2_000;
+const slowAlertsMs = 60_000;
 const collectMs = 6 * 3_600_000;
 
 /** Everything is in rows and objects: a worker may be killed at any moment, and another one goes on. */
@@ -47,10 +48,15 @@ export async function startWorker(config: Config, log: Logger): Promise<Worker> 
   const exported = { quietMs: config.REEF_BUCKET_QUIET_S * 1_000, models: config.REEF_BUCKET_MODELS };
   const stopWatch = config.REEF_BUCKET_WATCH ? await watchBucket(exportsWatch, { subscription: config.REEF_BUCKET_WATCH, quietMs: exported.quietMs }, log) : undefined;
   const retention = context.get(Retention, { strict: false });
+  const alerts = new AlertWatch(db, systemClock, [...deviceAlerts, ...rolloutAlerts]);
+  const webhook = config.ALERT_WEBHOOK_URL === undefined ? undefined : new AlertWebhook(db, systemClock, log, { url: config.ALERT_WEBHOOK_URL, secret: config.ALERT_WEBHOOK_SECRET, consoleUrl: config.CONSOLE_URL });
   const stopSweeps = startSweeps([
     { name: 'jobs', everyMs: sweepMs, run: async () => jobs.sweep() },
     // Rows that another worker's messages made are anybody's work.
     { name: 'bucket exports', everyMs: sweepMs, run: async () => exportsWatch.sweep(exported) },
+    { name: 'alerts', everyMs: sweepMs, run: () => alerts.sweep('fast') },
+    { name: 'alerts by telemetry', everyMs: slowAlertsMs, run: () => alerts.sweep('slow') },
+    ...(webhook ? [{ name: 'alert webhook', everyMs: sweepMs, run: () => webhook.deliver() }] : []),
     ...(config.RETENTION_DAYS === 0 ? [] : [{ name: 'artifacts', everyMs: collectMs, run: async () => (await retention.collect({ olderThanMs: config.RETENTION_DAYS * 24 * 3_600_000 })).objects }]),
   ], log);
   const health = config.HEALTH_PORT === undefined ? null : await openHealth(config.HEALTH_PORT, async () => { await db.query('SELECT 1'); });

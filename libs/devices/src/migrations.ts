@@ -158,3 +158,18 @@ export class DevicePeers1764000001030 implements MigrationInterface {
     await runner.query('DROP INDEX devices_peers');
   }
 }
+
+/** What is wrong is found without reading what is well. */
+export class DevicesNotWell1764000001040 implements MigrationInterface {
+  name = 'DevicesNotWell1764000001040';
+
+  async up(runner: QueryRunner): Promise<void> {
+    await runner.query("CREATE INDEX reported_not_well ON reported (device_id) WHERE health <> 'HEALTHY'");
+    await runner.query('CREATE INDEX devices_offline ON devices (id) WHERE NOT online AND retired_at IS NULL AND session >= 0');
+  }
+
+  async down(runner: QueryRunner): Promise<void> {
+    await runner.query('DROP INDEX devices_offline');
+    await runner.query('DROP INDEX reported_not_well');
+  }
+}

@@ -2,6 +2,7 @@ import type { SchemaSlice } from '@reefkeeper/platform';
 import { ExecutionTransfer1764000005120, ExecutionWaitsAndFaults1764000005130, ExecutionsSkipped1764000005101, LateJoiners1764000005111, RolloutPacing1764000005110, Rollouts1764000005001 } from './migrations.ts';
 import { ExecutionRow, FreezeRow, RolloutEvent, RolloutRow, WaveRow } from './rollout.entity.ts';
 
+export * from './alerts.ts';
 export * from './decide.ts';
 export * from './engine.ts';
 export * from './explain.ts';

@@ -95,3 +95,60 @@ export class Captures1764000004004 implements MigrationInterface {
     await runner.query('DROP TABLE captures');
   }
 }
+
+export class Alerts1764000004010 implements MigrationInterface {
+  name = 'Alerts1764000004010';
+
+  async up(runner: QueryRunner): Promise<void> {
+    await runner.query(`
+      CREATE TABLE alerts (
+        id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+        seq bigint GENERATED ALWAYS AS IDENTITY UNIQUE,
+        kind text NOT NULL,
+        subject text NOT NULL,
+        device_id text,
+        workload text,
+        rollout_id uuid,
+        severity text NOT NULL CHECK (severity IN ('critical', 'warning', 'info')),
+        state text NOT NULL CHECK (state IN ('PENDING', 'OPEN', 'ACKNOWLEDGED', 'CLOSED')),
+        since timestamptz NOT NULL,
+        opened_at timestamptz,
+        last_seen_at timestamptz NOT NULL,
+        gone_since timestamptz,
+        closed_at timestamptz,
+        times integer NOT NULL DEFAULT 1,
+        numbers jsonb NOT NULL DEFAULT '{}',
+        summary text NOT NULL,
+        advice text NOT NULL,
+        acknowledged_at timestamptz,
+        acknowledged_by text,
+        note text,
+        told text NOT NULL DEFAULT 'nothing' CHECK (told IN ('nothing', 'firing', 'resolved')),
+        tell_tries integer NOT NULL DEFAULT 0,
+        tell_after timestamptz
+      )`);
+    // The rule that one condition of one subject is one alert, whoever sweeps.
+    await runner.query("CREATE UNIQUE INDEX alerts_live ON alerts (kind, subject) WHERE state <> 'CLOSED'");
+    await runner.query("CREATE INDEX alerts_closed ON alerts (closed_at) WHERE state = 'CLOSED'");
+    await runner.query('CREATE INDEX alerts_device ON alerts (device_id, seq)');
+    // What the webhook was not told yet.
+    await runner.query("CREATE INDEX alerts_untold ON alerts (tell_after) WHERE state <> 'PENDING' AND told <> CASE state WHEN 'CLOSED' THEN 'resolved' ELSE 'firing' END");
+    await runner.query(`
+      CREATE TABLE alert_silences (
+        id uuid PRIMARY KEY,
+        selector text NOT NULL,
+        kinds text[] NOT NULL DEFAULT '{}',
+        until timestamptz NOT NULL,
+        reason text NOT NULL,
+        created_at timestamptz NOT NULL,
+        created_by text NOT NULL,
+        lifted_at timestamptz,
+        lifted_by text
+      )`);
+    await runner.query('CREATE INDEX alert_silences_active ON alert_silences (until) WHERE lifted_at IS NULL');
+  }
+
+  async down(runner: QueryRunner): Promise<void> {
+    await runner.query('DROP TABLE alert_silences, alerts');
+  }
+}

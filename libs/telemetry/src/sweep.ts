@@ -1,5 +1,6 @@
 import { Inject, Injectable, Optional, type BeforeApplicationShutdown, type OnApplicationBootstrap } from '@nestjs/common';
 import type { Logger } from '@reefkeeper/platform';
+import { Alerts, alertsKeepS } from './alerts.service.ts';
 import { Captures } from './captures.service.ts';
 import { Telemetry } from './telemetry.service.ts';
 
@@ -13,7 +14,7 @@ const everyMs = 3_600_000;
 export class TelemetrySweep implements OnApplicationBootstrap, BeforeApplicationShutdown {
   private timer: NodeJS.Timeout | undefined;
 
-  constructor(@Inject(Telemetry) private readonly telemetry: Telemetry, @Inject(Captures) private readonly captures: Captures, @Inject('LOG') private readonly log: Logger, @Optional() @Inject('TELEMETRY_KEEP_S') private readonly keepS: number = defaultKeepS) {}
+  constructor(@Inject(Telemetry) private readonly telemetry: Telemetry, @Inject(Captures) private readonly captures: Captures, @Inject(Alerts) private readonly alerts: Alerts, @Inject('LOG') private readonly log: Logger, @Optional() @Inject('TELEMETRY_KEEP_S') private readonly keepS: number = defaultKeepS) {}
 
   onApplicationBootstrap(): void {
     this.timer = setInterval(() => {
@@ -24,6 +25,10 @@ export class TelemetrySweep implements OnApplicationBootstrap, BeforeApplication
       this.captures.sweep(capturesKeepS).then(
         (deleted) => { if (deleted > 0) this.log.info({ deleted, keepS: capturesKeepS }, 'unlabelled captures forgotten'); },
         (error: unknown) => { this.log.warn({ err: error }, 'sweep of captures failed, trying again in an hour'); },
+      );
+      this.alerts.sweep(alertsKeepS).then(
+        (deleted) => { if (deleted > 0) this.log.info({ deleted, keepS: alertsKeepS }, 'closed alerts forgotten'); },
+        (error: unknown) => { this.log.warn({ err: error }, 'sweep of closed alerts failed, trying again in an hour'); },
       );
     }, everyMs).unref();
   }

@@ -1,7 +1,8 @@
 import { Inject, Injectable } from '@nestjs/common';
 import { hintingEach, prepared, type Clock, type Tx } from '@reefkeeper/platform';
-import { addMoments, driftBins, Sketch, type MetricMoments, type Telemetry as Window } from '@reefkeeper/protocol';
+import { addMoments, Sketch, type MetricMoments, type Telemetry as Window } from '@reefkeeper/protocol';
 import { DataSource } from 'typeorm';
+import { driftOf, driftSums } from './drift.ts';
 import { TelemetryWindow } from './telemetry.entity.ts';
 import { inMs } from './telemetry.views.ts';
 
@@ -214,16 +215,6 @@ export class Telemetry {
       if (deleted < biteRows) return total;
     }
   }
-}
-
-/** Each window weighs by its scores and is cleared of what chance alone adds, about (bins - 1) * (1 / reference + 1 / window). */
-function driftSums(window: string): string {
-  const number = (key: string, type = 'float8') => `(${window}.drift ->> '${key}')::${type}`;
-  return `sum(${number('psi')} * ${number('current')} - ${driftBins - 1} * (1 + ${number('current')} / ${number('reference')})) AS psi, sum(${number('current', 'bigint')}) AS scores`;
-}
-
-function driftOf({ psi, scores }: { psi: number | null; scores: string | null }): { psi: number; scores: number } | null {
-  return psi === null ? null : { psi: psi / Number(scores), scores: Number(scores) };
 }
 
 function faultOf(window: Window): string | undefined {

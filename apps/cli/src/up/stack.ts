@@ -102,7 +102,7 @@ export class Stack {
     }, [], this.url);
     this.client = new Client(this.url, token);
     await Promise.all([
-      this.launch('worker', 'apps/worker/dist/main.js', { ...shared, PYTHON_ENV_DIR: process.env.PYTHON_ENV_DIR ?? resolve(dir, 'python'), WORK_DIR: resolve(dir, 'work') }),
+      this.launch('worker', 'apps/worker/dist/main.js', { ...shared, CONSOLE_URL: process.env.CONSOLE_URL ?? this.url, PYTHON_ENV_DIR: process.env.PYTHON_ENV_DIR ?? resolve(dir, 'python'), WORK_DIR: resolve(dir, 'work') }),
       this.startAgents(),
     ]);
     this.started = true;

@@ -1,0 +1,153 @@
+import type { AlertKind, AlertKinds, Fact } from './alert.ts';
+import { driftOf, driftSums } from './drift.ts';
+
+/** One row of a source's SQL. */
+export interface SourceRow { kind: string; device: string | null; workload: string | null; rollout: string | null; numbers: Record<string, any> }
+
+/** Where facts come from. Each library says in SQL what it knows; what the rows mean is decided here, not there. */
+export interface AlertSource {
+  kinds: AlertKinds;
+  /** Of kind, device, workload, rollout (uuid) and numbers (jsonb); `$1` is now. It may read `alerts`, and should cost what is wrong, not what there is. */
+  sql: string;
+  /** @param live whether such an alert is not closed: limits to stay open are below those to open */
+  read(rows: readonly SourceRow[], live: (kind: string, subject: string) => boolean): Fact[];
+  /** Looked at once a minute. The others every two seconds. */
+  slow?: boolean;
+}
+
+/** Each row is a condition that holds. */
+export const asTheyAre = (rows: readonly SourceRow[]): Fact[] => rows.map((row) => ({ ...row, subject: row.rollout ?? [row.device, row.workload].filter(Boolean).join('/'), holds: true }));
+
+type Say = string | ((fact: Fact) => string);
+const said = (say: Say) => (fact: Fact): string => (typeof say === 'string' ? say : say(fact));
+
+/** Of a subject of which no row speaks, the condition is gone, unless the kind says that then nothing is known. */
+export const alertKind = (severity: AlertKind['severity'], [openAfterS, closeAfterS]: [number, number], summary: Say, advice: Say, silence: AlertKind['silence'] = 'gone'): AlertKind =>
+  ({ severity, openAfterS, closeAfterS, silence, summary: said(summary), advice: said(advice) });
+
+const who = (text: string) => ({ device, workload }: Fact): string => `${workload ? `${workload} on ${device}` : device} ${text}`;
+
+/** What devices report of themselves (docs/protocol.md). The newest report stands until another one comes, also of a device that is away. */
+const conditionKinds = {
+  'device.no_accelerator': alertKind('warning', [5, 10], who('has no Edge TPU that answers, and a workload wants one.'),
+    (fact) => `Check that the Edge TPU is plugged in and powered: \`reef device ping ${fact.device}\`. The device looks for it by itself and needs no restart; until then it serves from the CPU where the rollout's policy lets it.`),
+  'device.accelerator_failing': alertKind('critical', [5, 60], who('has an Edge TPU that fails again and again and is left alone for a while.'),
+    'Look at its heat, power and cable, or let the agent reset it (REEF_TPU_RESET=usb, docs/agent.md). It is tried again by itself.'),
+  'device.crash_loop': alertKind('critical', [5, 60], who('runs a model whose inference process dies again and again.'), (fact) => `\`reef device show ${fact.device}\` says which one and why. Roll back, or roll out a version that stays up.`),
+  'device.golden_failed': alertKind('critical', [5, 60], who('gives wrong answers: a model in service fails its golden self-test.'), (fact) => `Do not trust its answers. \`reef device show ${fact.device}\` names the workload; roll back, and suspect Edge TPU and memory where other devices run the same version well.`),
+  'device.went_back': alertKind('warning', [5, 60], who('has left a new version in its probation and gone back to the one before.'), (fact) => `\`reef device show ${fact.device}\` has the reason. It stays until the device is given something else that proves itself.`),
+  'device.disk': alertKind('critical', [30, 60], (fact) => `${fact.device} cannot write to its disk (${(fact.numbers.conditions as string[]).join(', ')}).`, 'It serves on from memory, but takes nothing new in. Free space, or change the card (docs/agent.md).'),
+  'device.bundle_damaged': alertKind('warning', [60, 60], who('has a damaged bundle on its disk.'), 'It fetches it again by itself. Where it comes back, the card is dying: change it.'),
+  'device.clock': alertKind('warning', [60, 60], who('has a clock that is off by more than a day.'), 'The agent goes by the time of the fleet meanwhile. Let it reach an NTP server, or change the battery of its clock.'),
+  'device.camera': alertKind('warning', [30, 30], who('gets no frames from its camera.'), 'Check cable, power and address of the camera (docs/cameras.md). The agent starts it again by itself.'),
+  'device.state_lost': alertKind('info', [5, 60], who('could not read its own state at its last start and began anew.'), 'What it runs came from the fleet again. Where it happens twice, change the card.'),
+  'device.degraded': alertKind('warning', [60, 60], (fact) => `${fact.device} says that it is not well: ${(fact.numbers.conditions as string[]).join(', ')}.`, (fact) => `Its agent knows conditions that this controller does not: \`reef device show ${fact.device}\`.`),
+} as const satisfies AlertKinds;
+
+/** By the code in the report; codes of newer agents are `device.degraded`, so that kinds stay countable. */
+const kindOfCondition: Record<string, keyof typeof conditionKinds> = {
+  NO_ACCELERATOR: 'device.no_accelerator', ACCELERATOR_FAILING: 'device.accelerator_failing', CRASH_LOOP: 'device.crash_loop', GOLDEN_FAILED: 'device.golden_failed', PROBATION_FAILED: 'device.went_back',
+  DISK_FULL: 'device.disk', DISK_READ_ONLY: 'device.disk', DISK_FAILING: 'device.disk', BUNDLE_DAMAGED: 'device.bundle_damaged', CLOCK_WRONG: 'device.clock', CAMERA_LOST: 'device.camera', STATE_LOST: 'device.state_lost',
+};
+
+const conditions: AlertSource = {
+  kinds: conditionKinds,
+  // The index on what is not well makes this cost what is wrong.
+  sql: `SELECT 'device.degraded' AS kind, r.device_id AS device, NULL AS workload, NULL::uuid AS rollout, jsonb_build_object('conditions', r.conditions) AS numbers
+    FROM reported r JOIN devices d ON d.id = r.device_id AND d.retired_at IS NULL WHERE r.health <> 'HEALTHY'`,
+  read: (rows) => rows.flatMap((row) => [...Map.groupBy((row.numbers.conditions as string[]).toSorted(), (condition) => kindOfCondition[condition] ?? 'device.degraded')].map(([kind, conditions]): Fact =>
+    ({ ...row, kind, subject: row.device!, holds: true, numbers: { conditions } }))),
+};
+
+const presence: AlertSource = {
+  kinds: {
+    'device.offline': alertKind('warning', [120, 60], who('is not connected.'), (fact) => `Check its power and network. It goes on serving what it runs, and sends its telemetry when it is back; take it out of service with \`reef device retire ${fact.device}\` if it will not come.`),
+  },
+  // One that was never connected is on its way in, not lost.
+  sql: `SELECT 'device.offline' AS kind, d.id AS device, NULL AS workload, NULL::uuid AS rollout, jsonb_build_object('lastSeenAt', d.last_seen_at) AS numbers
+    FROM devices d WHERE NOT d.online AND d.retired_at IS NULL AND d.session >= 0`,
+  read: asTheyAre,
+};
+
+const certificateDays = 14;
+
+const standing: AlertSource = {
+  slow: true,
+  kinds: {
+    'device.behind': alertKind('warning', [600, 60], who('is connected and does not take in what is wanted of it.'), (fact) => `Revision ${String(fact.numbers.wanted)} is wanted, ${String(fact.numbers.observed ?? 'none')} was taken in. Look at its log (\`journalctl -u reef-agent\`) and start the agent again.`),
+    'device.certificate': alertKind('warning', [0, 60], (fact) => `The certificate of ${fact.device} ends within ${certificateDays} days.`, 'The agent renews it by itself while it can reach the gateway: bring it online before then. Afterwards it has to enrol again (`reef device enroll`).'),
+  },
+  sql: `
+    SELECT 'device.behind' AS kind, d.id AS device, NULL AS workload, NULL::uuid AS rollout, jsonb_build_object('wanted', w.revision, 'observed', r.observed_revision) AS numbers
+    FROM devices d JOIN desired w ON w.device_id = d.id LEFT JOIN reported r ON r.device_id = d.id WHERE d.online AND d.retired_at IS NULL AND w.revision > coalesce(r.observed_revision, 0)
+    UNION ALL
+    SELECT 'device.certificate', c.device_id, NULL, NULL, jsonb_build_object('notAfter', max(c.not_after))
+    FROM certificates c JOIN devices d ON d.id = c.device_id AND d.retired_at IS NULL WHERE c.revoked_at IS NULL GROUP BY c.device_id HAVING max(c.not_after) < $1::timestamptz + make_interval(days => ${certificateDays})`,
+  read: asTheyAre,
+};
+
+/** Limits to open, and the lower ones down to which an alert stays. Those of the gates of rollouts, where there is one. */
+export const limits = { errorPercent: [5, 3], psi: [0.25, 0.2], hotC: [85, 80], inferences: 50, scores: 100, windowMinutes: 10 } as const;
+
+const telemetryKinds = {
+  'workload.errors': alertKind('critical', [60, 300], (fact) => `${who('fails')(fact)} on ${Number(fact.numbers.percent).toFixed(1)} % of its frames.`, (fact) => `The codes are in the numbers; \`reef device show ${fact.device}\` says what it runs. Roll back where it began with a version.`, 'unknown'),
+  'workload.drift': alertKind('warning', [300, 900], (fact) => `The scores of ${who('have moved away from what they were after its rollout')(fact)} (PSI ${Number(fact.numbers.psi).toFixed(2)}).`, 'What the camera sees has changed: look at it, at light and lens; collect pictures (docs/capture.md) and train again.', 'unknown'),
+  'device.hot': alertKind('warning', [60, 300], (fact) => `${fact.device} runs its model at ${Number(fact.numbers.temperatureC).toFixed(0)} °C.`, 'It will throttle or switch off. Give it air, or fewer frames (`maxFps` in its configuration).', 'unknown'),
+} as const satisfies AlertKinds;
+const telemetryKindList = Object.keys(telemetryKinds).map((kind) => `'${kind}'`).join(', ');
+
+/**
+ * What the windows of the last minutes say of what each device runs now. Windows with something wrong name the suspects, so that a fleet that is well costs one look
+ * at what came in since the last one; all windows are only added up for those. Nothing sent is nothing known: an alert stays until windows say otherwise,
+ * the workload is gone or the device is retired.
+ */
+const windows: AlertSource = {
+  slow: true,
+  kinds: telemetryKinds,
+  sql: `
+    SELECT 'workload' AS kind, t.device, t.workload, NULL::uuid AS rollout, to_jsonb(t) AS numbers FROM (
+    SELECT s.device_id AS device, s.workload, bool_or(d.retired_at IS NULL AND r.workloads -> s.workload ->> 'running' IS NOT NULL) AS runs,
+      sum(w.inferences) AS inferences, sum(w.error_count) AS errors, avg(w.temperature_c) AS "temperatureC", ${driftSums('w')},
+      (SELECT jsonb_object_agg(code, n) FROM (SELECT e.key AS code, sum(e.value::bigint) AS n FROM unnest(array_agg(w.errors)) AS one (errors), jsonb_each_text(one.errors) e GROUP BY 1 ORDER BY 2 DESC LIMIT 5) most) AS codes
+    FROM (
+      SELECT device_id, workload FROM telemetry_windows WHERE received_at > $1::timestamptz - interval '3 minutes'
+        AND (error_count > 0 OR temperature_c >= ${limits.hotC[1]} OR (drift ->> 'psi')::float8 >= ${limits.psi[1]})
+      UNION
+      SELECT a.device_id, coalesce(a.workload, n.name) FROM alerts a LEFT JOIN reported o ON o.device_id = a.device_id LEFT JOIN LATERAL jsonb_object_keys(o.workloads) AS n(name) ON a.workload IS NULL
+      WHERE a.state <> 'CLOSED' AND a.kind IN (${telemetryKindList})
+    ) s JOIN devices d ON d.id = s.device_id LEFT JOIN reported r ON r.device_id = s.device_id
+      LEFT JOIN telemetry_windows w ON w.device_id = s.device_id AND w.workload = s.workload AND w.bundle = r.workloads -> s.workload ->> 'running' AND w.received_at > $1::timestamptz - interval '${limits.windowMinutes} minutes'
+    GROUP BY s.device_id, s.workload) t`,
+  read(rows, live) {
+    const facts: Fact[] = [];
+    const hottest = new Map<string, SourceRow>();
+    for (const row of rows) {
+      const { device, workload, numbers: { runs, inferences, errors, temperatureC, codes } } = row;
+      const subject = `${device}/${workload}`;
+      const add = (kind: keyof typeof telemetryKinds, holds: boolean, numbers: Record<string, unknown>) => facts.push({ kind, subject, device, workload, rollout: null, holds, numbers });
+      if (!runs) {
+        for (const kind of ['workload.errors', 'workload.drift'] as const) if (live(kind, subject)) add(kind, false, {});
+        continue;
+      }
+      const limitOf = (kind: string, [open, stay]: readonly [number, number]) => (live(kind, subject) ? stay : open);
+      if (inferences >= limits.inferences) {
+        const percent = (100 * errors) / inferences;
+        add('workload.errors', percent >= limitOf('workload.errors', limits.errorPercent), { percent, errors, inferences, codes });
+      }
+      const drift = driftOf(row.numbers as { psi: number | null; scores: string | null });
+      if (drift && drift.scores >= limits.scores) add('workload.drift', drift.psi >= limitOf('workload.drift', limits.psi), { ...drift });
+      if (temperatureC !== null && temperatureC > (hottest.get(device!)?.numbers.temperatureC ?? -Infinity)) hottest.set(device!, row);
+    }
+    for (const [device, { workload, numbers: { temperatureC } }] of hottest) {
+      facts.push({ kind: 'device.hot', subject: device, device, workload: null, rollout: null, holds: temperatureC >= limits.hotC[live('device.hot', device) ? 1 : 0], numbers: { temperatureC, workload } });
+    }
+    // Nothing runs there any more.
+    for (const [device, of] of Map.groupBy(rows, (row) => row.device!)) {
+      if (live('device.hot', device) && of.every(({ numbers }) => !numbers.runs)) facts.push({ kind: 'device.hot', subject: device, device, workload: null, rollout: null, holds: false, numbers: {} });
+    }
+    return facts;
+  },
+};
+
+/** Of devices, and of what they send. */
+export const deviceAlerts: readonly AlertSource[] = [conditions, presence, standing, windows];

@@ -1,0 +1,338 @@
+import { createHmac, randomBytes } from 'node:crypto';
+import { once } from 'node:events';
+import { createServer, type IncomingHttpHeaders, type Server } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { AuditEntry, Desired, Devices, devicesSchema, Reports } from '@reefkeeper/devices';
+import { ChangeFeed, ManualClock, openLogger } from '@reefkeeper/platform';
+import { Sketch, telemetry as message, type Reported, type Telemetry as Window } from '@reefkeeper/protocol';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { testDatabase, type TestDatabase } from '../../../test/support/database.ts';
+import { Alerts, AlertWatch, AlertWebhook, deviceAlerts, Silences, Telemetry, telemetrySchema } from './index.ts';
+
+const [good, bad] = ['a'.repeat(64), 'b'.repeat(64)];
+const log = openLogger('test', 'silent');
+
+let database: TestDatabase;
+let clock: ManualClock;
+let devices: Devices;
+let reports: Reports;
+let telemetry: Telemetry;
+let alerts: Alerts;
+let silences: Silences;
+let watch: AlertWatch;
+beforeAll(async () => {
+  database = await testDatabase([devicesSchema, telemetrySchema]);
+  clock = new ManualClock(new Date('2026-11-28T08:00:00Z'));
+  const { db } = database;
+  devices = new Devices(db, clock);
+  reports = new Reports(db, clock, new Desired(db, clock));
+  telemetry = new Telemetry(db, clock);
+  alerts = new Alerts(db, clock);
+  silences = new Silences(db, clock);
+  watch = new AlertWatch(db, clock, deviceAlerts);
+});
+beforeEach(async () => {
+  await database.db.query('TRUNCATE devices, alerts, alert_silences, telemetry_windows CASCADE');
+  for (const [id, site] of [['cam-1', 'lyon'], ['cam-2', 'lyon'], ['cam-3', 'paris']]) {
+    await database.db.query('INSERT INTO devices (id, labels, enrolled_at, online, session) VALUES ($1, $2, $3, true, 1)', [id, { site }, clock.now()]);
+  }
+});
+afterAll(() => database?.drop());
+
+let seq = 0;
+const report = (more: Partial<Reported> = {}): Reported => ({ bootId: 'boot', seq: ++seq, session: 1, observedRevision: null, health: more.conditions?.length ? 'DEGRADED' : 'HEALTHY', conditions: [], workloads: {}, ...more });
+const says = (device: string, ...conditions: string[]) => reports.ingest([{ device, report: report({ conditions }) }]);
+const runs = (bundle: string | null): Reported['workloads'] => ({ classifier: { running: bundle, variant: 'cpu-int8', backend: 'cpu', previous: null, execution: null } });
+/** Sweeps as a worker does, for so long. */
+async function pass(s: number, which: 'fast' | 'slow' = 'fast'): Promise<void> {
+  for (let gone = 0; gone < s; gone += which === 'fast' ? 2 : 60) {
+    clock.advance(which === 'fast' ? 2_000 : 60_000);
+    await watch.sweep(which);
+  }
+}
+const live = async () => (await alerts.list({ limit: 100 })).items;
+const every = async () => (await alerts.list({ limit: 100, states: ['OPEN', 'ACKNOWLEDGED', 'CLOSED'] })).items;
+
+// Case 9 of the field: an agent without an Edge TPU says so, and gets well when one comes. That agents do is tested in apps/agent/src/edgetpu.slow.spec.ts.
+describe('no Edge TPU at start', () => {
+  it('the alert opens within ten seconds of the report and closes by itself; late and repeated reports change nothing', async () => {
+    const ill = report({ conditions: ['NO_ACCELERATOR'] });
+    await reports.ingest([{ device: 'cam-1', report: ill }]);
+    const reportedAt = clock.now();
+    await pass(8);
+    const [alert] = await live();
+    expect(alert).toMatchObject({ kind: 'device.no_accelerator', subject: 'cam-1', device: 'cam-1', severity: 'warning', state: 'OPEN', times: 1, numbers: { conditions: ['NO_ACCELERATOR'] }, summary: expect.stringContaining('no Edge TPU') as string, advice: expect.stringContaining('reef device ping cam-1') as string });
+    expect(alert!.openedAt.getTime() - reportedAt.getTime()).toBeLessThan(10_000);
+    await pass(60);
+    expect(await live()).toEqual([{ ...alert, lastSeenAt: expect.any(Date) as Date }]);
+
+    const well = report();
+    await reports.ingest([{ device: 'cam-1', report: well }]);
+    await pass(8);
+    expect(await live()).toMatchObject([{ id: alert!.id, goneSince: expect.any(Date) as Date }]);
+    await pass(4);
+    expect(await live()).toEqual([]);
+    // The broker delivers what came before once more.
+    expect(await reports.ingest([{ device: 'cam-1', report: ill }, { device: 'cam-1', report: well }])).toEqual([]);
+    await pass(30);
+    expect(await every()).toMatchObject([{ id: alert!.id, state: 'CLOSED', closedAt: expect.any(Date) as Date }]);
+  });
+
+  it('what holds for a moment is nobody\'s business, and a new time soon after counts', async () => {
+    await says('cam-1', 'NO_ACCELERATOR');
+    await pass(4);
+    await says('cam-1');
+    await pass(4);
+    expect(await every()).toEqual([]);
+    expect(await database.db.query('SELECT * FROM alerts')).toEqual([]);
+    for (const times of [1, 2]) {
+      await says('cam-1', 'NO_ACCELERATOR');
+      await pass(10);
+      expect(await live()).toMatchObject([{ times }]);
+      await says('cam-1');
+      await pass(30);
+      expect(await live()).toEqual([]);
+    }
+  });
+});
+
+describe('sweeps', () => {
+  it('of several workers at once make one alert of each; the database refuses a second', async () => {
+    await says('cam-1', 'NO_ACCELERATOR', 'CAMERA_LOST');
+    await says('cam-2', 'SOMETHING_NEWER');
+    const others = [1, 2, 3].map(() => new AlertWatch(database.db, clock, deviceAlerts));
+    for (let round = 0; round < 40; round += 1) {
+      clock.advance(2_000);
+      await Promise.all(others.map((one) => one.sweep('fast')));
+    }
+    expect((await live()).map(({ kind, subject }) => `${kind} ${subject}`).sort()).toEqual(['device.camera cam-1', 'device.degraded cam-2', 'device.no_accelerator cam-1']);
+    await expect(database.db.query(`INSERT INTO alerts (kind, subject, severity, state, since, last_seen_at, summary, advice) VALUES ('device.camera', 'cam-1', 'info', 'OPEN', now(), now(), '', '')`)).rejects.toMatchObject({ driverError: { constraint: 'alerts_live' } });
+  });
+
+  it('a device that goes away is offline after two minutes, keeps what it said last, and leaves nothing open when it is retired', async () => {
+    await says('cam-1', 'DISK_FULL');
+    await devices.presence([{ device: 'cam-1', presence: { online: false, session: 1 } }]);
+    await database.db.query("INSERT INTO devices (id, enrolled_at) VALUES ('never-came', now())");
+    await pass(118);
+    expect((await live()).map(({ kind }) => kind)).toEqual(['device.disk']);
+    await pass(4);
+    expect((await live()).map(({ kind, severity }) => [kind, severity]).sort()).toEqual([['device.disk', 'critical'], ['device.offline', 'warning']]);
+    await devices.retire('cam-1', 'broken', 'ana');
+    await pass(64);
+    expect(await live()).toEqual([]);
+  });
+
+  it('say when they are late: revisions that a connected device does not take in, certificates that end soon', async () => {
+    await database.db.query("INSERT INTO desired (device_id, revision) VALUES ('cam-1', 3)");
+    await database.db.query("INSERT INTO certificates (serial, device_id, not_after, issued_at) VALUES ('01', 'cam-2', $1, $2), ('02', 'cam-3', $1, $2), ('03', 'cam-3', $3, $2)", [new Date(clock.now().getTime() + 86_400_000), clock.now(), new Date(clock.now().getTime() + 200 * 86_400_000)]);
+    await pass(660, 'slow');
+    expect((await live()).map(({ kind, subject, numbers }) => [kind, subject, numbers.wanted])).toEqual([['device.certificate', 'cam-2', undefined], ['device.behind', 'cam-1', 3]]);
+    await reports.ingest([{ device: 'cam-1', report: report({ observedRevision: 3 }) }]);
+    await pass(120, 'slow');
+    expect((await live()).map(({ kind }) => kind)).toEqual(['device.certificate']);
+  });
+});
+
+describe('telemetry', () => {
+  const window = (some: Partial<Window>): Window => message.schema.parse({ bootId: 'boot', seq: ++seq, workload: 'classifier', bundle: bad, variant: 'cpu-int8', backend: 'cpu', startedAt: '2026-11-28T08:00:00Z', durationMs: 60_000, inferences: 100, latency: { total: Sketch.of([10_000]).toBase64() }, ...some });
+  const sends = (some: Partial<Window>, device = 'cam-1') => telemetry.ingest([{ device, window: window(some) }]);
+  const minutes = async (count: number, some: Partial<Window> | null): Promise<void> => {
+    for (let n = 0; n < count; n += 1) {
+      if (some) await sends(some);
+      await pass(60, 'slow');
+    }
+  };
+  beforeEach(() => reports.ingest([{ device: 'cam-1', report: report({ workloads: runs(bad) }) }, { device: 'cam-2', report: report({ workloads: runs(good) }) }]));
+
+  it('errors of what runs now open an alert with their codes; another version ends it, silence does not', async () => {
+    await minutes(2, { errors: { 'inference.failed': 9, 'frame.broken': 1 } });
+    await sends({ bundle: good, inferences: 1_000 }, 'cam-2');
+    await minutes(1, { errors: { 'inference.failed': 10 } });
+    expect(await live()).toMatchObject([{ kind: 'workload.errors', subject: 'cam-1/classifier', device: 'cam-1', workload: 'classifier', severity: 'critical', numbers: { percent: expect.closeTo(10) as number, codes: { 'frame.broken': 2 } }, summary: 'classifier on cam-1 fails on 10.0 % of its frames.' }]);
+    await minutes(30, null);
+    expect((await live()).map(({ state, goneSince }) => [state, goneSince])).toEqual([['OPEN', null]]);
+    await reports.ingest([{ device: 'cam-1', report: report({ workloads: runs(good) }) }]);
+    await minutes(7, { bundle: good });
+    expect(await live()).toEqual([]);
+  });
+
+  it('heat and drift come and go; a workload that is gone takes its alerts along', async () => {
+    const ill = { temperatureC: 91, drift: { psi: 0.9, reference: 500, current: 100 } };
+    await minutes(8, ill);
+    expect((await live()).map(({ kind, subject }) => [kind, subject]).sort()).toEqual([['device.hot', 'cam-1'], ['workload.drift', 'cam-1/classifier']]);
+    await minutes(16, { temperatureC: 60, drift: { psi: 0.9, reference: 500, current: 100 } });
+    expect((await live()).map(({ kind, numbers }) => [kind, (numbers.psi as number).toFixed(1)])).toEqual([['workload.drift', '0.8']]);
+    await reports.ingest([{ device: 'cam-1', report: report() }]);
+    await minutes(17, null);
+    expect(await live()).toEqual([]);
+  });
+});
+
+describe('people', () => {
+  beforeEach(async () => {
+    for (const device of ['cam-1', 'cam-2', 'cam-3']) {
+      await says(device, 'NO_ACCELERATOR');
+      await pass(2);
+    }
+    await pass(8);
+  });
+
+  it('list by state, kind, device and labels, newest first, in pages', async () => {
+    expect((await live()).map(({ device }) => device)).toEqual(['cam-3', 'cam-2', 'cam-1']);
+    const of = async (question: Partial<Parameters<Alerts['list']>[0]>) => (await alerts.list({ limit: 10, ...question })).items.map(({ device }) => device);
+    expect(await of({ selector: 'site=lyon' })).toEqual(['cam-2', 'cam-1']);
+    expect(await of({ device: 'cam-3' })).toEqual(['cam-3']);
+    expect(await of({ kind: 'device.offline' })).toEqual([]);
+    expect(await of({ states: ['CLOSED'] })).toEqual([]);
+    const first = await alerts.list({ limit: 2 });
+    expect((await alerts.list({ limit: 2, cursor: first.nextCursor! }))).toMatchObject({ items: [{ device: 'cam-1' }], nextCursor: null });
+    await expect(alerts.list({ limit: 2, cursor: 'x' })).rejects.toMatchObject({ code: 'cursor.invalid' });
+    expect(await alerts.counts()).toEqual({ open: 3, acknowledged: 0, kinds: [{ kind: 'device.no_accelerator', severity: 'warning', open: 3, acknowledged: 0 }] });
+  });
+
+  it('acknowledge with a note, and hear of every change; it closes by itself all the same', async () => {
+    const feed = new ChangeFeed(database.url, log);
+    await feed.start();
+    const heard: string[] = [];
+    feed.onChange(({ kind, id }) => { if (kind === 'alert') heard.push(...id.split(',')); });
+    const [, , alert] = await live();
+    expect(await alerts.acknowledge(alert!.id, 'cable ordered', 'ana')).toMatchObject({ state: 'ACKNOWLEDGED', acknowledgedBy: 'ana', note: 'cable ordered' });
+    expect(await database.db.getRepository(AuditEntry).findBy({ subject: alert!.id })).toMatchObject([{ actor: 'ana', action: 'alert.acknowledge', detail: { note: 'cable ordered' } }]);
+    await pass(62);
+    expect(await alerts.get(alert!.id)).toMatchObject({ state: 'ACKNOWLEDGED', note: 'cable ordered' });
+    await says('cam-1');
+    await pass(14);
+    expect(await alerts.get(alert!.id)).toMatchObject({ state: 'CLOSED', note: 'cable ordered' });
+    await expect(alerts.acknowledge(alert!.id, '', 'ana')).rejects.toMatchObject({ code: 'alert.closed', kind: 'conflict' });
+    await expect(alerts.acknowledge('00000000-0000-4000-8000-000000000000', '', 'ana')).rejects.toMatchObject({ code: 'alert.missing' });
+    await expect.poll(() => heard).toEqual([alert!.id, alert!.id]);
+    await feed.stop();
+    expect(await alerts.sweep(86_400)).toBe(0);
+    clock.advance(2 * 86_400_000);
+    expect(await alerts.sweep(86_400)).toBe(1);
+    expect((await every()).length).toBe(2);
+  });
+
+  it('silence devices that match until a time', async () => {
+    const until = new Date(clock.now().getTime() + 60_000);
+    const made = await silences.create({ selector: 'site=lyon', kinds: [], until, reason: 'new switch' }, 'ana');
+    expect(made).toMatchObject({ active: true, alerts: 2, createdBy: 'ana' });
+    expect((await live()).map(({ device, silenced }) => [device, silenced])).toEqual([['cam-3', false], ['cam-2', true], ['cam-1', true]]);
+    await silences.create({ selector: '', kinds: ['device.offline'], until, reason: 'other kind' }, 'ana');
+    expect((await live()).map(({ silenced }) => silenced)).toEqual([false, true, true]);
+    expect(await silences.lift(made.id, 'bob')).toMatchObject({ active: false, liftedBy: 'bob' });
+    expect((await live()).some(({ silenced }) => silenced)).toBe(false);
+    await expect(silences.lift(made.id, 'bob')).rejects.toMatchObject({ code: 'silence.over' });
+    await expect(silences.create({ selector: '', kinds: [], until: new Date(0), reason: 'x' }, 'ana')).rejects.toMatchObject({ code: 'silence.over' });
+    await expect(silences.create({ selector: 'a b', kinds: [], until, reason: 'x' }, 'ana')).rejects.toMatchObject({ code: 'selector.invalid' });
+    expect((await silences.list()).map(({ reason }) => reason)).toEqual(['other kind']);
+    expect((await silences.list(true)).length).toBe(2);
+    expect((await database.db.getRepository(AuditEntry).findBy({ subject: made.id })).map(({ action }) => action)).toEqual(['silence.create', 'silence.lift']);
+  });
+});
+
+describe('the webhook', () => {
+  const key = randomBytes(24);
+  let server: Server;
+  let answers: number[];
+  const taken: { headers: IncomingHttpHeaders; text: string; body: any }[] = [];
+  let url: string;
+  beforeAll(async () => {
+    server = createServer((request, response) => {
+      const chunks: Buffer[] = [];
+      request.on('data', (chunk: Buffer) => chunks.push(chunk)).on('end', () => {
+        const text = Buffer.concat(chunks).toString();
+        taken.push({ headers: request.headers, text, body: JSON.parse(text) });
+        response.writeHead(answers.shift() ?? 200).end();
+      });
+    }).listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/alerts?team=edge`;
+  });
+  beforeEach(() => { answers = []; });
+  afterEach(() => { taken.length = 0; });
+  afterAll(() => { server.closeAllConnections(); server.close(); });
+  const webhook = (more: object = {}) => new AlertWebhook(database.db, clock, log, { url, secret: `whsec_${key.toString('base64')}`, consoleUrl: 'https://reef.example', ...more });
+  const told = () => taken.map(({ body }) => [body.status, body.alerts.map(({ labels }: { labels: { device: string } }) => labels.device).sort().join(',')]);
+
+  it('is told of opening and closing, again and again until it takes it, signed, and then never again', async () => {
+    const hook = webhook();
+    answers = [500, 503];
+    await says('cam-1', 'NO_ACCELERATOR');
+    await says('cam-2', 'NO_ACCELERATOR');
+    await pass(8);
+    expect(await hook.deliver()).toBe(0);
+    expect(await hook.deliver()).toBe(0);
+    expect(taken.length).toBe(1);
+    clock.advance(2_000);
+    expect(await hook.deliver()).toBe(0);
+    clock.advance(2_000);
+    expect(await hook.deliver()).toBe(0);
+    clock.advance(2_000);
+    expect(await hook.deliver()).toBe(2);
+    expect(await hook.deliver()).toBe(0);
+    expect(told()).toEqual([['firing', 'cam-1,cam-2'], ['firing', 'cam-1,cam-2'], ['firing', 'cam-1,cam-2']]);
+    expect(new Set(taken.map(({ headers }) => headers['webhook-id'])).size).toBe(1);
+    const { headers, text, body } = taken[2]!;
+    expect(headers['webhook-signature']).toBe(`v1,${createHmac('sha256', key).update(`${String(headers['webhook-id'])}.${String(headers['webhook-timestamp'])}.${text}`).digest('base64')}`);
+    const [alert] = (await live()).toReversed();
+    expect(body).toMatchObject({ version: '4', commonLabels: { alertname: 'device.no_accelerator', severity: 'warning', label_site: 'lyon' } });
+    expect(body.alerts.find(({ labels }: { labels: { device: string } }) => labels.device === 'cam-1')).toMatchObject({ startsAt: alert!.openedAt.toISOString(), endsAt: '0001-01-01T00:00:00Z', generatorURL: `https://reef.example/alerts/${alert!.id}`, annotations: { summary: alert!.summary } });
+
+    await says('cam-1');
+    await pass(14);
+    expect(await hook.deliver()).toBe(1);
+    expect(taken[3]!.body).toMatchObject({ status: 'resolved', alerts: [{ labels: { device: 'cam-1' }, startsAt: alert!.openedAt.toISOString(), endsAt: (await every()).find(({ state }) => state === 'CLOSED')!.closedAt!.toISOString() }] });
+    await pass(60);
+    expect(await hook.deliver()).toBe(0);
+  });
+
+  it('several workers tell it once; one that dies in between leaves it to the others', async () => {
+    await says('cam-1', 'NO_ACCELERATOR');
+    await pass(8);
+    expect((await Promise.all([webhook().deliver(), webhook().deliver(), webhook().deliver()])).reduce((sum, n) => sum + n, 0)).toBe(1);
+    await says('cam-2', 'NO_ACCELERATOR');
+    await pass(8);
+    // Claimed, and never heard of again.
+    await database.db.query("UPDATE alerts SET tell_tries = 1, tell_after = $1 WHERE subject = 'cam-2'", [new Date(clock.now().getTime() + 40_000)]);
+    expect(await webhook().deliver()).toBe(0);
+    clock.advance(41_000);
+    expect(await webhook().deliver()).toBe(1);
+    expect(told()).toEqual([['firing', 'cam-1'], ['firing', 'cam-2']]);
+  });
+
+  it('what ended while it could not be told is told as ended; nobody there is like a refusal', async () => {
+    await says('cam-1', 'NO_ACCELERATOR');
+    await pass(8);
+    expect(await webhook({ url: 'http://127.0.0.1:9/' }).deliver()).toBe(0);
+    await says('cam-1');
+    await pass(14);
+    expect(await webhook().deliver()).toBe(1);
+    expect(told()).toEqual([['resolved', 'cam-1']]);
+  });
+
+  it('a silence holds back what opens, not what ends; what is still open afterwards is told then', async () => {
+    await says('cam-1', 'NO_ACCELERATOR');
+    await pass(8);
+    await webhook().deliver();
+    await silences.create({ selector: 'site=lyon', kinds: [], until: new Date(clock.now().getTime() + 120_000), reason: 'new switch' }, 'ana');
+    await says('cam-1');
+    await says('cam-2', 'NO_ACCELERATOR');
+    await pass(14);
+    expect(await webhook().deliver()).toBe(1);
+    expect(told()).toEqual([['firing', 'cam-1'], ['resolved', 'cam-1']]);
+    clock.advance(120_000);
+    expect(await webhook().deliver()).toBe(1);
+    expect(told().at(-1)).toEqual(['firing', 'cam-2']);
+  });
+
+  it('a receiver that does not answer is given up for the time being', async () => {
+    const deaf = createServer(() => {}).listen(0, '127.0.0.1');
+    await once(deaf, 'listening');
+    await says('cam-1', 'NO_ACCELERATOR');
+    await pass(8);
+    expect(await webhook({ url: `http://127.0.0.1:${(deaf.address() as AddressInfo).port}/`, timeoutMs: 100 }).deliver()).toBe(0);
+    deaf.closeAllConnections();
+    deaf.close();
+  });
+});
