@@ -121,6 +121,19 @@ describe('who is told and when', () => {
     expect(await world.call('DELETE', `/api/v1/freezes/${made.id}`)).toMatchObject({ status: 409, body: { code: 'freeze.over' } });
     expect((await world.call('POST', '/graphql', { query: '{ freezes(all: true) { id liftedAt } }' })).body.data.freezes).toHaveLength(1);
   });
+
+  it('limits of sites: by operators, seen by everybody, in the audit log', async () => {
+    const viewer = (await tokenOf('viewer')).token;
+    expect((await world.call('PUT', '/api/v1/sites/lyon/limit', { maxInProgress: 5 }, viewer)).status).toBe(403);
+    expect(await world.call('PUT', '/api/v1/sites/lyon/limit', {})).toMatchObject({ status: 400, body: { code: 'request.invalid' } });
+    expect(await world.call('PUT', '/api/v1/sites/lyon/limit', { maxInProgress: 5, bytesPerSecond: 2_000_000 })).toMatchObject({ status: 200, body: { site: 'lyon', maxInProgress: 5, bytesPerSecond: 2_000_000, of: 'site' } });
+    expect((await world.call('POST', '/graphql', { query: 'mutation { limitSite(site: "*", maxInProgress: 9) { site of } }' })).body.data.limitSite).toEqual({ site: '*', of: 'every site' });
+    expect((await world.call('GET', '/api/v1/sites', undefined, viewer)).body.items).toMatchObject([{ site: '*', maxInProgress: 9 }, { site: 'lyon', maxInProgress: 5 }]);
+    expect((await world.call('DELETE', '/api/v1/sites/*/limit')).status).toBe(204);
+    expect((await world.call('DELETE', '/api/v1/sites/lyon/limit')).status).toBe(204);
+    expect(await world.call('DELETE', '/api/v1/sites/lyon/limit')).toMatchObject({ status: 404, body: { code: 'site.no_limit' } });
+    expect((await world.call('GET', '/api/v1/audit?subject=lyon')).body.items.map(({ action }: { action: string }) => action)).toEqual(expect.arrayContaining(['site.limit', 'site.unlimit']));
+  });
 });
 
 describe('alerts', () => {

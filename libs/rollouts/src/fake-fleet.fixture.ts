@@ -58,6 +58,9 @@ export class FakeFleet {
 
 export class FakeDevice {
   reachable = true;
+  /** Takes a few rounds to install. */
+  slow = false;
+  private rounds = 0;
   /** Serves but sends no windows. */
   silent = false;
   /** Takes what is wanted in, and does not begin before this is null again. */
@@ -105,6 +108,7 @@ export class FakeDevice {
   }
 
   async takeIn(desired: Desired | null): Promise<void> {
+    if (this.slow && desired && (this.observed ?? 0) < desired.revision && (this.rounds = (this.rounds + 1) % 4) !== 0) return;
     if (desired && (this.observed ?? 0) < desired.revision) {
       this.observed = desired.revision;
       const wanted = desired.workloads[this.fleet.workload];

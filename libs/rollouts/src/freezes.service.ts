@@ -67,7 +67,7 @@ export async function activeFreezes(on: Tx | EntityManager, now: Date): Promise<
 }
 
 /** Those in a pass right now see the change at their next look. */
-async function wakeRollouts(tx: Tx, now: Date): Promise<void> {
+export async function wakeRollouts(tx: Tx, now: Date): Promise<void> {
   const [woken] = await tx.query<[{ id: string }[], number]>(`
     UPDATE rollouts SET wait_until = $1 WHERE id IN (SELECT id FROM rollouts WHERE state IN ('RUNNING', 'SUCCEEDED') AND wait_until > $1 FOR UPDATE SKIP LOCKED) RETURNING id`, [now]);
   for (const { id } of woken) await hint(tx, { kind: 'rollout', id });

@@ -4,4 +4,6 @@ export * from './overview.http.ts';
 export * from './rollouts.graphql.ts';
 export * from './rollouts.http.ts';
 export * from './series.http.ts';
+export * from './site-limits.http.ts';
+export * from './site-limits.graphql.ts';
 export * from './verbs.graphql.ts';

@@ -174,3 +174,22 @@ export class ExecutionWaitsAndFaults1764000005130 implements MigrationInterface 
     await runner.query('ALTER TABLE rollout_executions DROP COLUMN fault, DROP COLUMN timeout_from');
   }
 }
+
+export class SiteLimits1764000005140 implements MigrationInterface {
+  name = 'SiteLimits1764000005140';
+
+  async up(runner: QueryRunner): Promise<void> {
+    await runner.query(`
+      CREATE TABLE site_limits (
+        site text PRIMARY KEY,
+        max_in_progress integer,
+        bytes_per_second bigint,
+        set_at timestamptz NOT NULL,
+        set_by text NOT NULL
+      )`);
+  }
+
+  async down(runner: QueryRunner): Promise<void> {
+    await runner.query('DROP TABLE site_limits');
+  }
+}

@@ -5,6 +5,7 @@ import { waitingSql } from './follow.ts';
 import { activeFreezes } from './freezes.service.ts';
 import { lookbackS, noPace, type Freeze, type PaceFacts, type Queue } from './pacing.ts';
 import type { RolloutRow } from './rollout.entity.ts';
+import { observeShares, siteBudgets, trySites } from './site-budgets.ts';
 import { zoneOf } from './windows.ts';
 
 interface Execution { id: string; bytes: number; at: Date | null }
@@ -13,10 +14,14 @@ interface Execution { id: string; bytes: number; at: Date | null }
 export async function observePace(tx: Tx, fleet: Fleet, row: RolloutRow, wave: number, now: Date): Promise<{ pace: PaceFacts; pinned: string[] }> {
   const pace = row.settings.pace ?? noPace;
   const executions = (where: string, ...params: unknown[]): Promise<Execution[]> => tx.query(`SELECT device_id AS id, bytes::float8 AS bytes, assigned_at AS at FROM rollout_executions WHERE rollout_id = $1 AND ${where} ORDER BY device_id`, [row.id, ...params]);
+  const before = await siteBudgets(tx, row.id, pace, now);
+  const free = !before.limited || await trySites(tx);
+  // What others did until the lock was ours counts.
+  const budgets = before.limited && free ? await siteBudgets(tx, row.id, pace, now) : before;
   const pending = await executions("wave = $2 AND state = 'PENDING'", wave);
   // Who waits by its own word fetches nothing, and would keep its place for days.
-  const open = pace.maxInProgress !== null || pace.maxInProgressPerSite !== null ? await executions(`(state = 'IN_PROGRESS' OR (state = 'QUEUED' AND NOT (${waitingSql})))`) : [];
-  const back = lookbackS(pace, await mostBytes(tx, row.id));
+  const open = pace.maxInProgress !== null || budgets.limited ? await executions(`(state = 'IN_PROGRESS' OR (state = 'QUEUED' AND NOT (${waitingSql})))`) : [];
+  const back = lookbackS({ ...pace, siteBytesPerSecond: budgets.slowest }, await mostBytes(tx, [row.id, ...(budgets.slowest === null ? [] : budgets.others.map(({ id }) => id))]));
   const told = back > 0 ? await executions('assigned_at > $2', new Date(now.getTime() - back * 1_000)) : [];
   const rising = pace.rate && !('perMinute' in pace.rate);
   const [{ succeeded } = { succeeded: 0 }] = rising ? await tx.query<{ succeeded: number }[]>("SELECT count(*)::int AS succeeded FROM rollout_executions WHERE rollout_id = $1 AND state = 'SUCCEEDED'", [row.id]) : [];
@@ -39,11 +44,12 @@ export async function observePace(tx: Tx, fleet: Fleet, row: RolloutRow, wave: n
   }
   const openBySite = new Map<string, number>();
   for (const { id } of open) openBySite.set(siteOf(id), (openBySite.get(siteOf(id)) ?? 0) + 1);
-  return { pinned, pace: { queues: [...queues.values()], open: openBySite, told: told.map(({ id, at, bytes }) => ({ at: at!, site: siteOf(id), devices: 1, bytes })), succeeded } };
+  const sites = budgets.limited && free ? { sites: await observeShares(tx, row.id, budgets, new Set([...queues.values()].map(({ site }) => site)), back, now) } : {};
+  return { pinned, pace: { ...sites, ...(free ? {} : { busy: true }), queues: [...queues.values()], open: openBySite, told: told.map(({ id, at, bytes }) => ({ at: at!, site: siteOf(id), devices: 1, bytes })), succeeded } };
 }
 
-async function mostBytes(tx: Tx, id: string): Promise<number> {
-  const [{ most } = { most: 0 }] = await tx.query<{ most: number }[]>('SELECT coalesce(max(bytes), 0)::float8 AS most FROM rollout_executions WHERE rollout_id = $1', [id]);
+async function mostBytes(tx: Tx, ids: readonly string[]): Promise<number> {
+  const [{ most } = { most: 0 }] = await tx.query<{ most: number }[]>('SELECT coalesce(max(bytes), 0)::float8 AS most FROM rollout_executions WHERE rollout_id = ANY($1)', [ids]);
   return most;
 }
 

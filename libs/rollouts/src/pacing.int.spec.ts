@@ -1,4 +1,8 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { Desired } from '@reefkeeper/devices';
+import { openLogger } from '@reefkeeper/platform';
+import { DeviceFleet } from './device-fleet.ts';
+import { RolloutEngine } from './engine.ts';
 import { createRollout } from './rollout.ts';
 import { listEvents, listExecutions } from './views.ts';
 import { ended, openWorld, workload, type World } from './world.fixture.ts';
@@ -128,4 +132,49 @@ it('the stop time: nobody new is told after it; a person who resumes goes on wit
   expect(paused).toMatchObject({ state: 'PAUSED', stateReason: { code: 'stop_time_reached' }, waves: [{ state: 'PASSED' }, { state: 'PENDING', counts: { PENDING: 3 } }] });
   expect(await world.rollouts.resume(id, 'olga')).toMatchObject({ state: 'RUNNING', stopAt: null });
   expect(await world.run(120, id, ended)).toMatchObject({ state: 'SUCCEEDED' });
+});
+
+describe('the link of a site is one for all rollouts', () => {
+  it('two that run at once keep to the tighter of what both state, and to what the site itself bears, also when replicas decide at the same moment; both come to an end', async () => {
+    const group = (name: string) => world.fleet.add(6, { labels: { site: 'lyon', group: name } });
+    for (const device of [...await group('x'), ...await group('y')]) device.slow = true;
+    await world.fleet.add(1, { labels: { site: 'bonn' } });
+    for (const number of [2, 3]) await world.version(number);
+    const replica = new RolloutEngine(db(), world.clock, openLogger('test', 'error'), new DeviceFleet(new Desired(db(), world.clock)), world.telemetry);
+    const x = await world.create({ ...all, selector: 'group=x', maxInProgressPerSite: 3 });
+    const y = await world.create({ ...all, version: 'm@3', selector: 'group=y' });
+    await world.limits.set('lyon', { maxInProgress: 2, bytesPerSecond: null }, 'olga');
+    const open: number[] = [];
+    const turns = new Set<string>();
+    for (let second = 0; second < 120; second++) {
+      await world.fleet.tick();
+      world.clock.advance(1_000);
+      await Promise.all([world.engine.advanceDue(), replica.advanceDue()]);
+      const views = await Promise.all([x, y].map(({ id }) => world.view(id)));
+      open.push(views.reduce((sum, { waves }) => sum + waves[0]!.counts.QUEUED + waves[0]!.counts.IN_PROGRESS, 0));
+      for (const { waiting } of views) if (waiting?.message.includes('site lyon is shared')) turns.add(waiting.message);
+      if (second === 5) expect((await world.limits.list()).find(({ site }) => site === 'lyon')).toMatchObject({ maxInProgress: 2, of: 'site', devices: 12, inProgress: open.at(-1)! });
+      if (views.every(({ state }) => state === 'SUCCEEDED')) break;
+    }
+    expect(await world.view(x.id)).toMatchObject({ state: 'SUCCEEDED', waves: [{ counts: { SUCCEEDED: 6 } }] });
+    expect(await world.view(y.id)).toMatchObject({ state: 'SUCCEEDED', waves: [{ counts: { SUCCEEDED: 6 } }] });
+    expect(Math.max(...open)).toBe(2);
+    expect(turns.size).toBeGreaterThan(0);
+    // Neither waits until the other is done.
+    const [firstOfY, lastOfX] = [(await toldAt(y.id))[0]!, (await toldAt(x.id)).at(-1)!];
+    expect(firstOfY).toBeLessThan(lastOfX);
+  });
+
+  it('limits are set, listed with whose they are, counted in a preview, and taken away', async () => {
+    await world.fleet.add(4, { labels: { site: 'lyon' } });
+    await world.version(2);
+    const body = createRollout.parse({ version: 'm@2', workload, ...all });
+    const before = (await world.rollouts.preview(body)).timing.endsBy!;
+    expect(await world.limits.set('*', { maxInProgress: 1, bytesPerSecond: null }, 'olga')).toMatchObject({ site: '*', of: 'every site' });
+    expect((await world.limits.list()).find(({ site }) => site === 'lyon')).toMatchObject({ maxInProgress: 1, of: 'every site', devices: 4 });
+    expect((await world.rollouts.preview(body)).timing.endsBy!.getTime()).toBeGreaterThan(before.getTime());
+    await world.limits.remove('*', 'olga');
+    expect((await world.limits.list()).find(({ site }) => site === 'lyon')).toMatchObject({ maxInProgress: null, of: null });
+    await expect(world.limits.remove('lyon', 'olga')).rejects.toMatchObject({ code: 'site.no_limit', message: expect.stringContaining('lyon') as string });
+  });
 });

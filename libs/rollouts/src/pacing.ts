@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { tightest, type SiteShare } from './site-shares.ts';
 import { windowOpenAt, type MaintenanceWindow } from './windows.ts';
 
 /**
@@ -42,6 +43,10 @@ export interface PaceFacts {
   told: readonly { at: Date; site: string; devices: number; bytes: number }[];
   /** Devices of the whole rollout that run it. */
   succeeded: number;
+  /** Where something is limited per site: what other rollouts and the site itself leave. */
+  sites?: ReadonlyMap<string, SiteShare>;
+  /** Another rollout is telling devices at this very moment, so what is known of sites may be old when it is acted on. */
+  busy?: boolean;
 }
 export const noPaceFacts: PaceFacts = { queues: [], open: new Map(), told: [], succeeded: 0 };
 
@@ -50,13 +55,17 @@ const holds = ['waits_for_freeze', 'waits_for_window', 'paced'] as const;
 export type HoldCode = (typeof holds)[number];
 export const holdCodes: ReadonlySet<string> = new Set(holds);
 /** Why devices are not told yet. `until`: when that may change by itself; null = when others answer. */
-export interface Hold { code: HoldCode; devices: number; until: Date | null; why: string }
+/** `claims`: sites that others are at work at, too, and where there was no room. */
+export interface Hold { code: HoldCode; devices: number; until: Date | null; why: string; claims?: string[] }
 export interface Paced { devices: string[]; holds: Hold[] }
 
 const minuteMs = 60_000;
 /** A minute's worth is not told at once but in tenths. */
 const sliceMs = 6_000;
 const linkMs = 1_000;
+/** Who claims a site looks so often whether it is its turn. */
+const turnMs = 1_000;
+const busyMs = 200;
 
 export function perMinuteOf(one: Rate, succeeded: number): number {
   if ('perMinute' in one) return one.perMinute;
@@ -70,7 +79,8 @@ export function lookbackS({ rate: limit, siteBytesPerSecond }: Pace, mostBytes: 
 
 /**
  * Invariants, over any stretch of time: no device whose window is closed or which is frozen; at most the rate per minute, and a tenth of it (rounded up) per six seconds; never more
- * open than `maxInProgress`; per site and second at most its bytes, or one bundle where that is more, and over longer stretches its bytes a second.
+ * open than `maxInProgress`; per site and second at most its bytes, or one bundle where that is more, and over longer stretches its bytes a second. What is per site counts what other
+ * rollouts have there (`sites`) with this one's.
  */
 export function paceOf(pace: Pace, facts: PaceFacts, now: Date): Paced {
   const held = new Map<string, Hold>();
@@ -93,9 +103,9 @@ export function paceOf(pace: Pace, facts: PaceFacts, now: Date): Paced {
   const slice = perMinute === null ? null : roomIn(facts.told, sliceMs, Math.ceil(perMinute / 10), now);
   const minute = perMinute === null ? null : roomIn(facts.told, minuteMs, perMinute, now);
   const openNow = [...facts.open.values()].reduce((sum, n) => sum + n, 0);
-  let left = Math.min(slice?.room ?? Infinity, minute?.room ?? Infinity, pace.maxInProgress === null ? Infinity : Math.max(0, pace.maxInProgress - openNow));
-  const links = pace.siteBytesPerSecond === null ? null : linksOf(facts.told, pace.siteBytesPerSecond);
-  const sites = new Map(ready.map(({ site }) => [site, siteRoom(pace, facts.open.get(site) ?? 0, links?.get(site) ?? null, now)]));
+  let left = facts.busy ? 0 : Math.min(slice?.room ?? Infinity, minute?.room ?? Infinity, pace.maxInProgress === null ? Infinity : Math.max(0, pace.maxInProgress - openNow));
+  const lastAt = Map.groupBy(facts.told, ({ site }) => site);
+  const sites = new Map([...new Set(ready.map(({ site }) => site))].map((site) => [site, siteRoom(pace, facts.open.get(site) ?? 0, lastAt.get(site) ?? [], facts.sites?.get(site), now)]));
   const devices: string[] = [];
   // One of each queue in turn, so that no site waits for another.
   const taken = ready.map(() => 0);
@@ -115,10 +125,15 @@ export function paceOf(pace: Pace, facts: PaceFacts, now: Date): Paced {
     const rateUntil = [slice, minute].reduce<Date | null>((latest, one) => (one && one.room === 0 && (!latest || one.until! > latest) ? one.until : latest), null);
     const sitesUntil = ready.flatMap((queue, at) => (taken[at]! < queue.devices.length ? [sites.get(queue.site)!.freeAt] : [])).reduce<Date | null>((first, at) => (at && at > now && (!first || at < first) ? at : first), null);
     // After these were told, the next look says when there is room again; before, the earliest that could be.
-    hold('paced', waiting, devices.length > 0 ? null : rateUntil ?? sitesUntil, [
+    const claims = [...new Set(ready.flatMap((queue, at) => (full.has(queue) && taken[at]! < queue.devices.length && facts.sites?.get(queue.site)?.contested ? [queue.site] : [])))];
+    const turn = facts.busy ? busyMs : claims.length > 0 ? turnMs : null;
+    const soon = turn === null ? null : new Date(now.getTime() + turn);
+    hold('paced', waiting, devices.length > 0 ? null : facts.busy ? soon : rateUntil ?? earlier(sitesUntil, soon), [
       ...(perMinute === null ? [] : [`${perMinute} a minute`]), ...(pace.maxInProgress === null ? [] : [`${pace.maxInProgress} at once`]),
       ...(pace.maxInProgressPerSite === null ? [] : [`${pace.maxInProgressPerSite} at once per site`]), ...(pace.siteBytesPerSecond === null ? [] : [`${pace.siteBytesPerSecond} bytes a second per site`]),
+      ...(facts.busy ? ['another rollout is telling devices'] : []), ...claims.slice(0, 3).map((site) => shareText(site, facts.sites!.get(site)!)), ...(claims.length > 3 ? [`and ${claims.length - 3} more sites`] : []),
     ].join(', '));
+    if (claims.length > 0) held.get('paced')!.claims = claims;
   }
   return { devices, holds: [...held.values()].sort((a, b) => holds.indexOf(a.code) - holds.indexOf(b.code)) };
 }
@@ -135,26 +150,32 @@ function roomIn(told: PaceFacts['told'], spanMs: number, most: number, now: Date
   return { room: 0, until: new Date(now.getTime() + spanMs) };
 }
 
-/** When the link of each site is free: bundles told at one moment go through it from then on, and the next ones are told after that. */
-function linksOf(told: PaceFacts['told'], bytesPerSecond: number): Map<string, Date> {
-  const last = new Map<string, { at: number; bytes: number }>();
-  for (const { at, site, bytes } of told) {
-    const known = last.get(site);
-    if (!known || at.getTime() > known.at) last.set(site, { at: at.getTime(), bytes });
-    else if (at.getTime() === known.at) known.bytes += bytes;
-  }
-  return new Map([...last].map(([site, { at, bytes }]) => [site, new Date(Math.ceil(at + (bytes / bytesPerSecond) * 1_000))]));
+const earlier = (a: Date | null, b: Date | null): Date | null => (a && b ? (a < b ? a : b) : a ?? b);
+
+function shareText(site: string, { maxInProgress, bytesPerSecond, open, yieldsTo }: SiteShare): string {
+  const limits = [...(maxInProgress === null ? [] : [`${maxInProgress} at once`]), ...(bytesPerSecond === null ? [] : [`${bytesPerSecond} bytes a second`])].join(' and ');
+  return `site ${site || '(none)'} is shared${limits ? `, ${limits} for all` : ''}${open > 0 ? `, ${open} of other rollouts on their way` : ''}${yieldsTo ? `, the turn is "${yieldsTo}"'s` : ''}`;
+}
+
+/** When the link of a site is free: bundles told at one moment go through it from then on, and the next ones are told after that. */
+function linkFreeAt(told: readonly { at: Date; bytes: number }[], bytesPerSecond: number): Date | null {
+  let freeAt = -Infinity;
+  for (const { at, bytes } of told.toSorted((a, b) => a.at.getTime() - b.at.getTime())) freeAt = Math.max(freeAt, at.getTime()) + (bytes / bytesPerSecond) * 1_000;
+  return freeAt === -Infinity ? null : new Date(Math.ceil(freeAt));
 }
 
 /** What a site has room for now. */
-function siteRoom({ maxInProgressPerSite, siteBytesPerSecond }: Pace, open: number, freeAt: Date | null, now: Date): { take(bytes: number): boolean; freeAt: Date | null } {
-  let left = maxInProgressPerSite === null ? Infinity : maxInProgressPerSite - open;
+function siteRoom(pace: Pace, open: number, told: PaceFacts['told'], share: SiteShare | undefined, now: Date): { take(bytes: number): boolean; freeAt: Date | null } {
+  const most = tightest(pace.maxInProgressPerSite, share?.maxInProgress ?? null);
+  const bytesPerSecond = tightest(pace.siteBytesPerSecond, share?.bytesPerSecond ?? null);
+  const freeAt = bytesPerSecond === null ? null : linkFreeAt([...told, ...share?.told ?? []], bytesPerSecond);
+  let left = share?.yieldsTo && (most ?? bytesPerSecond) !== null ? 0 : most === null ? Infinity : most - open - (share?.open ?? 0);
   let sum = 0;
   return {
     freeAt,
     take(bytes) {
       if (left <= 0 || (freeAt && freeAt > now)) return false;
-      if (siteBytesPerSecond !== null && sum > 0 && sum + bytes > siteBytesPerSecond * (linkMs / 1_000)) return false;
+      if (bytesPerSecond !== null && sum > 0 && sum + bytes > bytesPerSecond * (linkMs / 1_000)) return false;
       sum += bytes;
       left--;
       return true;

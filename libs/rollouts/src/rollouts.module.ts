@@ -7,11 +7,12 @@ import { RolloutEngine } from './engine.ts';
 import { Freezes } from './freezes.service.ts';
 import { RolloutLoop } from './loop.ts';
 import { Rollouts } from './rollouts.service.ts';
+import { SiteLimits } from './site-limits.service.ts';
 
 /** Importing it starts the loop of this process. */
 @Module({
   imports: [DevicesModule, RegistryModule, TelemetryModule],
-  providers: [{ provide: 'FLEET', useClass: DeviceFleet }, RolloutEngine, Rollouts, Freezes, RolloutLoop],
-  exports: [Rollouts, Freezes, RolloutEngine, TelemetryModule],
+  providers: [{ provide: 'FLEET', useClass: DeviceFleet }, RolloutEngine, Rollouts, Freezes, SiteLimits, RolloutLoop],
+  exports: [Rollouts, Freezes, SiteLimits, RolloutEngine, TelemetryModule],
 })
 export class RolloutsModule {}

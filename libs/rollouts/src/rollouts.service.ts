@@ -17,6 +17,8 @@ import { bytesOf, candidateOf } from './candidates.ts';
 import { activeFreezes } from './freezes.service.ts';
 import { freezeFinder } from './pace-facts.ts';
 import { noPace } from './pacing.ts';
+import { siteLimitsOf } from './site-budgets.ts';
+import { limitFor } from './site-shares.ts';
 import { timingOf, type Timing } from './timing.ts';
 import { planWaves, type Excluded, type Plan, type PlanFault } from './plan.ts';
 import { RolloutRow, WaveRow } from './rollout.entity.ts';
@@ -315,6 +317,7 @@ export class Rollouts {
       const one = known.get(group[0]!.id)!;
       return { site: one.strata.site, zone: one.zone, freeze: freezeOf(one.labels), devices: group.length, bytes: bytesOf(version, group[0]!.variant) };
     }));
+    const limits = await siteLimitsOf(tx);
     const frozen = groups.flat().filter(({ freeze }) => freeze);
     for (const [until, some] of Map.groupBy(frozen, ({ freeze }) => freeze!.until.toISOString())) plan.notes.push(`${devicesIn(some.reduce((sum, one) => sum + one.devices, 0))} frozen until ${until}: ${some[0]!.freeze!.reason}`);
     if (body.windows.length > 0) {
@@ -322,7 +325,7 @@ export class Rollouts {
       for (const [zone, some] of Map.groupBy(invalid, ({ invalidZone }) => invalidZone!)) plan.notes.push(`"${zone}" is no time zone; UTC counts for ${devicesIn(some.length)} (${some.slice(0, 3).map(({ id }) => id).join(', ')}${some.length > 3 ? ', ...' : ''}). Set the label timezone to an IANA name such as Europe/Paris.`);
     }
     const start = body.startAt && new Date(body.startAt) > now ? new Date(body.startAt) : now;
-    return { plan, settings, timing: timingOf(groups, settings.pace ?? noPace, settings, start) };
+    return { plan, settings, timing: timingOf(groups, settings.pace ?? noPace, settings, start, (site) => limitFor(site, limits)) };
   }
 
   /** What no device has is the usual reason why a selector chooses nobody, and then there is something to suggest. */

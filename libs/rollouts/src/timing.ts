@@ -1,4 +1,5 @@
 import { perMinuteOf, type Freeze, type Pace } from './pacing.ts';
+import { noSiteLimit, tightest, type SiteLimit } from './site-shares.ts';
 import { afterOpenTime } from './windows.ts';
 
 /** Devices of a wave that pacing cannot tell apart. */
@@ -12,13 +13,13 @@ export interface Timing {
 }
 
 /**
- * How long a rollout can take when every device uses all of its time and every wave all of its deadline. An upper bound: what limits the telling is added up, and of a rising rate the
+ * How long a rollout can take when it has its sites for itself, every device uses all of its time and every wave all of its deadline. An upper bound: what limits the telling is added up, and of a rising rate the
  * first one counts.
  */
-export function timingOf(waves: readonly (readonly TimedGroup[])[], pace: Pace, { installTimeoutS, deadlineS }: { installTimeoutS: number; deadlineS: number }, start: Date): Timing {
+export function timingOf(waves: readonly (readonly TimedGroup[])[], pace: Pace, { installTimeoutS, deadlineS }: { installTimeoutS: number; deadlineS: number }, start: Date, limitOf: (site: string) => SiteLimit = () => noSiteLimit): Timing {
   let begin: Date | null = start;
   const timed = waves.map((groups, wave) => {
-    const toldBy = begin && tellingEnds(groups, pace, installTimeoutS, begin);
+    const toldBy = begin && tellingEnds(groups, pace, installTimeoutS, begin, limitOf);
     const endsBy = toldBy && new Date(toldBy.getTime() + (installTimeoutS + deadlineS) * 1_000);
     begin = endsBy;
     return { wave, toldBy, endsBy };
@@ -30,7 +31,7 @@ export function timingOf(waves: readonly (readonly TimedGroup[])[], pace: Pace, 
 /** A tenth of a minute's worth is told at once. */
 const turnsOf = (devices: number, perMinute: number): number => (devices <= Math.ceil(perMinute / 10) ? 0 : Math.ceil(devices / perMinute) * 60);
 
-function tellingEnds(groups: readonly TimedGroup[], pace: Pace, installTimeoutS: number, begin: Date): Date | null {
+function tellingEnds(groups: readonly TimedGroup[], pace: Pace, installTimeoutS: number, begin: Date, limitOf: (site: string) => SiteLimit): Date | null {
   const devices = groups.reduce((sum, one) => sum + one.devices, 0);
   const sites = [...Map.groupBy(groups, ({ site }) => site).values()];
   const inTurns = (n: number, most: number | null): number => (most === null ? 0 : (Math.ceil(n / most) - 1) * installTimeoutS);
@@ -39,7 +40,9 @@ function tellingEnds(groups: readonly TimedGroup[], pace: Pace, installTimeoutS:
     const own = site.reduce((sum, one) => sum + one.devices, 0);
     const bytes = site.reduce((sum, one) => sum + one.devices * one.bytes, 0);
     // Up to a second's worth is told at once, so a second is lost at each of the moments at most.
-    return inTurns(own, pace.maxInProgressPerSite) + (pace.siteBytesPerSecond === null ? 0 : (2 * bytes) / pace.siteBytesPerSecond);
+    const limit = limitOf(site[0]!.site);
+    const bytesPerSecond = tightest(pace.siteBytesPerSecond, limit.bytesPerSecond);
+    return inTurns(own, tightest(pace.maxInProgressPerSite, limit.maxInProgress)) + (bytesPerSecond === null ? 0 : (2 * bytes) / bytesPerSecond);
   });
   const neededMs = 1_000 * (rateS + inTurns(devices, pace.maxInProgress) + Math.max(0, ...siteS));
   let latest: Date | null = begin;

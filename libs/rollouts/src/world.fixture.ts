@@ -11,6 +11,7 @@ import { FakeFleet } from './fake-fleet.fixture.ts';
 import { createRollout } from './rollout.ts';
 import { Rollouts } from './rollouts.service.ts';
 import { rolloutsSchema } from './index.ts';
+import { SiteLimits } from './site-limits.service.ts';
 import { viewOf, type RolloutView } from './views.ts';
 import type { z } from 'zod';
 
@@ -25,6 +26,7 @@ export interface World {
   engine: RolloutEngine;
   rollouts: Rollouts;
   freezes: Freezes;
+  limits: SiteLimits;
   fleet: FakeFleet;
   /** A READY version with the variants named; returns its bundle digest. */
   version(number: number, variants?: string[], details?: Record<string, unknown>): Promise<string>;
@@ -58,7 +60,7 @@ export async function openWorld(): Promise<World> {
   }, workload);
 
   const world: World = {
-    database, clock, telemetry, devices, engine, rollouts, freezes: new Freezes(db, clock), fleet,
+    database, clock, telemetry, devices, engine, rollouts, freezes: new Freezes(db, clock), limits: new SiteLimits(db, clock), fleet,
     async version(number, variants = ['cpu-int8'], details) {
       const bundle = number.toString(16).padStart(64, '0');
       const id = randomUUID();

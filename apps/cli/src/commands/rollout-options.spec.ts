@@ -27,8 +27,8 @@ describe('options of a rollout', () => {
   });
   it('paces', () => {
     expect(rampOf('10,2,100,1000')).toEqual({ base: 10, factor: 2, afterSucceeded: 100, maxPerMinute: 1000 });
-    expect(['500k', '2M', '1500', '1.5 MB'].map(bandwidthOf)).toEqual([500_000, 2_000_000, 1_500, 1_500_000]);
-    for (const bad of [() => rampOf('10,2'), () => rampOf('a,b,c,d'), () => bandwidthOf('fast'), () => bandwidthOf('0'), () => paceOf({ rate: '5', ramp: '1,2,3,4' }), () => paceOf({ maxInProgress: '0' })]) expect(bad).toThrow(expect.objectContaining({ code: 'option.invalid' }) as Error);
+    expect(['500k', '2M', '1500', '1.5 MB'].map((text) => bandwidthOf('--rate', text))).toEqual([500_000, 2_000_000, 1_500, 1_500_000]);
+    for (const bad of [() => rampOf('10,2'), () => rampOf('a,b,c,d'), () => bandwidthOf('--rate', 'fast'), () => bandwidthOf('--rate', '0'), () => paceOf({ rate: '5', ramp: '1,2,3,4' }), () => paceOf({ maxInProgress: '0' })]) expect(bad).toThrow(expect.objectContaining({ code: 'option.invalid' }) as Error);
     const command = paceOptions(new Command()).exitOverride().parse(['--window', '22:00-05:00', 'sun 08:00-10:00', '--rate', '50', '--max-in-progress', '9', '--site-bandwidth', '2M'], { from: 'user' });
     const body = paceOf(command.opts());
     expect(JSON.parse(JSON.stringify(body))).toEqual({ windows: [{ from: '22:00', to: '05:00' }, { days: ['sun'], from: '08:00', to: '10:00' }], rate: { perMinute: 50 }, maxInProgress: 9, siteBytesPerSecond: 2_000_000 });

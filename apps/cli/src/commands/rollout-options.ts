@@ -21,7 +21,7 @@ export function paceOf(options: PaceOptions): Record<string, unknown> {
   return {
     startAt: options.startAt && timeOf('--start-at', options.startAt).toISOString(), stopAt: options.stopAt && timeOf('--stop-at', options.stopAt).toISOString(),
     windows: options.window?.map(windowOf), rate: options.rate === undefined ? options.ramp && rampOf(options.ramp) : { perMinute: whole('--rate', options.rate) },
-    maxInProgress: whole('--max-in-progress', options.maxInProgress), maxInProgressPerSite: whole('--max-per-site', options.maxPerSite), siteBytesPerSecond: options.siteBandwidth && bandwidthOf(options.siteBandwidth), dynamic: options.dynamic,
+    maxInProgress: whole('--max-in-progress', options.maxInProgress), maxInProgressPerSite: whole('--max-per-site', options.maxPerSite), siteBytesPerSecond: options.siteBandwidth && bandwidthOf('--site-bandwidth', options.siteBandwidth), dynamic: options.dynamic,
   };
 }
 
@@ -84,10 +84,10 @@ export function rampOf(text: string): { base: number; factor: number; afterSucce
   return { base: base!, factor: factor!, afterSucceeded: afterSucceeded!, maxPerMinute: maxPerMinute! };
 }
 
-export function bandwidthOf(text: string): number {
+export function bandwidthOf(flag: string, text: string): number {
   const found = /^([\d.]+)\s*([kMG]?)B?$/.exec(text.trim());
   const bytes = Math.floor(Number(found?.[1]) * { '': 1, k: 1e3, M: 1e6, G: 1e9 }[(found?.[2] ?? '') as 'k']!);
-  if (!(bytes >= 1)) throw new ReefError('option.invalid', 'invalid', `--site-bandwidth takes bytes a second, such as 500k or 2M, not "${text}".`);
+  if (!(bytes >= 1)) throw new ReefError('option.invalid', 'invalid', `${flag} takes bytes a second, such as 500k or 2M, not "${text}".`);
   return bytes;
 }
 
