@@ -99,6 +99,15 @@ export interface Overview {
   rollouts: Rollout[]; held: { version: string; code: string; message: string }[];
 }
 
+export interface Alert {
+  id: string; kind: string; subject: string; device: string | null; workload: string | null; rollout: string | null; severity: string; state: string; since: string; lastSeenAt: string; goneSince: string | null; closedAt: string | null;
+  times: number; numbers: Record<string, unknown>; summary: string; advice: string; acknowledgedAt: string | null; acknowledgedBy: string | null; note: string | null; silenced: boolean;
+}
+
+export interface AlertCounts { open: number; acknowledged: number; kinds: { kind: string; severity: string; open: number; acknowledged: number }[] }
+
+export interface Silence { id: string; selector: string; kinds: string[]; until: string; reason: string; createdBy: string; alerts: number }
+
 export interface Freeze { id: string; selector: string; until: string; reason: string; createdBy: string; devices: number }
 
 export interface RolloutEvent { id: string | number; at: string; code: string; message: string; actor: string; wave: number | null }

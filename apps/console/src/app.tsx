@@ -1,6 +1,7 @@
 import { useEffect, useRef, useState, type FormEvent } from 'react';
 import { Link, Route, Switch, useLocation } from 'wouter';
 import { MeContext, type Me } from './act.tsx';
+import { AlertPage, AlertsCount, AlertsPage } from './alerts.tsx';
 import { api, Problem, token } from './api.ts';
 import { CapturesPage } from './captures.tsx';
 import { DevicePage } from './device.tsx';
@@ -16,7 +17,7 @@ import { VersionPage } from './version.tsx';
 
 /** Each with the addresses that belong to it. */
 const places: [href: string, name: string, under: string[]][] = [
-  ['/', 'Fleet', ['/devices']], ['/models', 'Models', ['/models', '/jobs']], ['/rollouts', 'Rollouts', ['/rollouts']], ['/captures', 'Captures', ['/captures']],
+  ['/', 'Fleet', ['/devices']], ['/models', 'Models', ['/models', '/jobs']], ['/rollouts', 'Rollouts', ['/rollouts']], ['/alerts', 'Alerts', ['/alerts']], ['/captures', 'Captures', ['/captures']],
 ];
 
 export function App() {
@@ -50,7 +51,7 @@ export function App() {
         <nav aria-label="Pages">
           {places.map(([href, name, under]) => {
             const here = location === href || under.some((path) => location === path || location.startsWith(`${path}/`));
-            return <Link key={href} href={href} className={here ? 'here' : ''} aria-current={here ? 'page' : undefined}>{name}</Link>;
+            return <Link key={href} href={href} className={here ? 'here' : ''} aria-current={here ? 'page' : undefined}>{name}{href === '/alerts' && <AlertsCount />}</Link>;
           })}
         </nav>
         <a className="faint" href="/docs">API</a>
@@ -65,6 +66,8 @@ export function App() {
           <Route path="/models/:name">{({ name }) => <ModelPage name={name} />}</Route>
           <Route path="/models/:name/:number">{({ name, number }) => <VersionPage name={name} number={number} />}</Route>
           <Route path="/jobs/:id">{({ id }) => <JobPage id={id} />}</Route>
+          <Route path="/alerts" component={AlertsPage} />
+          <Route path="/alerts/:id">{({ id }) => <AlertPage id={id} />}</Route>
           <Route path="/captures" component={CapturesPage} />
           <Route path="/rollouts" component={RolloutsPage} />
           <Route path="/rollouts/:id">{({ id }) => <RolloutPage id={id} />}</Route>

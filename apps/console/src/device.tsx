@@ -1,6 +1,7 @@
 import { Fragment, useMemo } from 'react';
 import { Link } from 'wouter';
 import { Act } from './act.tsx';
+import { DeviceAlerts } from './alerts.tsx';
 import { api, type Device, type DeviceExecution, type Page, type SeriesPoint } from './api.ts';
 import { Bundle, versionPage } from './bundles.tsx';
 import { useLive } from './live.ts';
@@ -18,6 +19,7 @@ export function DevicePage({ id }: { id: string }) {
         {(device) => (
           <>
             <Facts device={device} />
+            <DeviceAlerts id={id} />
             <Actions device={device} reload={live.reload} />
             <Workloads device={device} />
             {workloadsOf(device).map((workload, at) => <Telemetry key={workload} id={id} workload={workload} first={at === 0} />)}

@@ -8,6 +8,7 @@ const tones: Record<string, string> = {
   SUCCEEDED: 'good', PASSED: 'good', READY: 'good', HEALTHY: 'good', online: 'good', CACHED: 'good', fully_mapped: 'good',
   RUNNING: 'busy', IN_PROGRESS: 'busy', ANALYSING: 'busy', BUILDING: 'busy', QUEUED: 'busy', SCHEDULED: 'busy', PENDING: 'idle',
   FAILED: 'bad', ROLLED_BACK: 'bad', ROLLING_BACK: 'bad', TIMED_OUT: 'bad', ABORTED: 'bad', REJECTED: 'bad', will_not_compile: 'bad',
+  OPEN: 'warn', ACKNOWLEDGED: 'busy', CLOSED: 'good', critical: 'bad', warning: 'warn', info: 'idle',
   PAUSED: 'warn', held: 'warn', pinned: 'warn', FAULT: 'warn', INCONCLUSIVE: 'warn', DEGRADED: 'warn', AWAITING_APPROVAL: 'warn', partly_mapped: 'warn', not_verified: 'warn', SKIPPED: 'idle', NOT_APPLICABLE: 'idle', offline: 'idle',
 };
 

@@ -1,0 +1,115 @@
+import { createHmac } from 'node:crypto';
+import { once } from 'node:events';
+import { existsSync } from 'node:fs';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { createServer, type IncomingHttpHeaders, type Server } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { chromium, type Browser } from 'playwright-core';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { buildFakeEdgeTpu, canBuildFakeEdgeTpu } from '../../libs/inference/src/fake-edgetpu.fixture.ts';
+import { compiledModel } from '../support/compiled.ts';
+import { colourFrames, eventually } from '../support/fleet.ts';
+import { RunningStack } from '../support/stack.ts';
+
+interface AlertView { id: string; kind: string; subject: string; state: string; since: string; openedAt: string; summary: string; note: string | null }
+interface DeviceView { online: boolean; reported: { health: string; conditions: string[]; receivedAt: string } | null; capabilities: { edgetpus: unknown[] } | null }
+
+const executablePath = ['/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'].find(existsSync);
+const usb = { type: 'usb' as const, path: '/sys/bus/usb/devices/1-1' };
+const secret = 'a secret of more than 24 characters';
+
+// Case 9 of the field with everything as built: agent, broker, controller, worker, console; only the Edge TPU is the stand-in.
+describe.skipIf(!canBuildFakeEdgeTpu)('a device without its Edge TPU (needs gcc)', () => {
+  let stack: RunningStack;
+  let dir: string;
+  let server: Server;
+  let browser: Browser | undefined;
+  const tpus = canBuildFakeEdgeTpu ? buildFakeEdgeTpu() : undefined!;
+  const messages: { headers: IncomingHttpHeaders; text: string; body: any }[] = [];
+  let refuse = 1;
+
+  beforeAll(async () => {
+    dir = await mkdtemp(join(tmpdir(), 'reef-alerts-'));
+    await colourFrames(join(dir, 'frames'));
+    server = createServer((request, response) => {
+      const chunks: Buffer[] = [];
+      request.on('data', (chunk: Buffer) => chunks.push(chunk)).on('end', () => {
+        const text = Buffer.concat(chunks).toString();
+        messages.push({ headers: request.headers, text, body: JSON.parse(text) });
+        response.writeHead(refuse-- > 0 ? 503 : 204).end();
+      });
+    }).listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    tpus.plug(usb);
+    stack = await RunningStack.up({ agents: 1, frames: join(dir, 'frames'), fps: 5, env: { REEF_EDGETPU_LIBRARY: tpus.library, REEF_PROBE_MAX_S: '1', ALERT_WEBHOOK_URL: `http://127.0.0.1:${(server.address() as AddressInfo).port}/`, ALERT_WEBHOOK_SECRET: secret } });
+  });
+  afterAll(async () => {
+    await browser?.close();
+    await stack?.remove();
+    server?.closeAllConnections();
+    server?.close();
+    tpus.remove();
+    await rm(dir, { recursive: true, force: true });
+  });
+
+  const device = () => stack.json<DeviceView>('device', 'show', stack.agent(1));
+  const open = () => stack.json<AlertView[]>('alert', 'ls', '--device', stack.agent(1));
+
+  it('the alert opens within ten seconds of its report, is told, acknowledged, and closes by itself without a restart', async () => {
+    await writeFile(join(dir, 'shapes_edgetpu.tflite'), compiledModel());
+    const pushed = await stack.reef('model', 'push', join(dir, 'shapes_edgetpu.tflite'), '--name', 'shapes');
+    expect(pushed.stderr + pushed.stdout).toContain('READY');
+    const rolled = await stack.reef('rollout', 'create', 'shapes@1', '--no-cpu-fallback', '--wave', '100%', '--soak', '1', '--observe', '0', '--min-samples', '1', '--watch');
+    expect(rolled.stderr + rolled.stdout).toContain('SUCCEEDED');
+    expect(await open()).toEqual([]);
+
+    // Gone while the agent is down: at its next start there is none.
+    tpus.plug();
+    await stack.kill(stack.agent(1));
+    const ill = await eventually(async () => { const one = await device(); return one.online && one.reported?.conditions.includes('NO_ACCELERATOR') && one; }, 60_000);
+    const reportedAt = Date.parse(ill.reported!.receivedAt);
+    const alert = await eventually(async () => (await open()).find(({ kind }) => kind === 'device.no_accelerator'), 60_000);
+    expect(Date.parse(alert.openedAt) - reportedAt).toBeLessThan(10_000);
+    expect(alert).toMatchObject({ subject: stack.agent(1), state: 'OPEN' });
+
+    await eventually(() => messages.length >= 2 && messages, 60_000);
+    expect(messages[0]!.text).toBe(messages[1]!.text);
+    const { headers, text, body } = messages[1]!;
+    expect(body).toMatchObject({ version: '4', status: 'firing', alerts: [{ labels: { alertname: 'device.no_accelerator', device: stack.agent(1) }, generatorURL: `${stack.url}/alerts/${alert.id}` }] });
+    expect(headers['webhook-signature']).toBe(`v1,${createHmac('sha256', secret).update(`${String(headers['webhook-id'])}.${String(headers['webhook-timestamp'])}.${text}`).digest('base64')}`);
+    expect(await (await fetch(`${stack.url}/metrics`)).text()).toContain('reef_alerts_open{kind="device.no_accelerator",severity="warning",acknowledged="false"} 1');
+
+    if (executablePath) await lookAt(alert);
+    expect(await stack.json<AlertView>('alert', 'ack', alert.id, '--note', 'cable ordered')).toMatchObject({ state: 'ACKNOWLEDGED', note: 'cable ordered' });
+    expect((await stack.reef('alert', 'show', alert.id)).stdout).toContain('cable ordered');
+    expect((await stack.reef('status')).stdout).toContain('device.no_accelerator');
+
+    tpus.plug(usb);
+    await eventually(async () => (await device()).reported?.health === 'HEALTHY', 60_000);
+    expect(await eventually(async () => (await open()).length === 0, 60_000)).toBe(true);
+    expect(await stack.json<AlertView>('alert', 'show', alert.id)).toMatchObject({ state: 'CLOSED', note: 'cable ordered' });
+    await eventually(() => messages.length >= 3, 60_000);
+    expect(messages[2]!.body).toMatchObject({ status: 'resolved', alerts: [{ fingerprint: body.alerts[0].fingerprint, startsAt: alert.openedAt }] });
+  });
+
+  /** The page follows by itself. */
+  async function lookAt(alert: AlertView): Promise<void> {
+    const faults: string[] = [];
+    browser = await chromium.launch({ executablePath: executablePath!, args: ['--no-sandbox', '--disable-gpu', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'] });
+    const page = await browser.newPage({ viewport: { width: 1280, height: 900 } });
+    page.on('pageerror', (error) => faults.push(error.message));
+    page.on('console', (line) => { if (line.type() === 'error') faults.push(line.text()); });
+    const { token } = JSON.parse(await readFile(join(stack.dir, 'credentials.json'), 'utf8')) as { token: string };
+    await page.goto(`${stack.url}/alerts#token=${token}`);
+    await page.getByRole('link', { name: alert.kind }).waitFor();
+    await page.getByRole('navigation', { name: 'Pages' }).getByLabel('1 open').waitFor();
+    await page.getByRole('link', { name: stack.agent(1) }).click();
+    await page.getByText('1 open alert').waitFor();
+    await page.getByRole('link', { name: alert.kind }).click();
+    await page.getByRole('heading', { name: alert.kind }).waitFor();
+    await page.getByText('no Edge TPU that answers').waitFor();
+    expect(faults).toEqual([]);
+  }
+});
