@@ -89,3 +89,45 @@ export class Window {
     };
   }
 }
+
+/** The open windows of one workload: of the bundle that serves, and of one on its way out that still finishes an answer. */
+export class OpenWindows {
+  private readonly open = new Map<string, { slot: Slot; window: Window }>();
+
+  constructor(private readonly workload: string, private readonly onClosed: (window: ClosedWindow) => void) {}
+
+  /** The one of `slot`; opened where there is none. */
+  of(slot: Slot): Window {
+    const key = keyOf(slot);
+    let one = this.open.get(key);
+    if (!one) this.open.set(key, one = { slot, window: new Window(this.workload, slot, new Date(), performance.now()) });
+    return one.window;
+  }
+
+  /** Something befell the process that serves, whichever bundle it was at. */
+  fail(code: string): void {
+    for (const { window } of this.open.values()) if (!window.empty) window.fail(code);
+  }
+
+  close(slot: Slot): void {
+    this.end(keyOf(slot));
+  }
+
+  closeOthers(slot: Slot | undefined): void {
+    for (const key of this.open.keys()) if (slot === undefined || key !== keyOf(slot)) this.end(key);
+  }
+
+  closeAll(): void {
+    for (const key of this.open.keys()) this.end(key);
+  }
+
+  private end(key: string): void {
+    const closing = this.open.get(key)?.window;
+    this.open.delete(key);
+    if (closing && !closing.empty) this.onClosed(closing.close(performance.now()));
+  }
+}
+
+function keyOf({ bundle, variant, backend }: Slot): string {
+  return `${bundle}/${variant}/${backend}`;
+}
