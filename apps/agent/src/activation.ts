@@ -12,19 +12,17 @@ import type { Peers } from './peers.ts';
 import { variantKey, type Executors } from './plan.ts';
 import { blameless, type Runner } from './runner.ts';
 import type { Repairs } from './repairs.ts';
-import type { Serving } from './serving.ts';
 import type { StateFile } from './state.ts';
 import { basesOf, filesFor, type BlobName, type Store } from './store.ts';
 import { activated, begun, closed, committed, defaultProbationS, did, entered, failed, faulted, left, noted, refetched, removed, returned, sameSlot, transferred, type Slot } from './workload.ts';
+import type { Workloads } from './workloads.ts';
 
 export interface ActivationOptions {
   state: StateFile;
   store: Store;
   gateway: () => Gateway;
   identity: () => Identity;
-  serving: (workload: string) => Serving;
-  removeServing: (workload: string) => Promise<void>;
-  start: (workload: string, slot: Slot) => Promise<Runner>;
+  workloads: Pick<Workloads, 'of' | 'start' | 'remove'>;
   /** Variants that did not prove themselves in a reseat; not tried again before a restart. */
   unfit: Set<string>;
   repairs: Repairs;
@@ -78,7 +76,7 @@ export function activationExecutors(options: ActivationOptions): Executors {
     proved.delete(workload);
     if (ready && sameSlot(ready.slot, slot) && !ready.crashed) return ready;
     await ready?.close();
-    return options.start(workload, slot);
+    return options.workloads.start(workload, slot);
   }
 
   /** Of what runs here and ran before: what a new version most likely resembles. */
@@ -155,7 +153,7 @@ export function activationExecutors(options: ActivationOptions): Executors {
     }),
 
     shadow: ({ workload, bundle, slot, wanted }, signal) => step(workload, 'shadow', async () => {
-      const serving = options.serving(workload);
+      const serving = options.workloads.of(workload);
       const policy = wanted.policy.shadow!;
       const note = (code: string, message: string) => {
         log.info({ workload, bundle, code, reason: message }, 'shadow step');
@@ -163,7 +161,7 @@ export function activationExecutors(options: ActivationOptions): Executors {
       };
       if (!slot || !serving.ready) return note('shadow.skipped', slot ? 'Nothing serves beside which it could run.' : 'An Edge TPU serves one process, and the bundle has no cpu-int8 variant on this device that could run beside it.');
       const waiting = proved.get(workload);
-      const own = waiting && sameSlot(waiting.slot, slot) && !waiting.crashed ? undefined : await options.start(workload, slot);
+      const own = waiting && sameSlot(waiting.slot, slot) && !waiting.crashed ? undefined : await options.workloads.start(workload, slot);
       try {
         const { end, frames, agreed, errors, dropped } = await serving.shadow(own ?? waiting!, policy, (percent) => options.onPercent(workload, percent), signal);
         log.info({ workload, bundle, end, frames, agreed, errors, dropped }, 'ran beside what serves');
@@ -177,7 +175,7 @@ export function activationExecutors(options: ActivationOptions): Executors {
     async activate({ workload, slot, wanted }) {
       options.onPercent(workload, null);
       await state.move(workload, (now) => entered(now, wanted.rollback ? 'rollback' : 'activate'));
-      const serving = options.serving(workload);
+      const serving = options.workloads.of(workload);
       let runner: Runner;
       try {
         runner = await fresh(workload, slot);
@@ -197,7 +195,7 @@ export function activationExecutors(options: ActivationOptions): Executors {
     },
 
     observe: ({ workload, wanted }, signal) => step(workload, 'observe', async () => {
-      const serving = options.serving(workload);
+      const serving = options.workloads.of(workload);
       const { running } = state.workload(workload);
       if (running) serving.want(running);
       await serving.observe(wanted.policy.observeS * 1_000, (percent) => options.onPercent(workload, percent), signal);
@@ -223,7 +221,7 @@ export function activationExecutors(options: ActivationOptions): Executors {
     async rollback({ workload, to }) {
       options.onPercent(workload, null);
       await state.move(workload, (now) => entered(now, 'rollback'));
-      options.serving(workload).want(to ?? undefined);
+      options.workloads.of(workload).want(to ?? undefined);
       options.crashPoint('rollback:effect');
       await state.move(workload, (now) => returned(now, to));
       log.warn({ workload, to: to?.bundle ?? null }, 'returned to the last good bundle');
@@ -231,7 +229,7 @@ export function activationExecutors(options: ActivationOptions): Executors {
 
     async leave({ workload, to }) {
       const { fault } = state.workload(workload);
-      options.serving(workload).want(to);
+      options.workloads.of(workload).want(to);
       options.crashPoint('leave:effect');
       await state.move(workload, (now) => left(now, to));
       log.error({ workload, from: fault?.bundle, to: to.bundle, code: fault?.failure.code, reason: fault?.failure.message }, 'left a committed bundle for the one before');
@@ -262,12 +260,12 @@ export function activationExecutors(options: ActivationOptions): Executors {
         return;
       }
       await state.move(workload, (now) => (sameSlot(now.running, now.good) ? { ...now, running: slot, good: slot } : now));
-      await options.serving(workload).swap(runner);
+      await options.workloads.of(workload).swap(runner);
       log.info({ workload, variant: slot.variant, wanted: wanted.variant }, 'changed the variant in place');
     },
 
     async remove({ workload, revision }) {
-      await options.removeServing(workload);
+      await options.workloads.remove(workload);
       await state.move(workload, (now) => removed(now, revision));
     },
 
@@ -283,7 +281,7 @@ export function activationExecutors(options: ActivationOptions): Executors {
           await bringBlob(options.gateway(), store, file, { ...options.download, tries: 2, bases: [], signal, afford: (bytes) => options.budget.afford(bundle, bytes), onBytes: (bytes) => options.budget.spend(bytes) });
         }
         await store.install(bundle, manifest);
-        await options.serving(workload).swap(await options.start(workload, { bundle, variant, backend }));
+        await options.workloads.of(workload).swap(await options.workloads.start(workload, { bundle, variant, backend }));
         options.repairs.mended(workload);
         log.info({ workload, bundle }, 'the damaged bundle was fetched again');
       } catch (thrown) {
