@@ -32,6 +32,8 @@ const schema = commonConfig.extend({
     context.addIssue({ code: 'custom', message: `"${rule}" is not gs://bucket/folder/=model` });
     return [];
   })),
+  /** Pub/Sub topic that gets every window of telemetry as a row, for BigQuery and the like. */
+  REEF_TELEMETRY_TOPIC: z.string().regex(/^(?:projects\/[^/]+\/topics\/)?[A-Za-z][\w.~+%-]{2,254}$/, 'a topic: projects/P/topics/T, or T in the project of the credentials').optional(),
   /** Stored files that nothing refers to are removed after so many days without use; 0 = never. */
   RETENTION_DAYS: z.coerce.number().min(0).max(36_500).default(30),
   /** Receives a POST when alerts open and close, as Prometheus Alertmanager sends it (docs/alerts.md). */

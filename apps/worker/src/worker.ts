@@ -6,7 +6,7 @@ import { bundlesOnDevices, devicesSchema } from '@reefkeeper/devices';
 import { ChangeFeed, openBuckets, openDatabase, openObjects, openQueues, PlatformModule, systemClock, type Logger } from '@reefkeeper/platform';
 import { registrySchema, Retention, RetentionModule } from '@reefkeeper/registry';
 import { bundlesInRollouts, rolloutAlerts, rolloutsSchema } from '@reefkeeper/rollouts';
-import { AlertWatch, AlertWebhook, captureRoots, deviceAlerts, telemetrySchema } from '@reefkeeper/telemetry';
+import { AlertWatch, AlertWebhook, captureRoots, deviceAlerts, openPubSubSink, telemetrySchema, WindowExport } from '@reefkeeper/telemetry';
 import type { Config } from './config.ts';
 import { startSweeps } from './sweeps.ts';
 import { openWorkDir } from './work-dir.ts';
@@ -50,6 +50,8 @@ export async function startWorker(config: Config, log: Logger): Promise<Worker> 
   const retention = context.get(Retention, { strict: false });
   const alerts = new AlertWatch(db, systemClock, [...deviceAlerts, ...rolloutAlerts]);
   const webhook = config.ALERT_WEBHOOK_URL === undefined ? undefined : new AlertWebhook(db, systemClock, log, { url: config.ALERT_WEBHOOK_URL, secret: config.ALERT_WEBHOOK_SECRET, consoleUrl: config.CONSOLE_URL });
+  const sink = config.REEF_TELEMETRY_TOPIC === undefined ? undefined : await openPubSubSink(config.REEF_TELEMETRY_TOPIC);
+  const windows = sink && new WindowExport(db, sink, systemClock);
   const stopSweeps = startSweeps([
     { name: 'jobs', everyMs: sweepMs, run: async () => jobs.sweep() },
     // Rows that another worker's messages made are anybody's work.
@@ -57,6 +59,7 @@ export async function startWorker(config: Config, log: Logger): Promise<Worker> 
     { name: 'alerts', everyMs: sweepMs, run: () => alerts.sweep('fast') },
     { name: 'alerts by telemetry', everyMs: slowAlertsMs, run: () => alerts.sweep('slow') },
     ...(webhook ? [{ name: 'alert webhook', everyMs: sweepMs, run: () => webhook.deliver() }] : []),
+    ...(windows ? [{ name: 'telemetry export', everyMs: sweepMs, run: () => windows.run() }] : []),
     ...(config.RETENTION_DAYS === 0 ? [] : [{ name: 'artifacts', everyMs: collectMs, run: async () => (await retention.collect({ olderThanMs: config.RETENTION_DAYS * 24 * 3_600_000 })).objects }]),
   ], log);
   const health = config.HEALTH_PORT === undefined ? null : await openHealth(config.HEALTH_PORT, async () => { await db.query('SELECT 1'); });
@@ -66,6 +69,7 @@ export async function startWorker(config: Config, log: Logger): Promise<Worker> 
       // First what takes new work, then the work, then what it needs.
       await stopWatch?.();
       await stopSweeps();
+      await sink?.close();
       await pipeline.stop();
       await queues.close();
       health?.close();

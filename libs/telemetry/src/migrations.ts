@@ -152,3 +152,16 @@ export class Alerts1764000004010 implements MigrationInterface {
     await runner.query('DROP TABLE alert_silences, alerts');
   }
 }
+
+/** How far windows have been handed on; one row at most. */
+export class TelemetryExport1764000004020 implements MigrationInterface {
+  name = 'TelemetryExport1764000004020';
+
+  async up(runner: QueryRunner): Promise<void> {
+    await runner.query("CREATE TABLE telemetry_export (one boolean PRIMARY KEY DEFAULT true CHECK (one), at timestamptz NOT NULL, device text NOT NULL DEFAULT '', boot text NOT NULL DEFAULT '', seq bigint NOT NULL DEFAULT -1)");
+  }
+
+  async down(runner: QueryRunner): Promise<void> {
+    await runner.query('DROP TABLE telemetry_export');
+  }
+}
