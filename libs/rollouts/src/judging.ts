@@ -33,21 +33,22 @@ export function tooFew(settings: Settings, blank: Verdict, expected: number, pre
 export interface Outcome extends Pick<Verdict, 'verdict' | 'method' | 'interval' | 'needed'> { /** How many times the sample of each device would lift the excess out of the noise. */ times: number | null }
 
 /** Excess above 0 is bad. */
-export function settle(excess: readonly number[], centre: number, options: { alpha: number; soaked: boolean; disaster: number; sdFloor: number; noise: number }): Outcome {
+export function settle(excess: readonly number[], centre: number, options: { alpha: number; soaked: boolean; disaster: number; sdFloor: number; /** What chance alone can do to few devices; asked for only where it decides. */ noise: () => number }): Outcome {
   if (excess.length >= sequentialFrom) {
     const { interval, mean: middle, sd, n } = meanSequence(excess, options.alpha, { sdFloor: options.sdFloor, tuneFor: tunedToDevices });
     const verdict = interval[1] <= 0 ? 'PASSED' : interval[0] > 0 ? 'FAILED' : 'PENDING';
     const total = verdict === 'PENDING' ? sampleToSettle(middle, sd, options.alpha) : null;
     return { verdict, method: 'sequential', interval, needed: total === null ? null : { devices: Math.max(1, total - n) }, times: null };
   }
-  const beyondNoise = centre > options.noise;
+  const noise = options.noise();
+  const beyondNoise = centre > noise;
   const threshold = { method: 'threshold', interval: null, needed: null, times: null } as const;
   if (!options.soaked) {
     return beyondNoise && centre > options.disaster ? { ...threshold, verdict: 'FAILED' } : { ...threshold, verdict: 'PENDING', needed: { soak: true } };
   }
   if (centre <= 0 || beyondNoise) return { ...threshold, verdict: centre <= 0 ? 'PASSED' : 'FAILED' };
   // Noise shrinks with the root of the sample.
-  return { ...threshold, verdict: 'PENDING', times: (options.noise / centre) ** 2 };
+  return { ...threshold, verdict: 'PENDING', times: (noise / centre) ** 2 };
 }
 
 /** What each device would need in all, where more of the same would settle it; a thousand times as much is as good as never. */

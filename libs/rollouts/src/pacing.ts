@@ -89,12 +89,15 @@ export function paceOf(pace: Pace, facts: PaceFacts, now: Date): Paced {
     if (!same) held.set(code, { code, devices, until, why });
     else Object.assign(same, { devices: same.devices + devices, ...(until && (!same.until || until < same.until) ? { until, why } : {}) });
   };
+  const windows = new Map<string, ReturnType<typeof windowOpenAt>>();
   const ready = facts.queues.filter(({ freeze, zone, devices }) => {
     if (freeze && freeze.until > now) {
       hold('waits_for_freeze', devices.length, freeze.until, freeze.reason);
       return false;
     }
-    const { open, until } = windowOpenAt(pace.windows, zone, now);
+    let window = windows.get(zone);
+    if (!window) windows.set(zone, window = windowOpenAt(pace.windows, zone, now));
+    const { open, until } = window;
     if (!open) hold('waits_for_window', devices.length, until, zone);
     return open;
   }).sort((a, b) => b.devices.length - a.devices.length || (a.site < b.site ? -1 : 1));
@@ -104,8 +107,15 @@ export function paceOf(pace: Pace, facts: PaceFacts, now: Date): Paced {
   const minute = perMinute === null ? null : roomIn(facts.told, minuteMs, perMinute, now);
   const openNow = [...facts.open.values()].reduce((sum, n) => sum + n, 0);
   let left = facts.busy ? 0 : Math.min(slice?.room ?? Infinity, minute?.room ?? Infinity, pace.maxInProgress === null ? Infinity : Math.max(0, pace.maxInProgress - openNow));
-  const lastAt = Map.groupBy(facts.told, ({ site }) => site);
-  const sites = new Map([...new Set(ready.map(({ site }) => site))].map((site) => [site, siteRoom(pace, facts.open.get(site) ?? 0, lastAt.get(site) ?? [], facts.sites?.get(site), now)]));
+  let toldBySite: Map<string, PaceFacts['told'][number][]> | undefined;
+  const rooms = new Map<string, ReturnType<typeof siteRoom>>();
+  // Only those that are asked for: at most looks the rate has been used up, and there are many sites.
+  const roomAt = (site: string): ReturnType<typeof siteRoom> => {
+    toldBySite ??= Map.groupBy(facts.told, (one) => one.site);
+    const room = rooms.get(site) ?? siteRoom(pace, facts.open.get(site) ?? 0, toldBySite.get(site) ?? [], facts.sites?.get(site), now);
+    rooms.set(site, room);
+    return room;
+  };
   const devices: string[] = [];
   // One of each queue in turn, so that no site waits for another.
   const taken = ready.map(() => 0);
@@ -114,7 +124,7 @@ export function paceOf(pace: Pace, facts: PaceFacts, now: Date): Paced {
     for (const [at, queue] of ready.entries()) {
       if (left <= 0 || queue.devices.length <= rank) break;
       if (full.has(queue)) continue;
-      if (!sites.get(queue.site)!.take(queue.bytes)) { full.add(queue); continue; }
+      if (!roomAt(queue.site).take(queue.bytes)) { full.add(queue); continue; }
       devices.push(queue.devices[taken[at]!++]!);
       left--;
     }
@@ -123,7 +133,7 @@ export function paceOf(pace: Pace, facts: PaceFacts, now: Date): Paced {
   const waiting = ready.reduce((sum, queue, at) => sum + queue.devices.length - taken[at]!, 0);
   if (waiting > 0) {
     const rateUntil = [slice, minute].reduce<Date | null>((latest, one) => (one && one.room === 0 && (!latest || one.until! > latest) ? one.until : latest), null);
-    const sitesUntil = ready.flatMap((queue, at) => (taken[at]! < queue.devices.length ? [sites.get(queue.site)!.freeAt] : [])).reduce<Date | null>((first, at) => (at && at > now && (!first || at < first) ? at : first), null);
+    const sitesUntil = rateUntil || devices.length > 0 ? null : ready.flatMap((queue, at) => (taken[at]! < queue.devices.length ? [roomAt(queue.site).freeAt] : [])).reduce<Date | null>((first, at) => (at && at > now && (!first || at < first) ? at : first), null);
     // After these were told, the next look says when there is room again; before, the earliest that could be.
     const claims = [...new Set(ready.flatMap((queue, at) => (full.has(queue) && taken[at]! < queue.devices.length && facts.sites?.get(queue.site)?.contested ? [queue.site] : [])))];
     const turn = facts.busy ? busyMs : claims.length > 0 ? turnMs : null;

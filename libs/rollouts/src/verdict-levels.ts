@@ -30,7 +30,7 @@ export function judgeTemperature(settings: Settings, samples: readonly DeviceSam
   if (short) return short;
   const value = mean(judged.map(({ current }) => current.temperatureC!));
   const excess = judged.map((sample) => sample.current.temperatureC! - limitOf(sample)!);
-  const outcome = settle(excess, mean(excess), { alpha: settings.alpha, soaked, disaster: temperatureDisasterC, sdFloor: temperatureNoiseC, noise: temperatureNoiseC });
+  const outcome = settle(excess, mean(excess), { alpha: settings.alpha, soaked, disaster: temperatureDisasterC, sdFloor: temperatureNoiseC, noise: () => temperatureNoiseC });
   const limit = value - mean(excess);
   const baseline = meanOrNull(judged.map((sample) => sample.baseline?.temperatureC));
   return finish({ ...blank, ...outcome, value, baseline, limit, interval: around(limit, outcome.interval) },
@@ -48,7 +48,7 @@ export function judgeDrift(settings: Settings, samples: readonly DeviceSample[],
   const excess = judged.map(({ psi }) => psi - gate.maxPsi);
   // Without drift the index of ten bins spreads by about sqrt(2 * 9) / scores around its mean.
   const spread = Math.sqrt(18) / mean(judged.map(({ scores }) => scores));
-  const outcome = settle(excess, mean(excess), { alpha: settings.alpha, soaked, disaster: Infinity, sdFloor: spread, noise: (2 * spread) / Math.sqrt(judged.length) });
+  const outcome = settle(excess, mean(excess), { alpha: settings.alpha, soaked, disaster: Infinity, sdFloor: spread, noise: () => (2 * spread) / Math.sqrt(judged.length) });
   return finish({ ...blank, ...outcome, value: Math.max(0, value), interval: around(gate.maxPsi, outcome.interval) }, `The top-1 scores moved by ${round(Math.max(0, value), 3)} (population stability index); the limit is ${gate.maxPsi}`);
 }
 
@@ -86,7 +86,7 @@ export function judgeCustom(gate: CustomGate, settings: Settings, samples: reado
   const limit = mean(judged.map((one) => one.limit));
   const outcome = settle(excess, mean(excess), {
     alpha: settings.alpha, soaked, disaster: Infinity, sdFloor: Math.max(Math.sqrt(mean(judged.map(({ error }) => error))), Math.abs(limit) / 1_000, Number.MIN_VALUE),
-    noise: 2 * Math.sqrt(mean(judged.map(({ error }) => error)) / judged.length),
+    noise: () => 2 * Math.sqrt(mean(judged.map(({ error }) => error)) / judged.length),
   });
   const value = worse * mean(judged.map((one) => one.value));
   const turned = meanOrNull(judged.map(({ base }) => base));

@@ -9,25 +9,37 @@ const disasterPoints = 20;
 
 const attempts = (sample: { inferences: number; errors: number }): number => Math.max(sample.inferences, sample.errors);
 
+// One pass over the devices each: a wave of thousands is judged every few seconds.
+
 export function judgeErrors(settings: Settings, samples: readonly DeviceSample[], soaked: boolean): Verdict | undefined {
   const gate = settings.gates.errorRate;
   if (!gate) return undefined;
-  const usable = samples.filter(({ current }) => attempts(current) >= settings.minSamples);
-  const blank = blankVerdict('error_rate', 'percent', { limit: gate.maxPercent, basis: `mean of ${devicesIn(usable.length)}`, sample: { devices: usable.length, inferences: inferencesOf(samples) } });
-  const short = tooFew(settings, blank, samples.length, usable.length, 'inferences', { inferencesPerDevice: settings.minSamples });
-  if (short) return short;
-  const judged = usable.map(({ baseline, current }) => {
-    const rate = percent(current.errors, attempts(current));
+  const excess: number[] = [];
+  const before: number[] = [];
+  let [rates, tried] = [0, 0];
+  for (const { baseline, current } of samples) {
+    const n = attempts(current);
+    if (n < settings.minSamples) continue;
+    const rate = percent(current.errors, n);
     const own = baseline && attempts(baseline) >= settings.minSamples ? percent(baseline.errors, attempts(baseline)) : null;
-    return { rate, own, excess: rate - (own === null ? gate.maxPercent : own + gate.maxIncreasePoints) };
-  });
-  const value = mean(judged.map(({ rate }) => rate));
-  const excess = judged.map((one) => one.excess);
-  const baseline = meanOrNull(judged.map(({ own }) => own));
-  const perDevice = mean(usable.map(({ current }) => attempts(current)));
+    if (own !== null) before.push(own);
+    excess.push(rate - (own === null ? gate.maxPercent : own + gate.maxIncreasePoints));
+    rates += rate;
+    tried += n;
+  }
+  const usable = excess.length;
+  const blank = blankVerdict('error_rate', 'percent', { limit: gate.maxPercent, basis: `mean of ${devicesIn(usable)}`, sample: { devices: usable, inferences: inferencesOf(samples) } });
+  const short = tooFew(settings, blank, samples.length, usable, 'inferences', { inferencesPerDevice: settings.minSamples });
+  if (short) return short;
+  const value = rates / usable;
+  const baseline = meanOrNull(before);
+  const perDevice = tried / usable;
   const outcome = settle(excess, mean(excess), {
     alpha: settings.alpha, soaked, disaster: disasterPoints, sdFloor: 100 / perDevice,
-    noise: twoStandardErrors(usable.map(({ current }) => [current.errors, attempts(current)]), usable.flatMap(({ baseline: before }) => (before ? [[before.errors, attempts(before)]] : []))),
+    noise: () => {
+      const those = samples.filter(({ current }) => attempts(current) >= settings.minSamples);
+      return twoStandardErrors(those.map(({ current }) => [current.errors, attempts(current)]), those.flatMap(({ baseline: one }) => (one ? [[one.errors, attempts(one)]] : [])));
+    },
   });
   const limit = value - mean(excess);
   return finish({ ...blank, ...outcome, needed: moreOf(outcome, perDevice, 'inferencesPerDevice'), value, baseline, limit, interval: around(limit, outcome.interval) },
@@ -37,29 +49,40 @@ export function judgeErrors(settings: Settings, samples: readonly DeviceSample[]
 export function judgeAccuracy(settings: Settings, samples: readonly DeviceSample[], soaked: boolean): Verdict | undefined {
   const gate = settings.gates.accuracy;
   if (!gate) return undefined;
-  const own = ({ baseline }: DeviceSample): number | null => (baseline && baseline.labelled >= gate.minLabelled ? percent(baseline.correct, baseline.labelled) : null);
-  const expected = samples.filter((sample) => gate.required || gate.minPercent !== null || own(sample) !== null);
-  const labelled = expected.filter(({ current }) => current.labelled >= gate.minLabelled);
-  const blank = blankVerdict('accuracy', 'percent', { limit: gate.minPercent, basis: `labelled frames of ${devicesIn(labelled.length)}`, sample: { devices: labelled.length, inferences: samples.reduce((sum, { current }) => sum + current.labelled, 0) } });
-  if (samples.length > 0 && expected.length === 0) return { ...blank, verdict: 'NOT_APPLICABLE', message: 'These devices have no labelled frames of the bundle before, and no floor is set.' };
-  const short = tooFew(settings, blank, expected.length, labelled.length, 'labelled frames', { labelledPerDevice: gate.minLabelled });
+  const excess: number[] = [];
+  const judged: DeviceSample[] = [];
+  const own: number[] = [];
+  let [expected, labelled, accuracies, frames, framesOfAll] = [0, 0, 0, 0, 0];
+  for (const sample of samples) {
+    const { baseline, current } = sample;
+    framesOfAll += current.labelled;
+    const before = baseline && baseline.labelled >= gate.minLabelled ? percent(baseline.correct, baseline.labelled) : null;
+    if (!gate.required && gate.minPercent === null && before === null) continue;
+    expected += 1;
+    if (current.labelled < gate.minLabelled) continue;
+    labelled += 1;
+    const floor = Math.max(gate.minPercent ?? -Infinity, before === null ? -Infinity : before - gate.maxDropPoints);
+    if (floor === -Infinity) continue;
+    const accuracy = percent(current.correct, current.labelled);
+    judged.push(sample);
+    excess.push(floor - accuracy);
+    if (before !== null) own.push(before);
+    accuracies += accuracy;
+    frames += current.labelled;
+  }
+  const blank = blankVerdict('accuracy', 'percent', { limit: gate.minPercent, basis: `labelled frames of ${devicesIn(labelled)}`, sample: { devices: labelled, inferences: framesOfAll } });
+  if (samples.length > 0 && expected === 0) return { ...blank, verdict: 'NOT_APPLICABLE', message: 'These devices have no labelled frames of the bundle before, and no floor is set.' };
+  const short = tooFew(settings, blank, expected, labelled, 'labelled frames', { labelledPerDevice: gate.minLabelled });
   if (short) return short;
-  const judged = labelled.flatMap((sample) => {
-    const accuracy = percent(sample.current.correct, sample.current.labelled);
-    const before = own(sample);
-    const floors = [gate.minPercent, before === null ? null : before - gate.maxDropPoints].filter((floor) => floor !== null);
-    return floors.length === 0 ? [] : [{ accuracy, before, excess: Math.max(...floors) - accuracy, sample }];
-  });
   if (judged.length === 0) return { ...blank, verdict: 'NOT_APPLICABLE', message: 'There is no accuracy of the bundle before to compare with, and no floor is set.' };
-  const excess = judged.map((one) => one.excess);
-  const value = mean(judged.map(({ accuracy }) => accuracy));
-  const perDevice = mean(judged.map(({ sample }) => sample.current.labelled));
+  const value = accuracies / judged.length;
+  const perDevice = frames / judged.length;
   const outcome = settle(excess, mean(excess), {
     alpha: settings.alpha, soaked, disaster: disasterPoints, sdFloor: 100 / perDevice,
-    noise: twoStandardErrors(judged.map(({ sample: { current } }) => [current.correct, current.labelled]), judged.flatMap(({ sample: { baseline } }) => (baseline ? [[baseline.correct, baseline.labelled]] : []))),
+    noise: () => twoStandardErrors(judged.map(({ current }) => [current.correct, current.labelled]), judged.flatMap(({ baseline }) => (baseline ? [[baseline.correct, baseline.labelled]] : []))),
   });
   const limit = value + mean(excess);
-  const baseline = meanOrNull(judged.map(({ before }) => before));
+  const baseline = meanOrNull(own);
   return finish({ ...blank, ...outcome, needed: moreOf(outcome, perDevice, 'labelledPerDevice'), value, baseline, limit, interval: around(limit, outcome.interval, 'less') },
     `${round(value, 1)} % of labelled frames are right${baseline === null ? '' : `, ${round(baseline, 1)} % before on the same devices`}; the limit is ${round(limit, 1)} %`);
 }
@@ -75,7 +98,7 @@ export function judgeShadow(settings: Settings, samples: readonly DeviceSample[]
   const shares = judged.map(({ agreed, frames }) => percent(agreed, frames));
   const excess = shares.map((share) => gate.minPercent - share);
   const perDevice = mean(judged.map(({ frames }) => frames));
-  const outcome = settle(excess, mean(excess), { alpha: settings.alpha, soaked, disaster: disasterPoints, sdFloor: 100 / perDevice, noise: twoStandardErrors(judged.map(({ agreed, frames }) => [agreed, frames])) });
+  const outcome = settle(excess, mean(excess), { alpha: settings.alpha, soaked, disaster: disasterPoints, sdFloor: 100 / perDevice, noise: () => twoStandardErrors(judged.map(({ agreed, frames }) => [agreed, frames])) });
   return finish({ ...blank, ...outcome, needed: moreOf(outcome, perDevice, 'shadowFramesPerDevice'), value: mean(shares), interval: around(gate.minPercent, outcome.interval, 'less') },
     `${round(mean(shares), 1)} % of shadow frames were answered as the active model did; the limit is ${gate.minPercent} %`);
 }

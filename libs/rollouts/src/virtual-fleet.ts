@@ -67,6 +67,8 @@ export interface VirtualDevice extends SimulatedDevice {
   installMs: number;
   p95Us: number;
   accuracy: number;
+  /** What its telemetry says, as it was asked for last: one object for all looks, since a big wave told over days is looked at hundreds of times. */
+  kept: { sample: DeviceSample; heat: 0 | 1 | 1.4 } | null;
   /** Standard normal numbers of its own: how its measurements deviate. */
   noise: { base: number; now: number; correct: number; errors: number };
 }
@@ -95,7 +97,7 @@ export class VirtualFleet implements SimulatedFleet {
         clockSkewMs: hit(faults.lyingClockPercent) ? (next() - 0.5) * 50 * 365 * 24 * hour : 0,
         installMs: 1_000 * (download + 3 + 2 * next()), failsInstall: hit(version.installFailurePercent),
         p95Us: host.p95Us * Math.exp(0.1 * z()), accuracy: Math.min(0.99, Math.max(0.3, 0.86 + 0.05 * z())), noise: { base: z(), now: z(), correct: z(), errors: z() },
-        revision: 1, wanted: oldBundle, running: oldBundle, since: start, execution: null, observed: 1,
+        revision: 1, wanted: oldBundle, running: oldBundle, since: start, execution: null, observed: 1, kept: null,
       };
     });
   }
@@ -120,21 +122,29 @@ export class VirtualFleet implements SimulatedFleet {
     return reports;
   }
 
-  /** Health before and since, as the telemetry of a device that serves three frames a second would say. */
+  /** Health before and since, as the telemetry of a device that serves three frames a second would say. Holds until the next call for the same device. */
   sample(device: VirtualDevice, now: number): DeviceSample {
+    const kept = device.kept ??= {
+      sample: { device: device.id, first: false, baseline: this.baseline(device), current: { inferences: 0, errors: 0, p50Us: null, p95Us: null, p99Us: null, temperatureC: 55 + device.noise.now, labelled: 0, correct: 0 } },
+      heat: 0,
+    };
     const frames = Math.max(0, Math.floor(((now - device.since) / 1_000) * framesPerS));
-    const heat = device.hot && now > this.start + hour ? 1.4 : 1;
-    const p95Us = device.p95Us * this.version.latencyFactor * heat * Math.exp(0.04 * device.noise.now);
+    const heat = frames === 0 ? 0 : device.hot && now > this.start + hour ? 1.4 : 1;
     const labelled = Math.floor(frames * labelledShare);
     const p = Math.max(0.01, device.accuracy - this.version.accuracyDropPoints / 100);
     const errors = frames * this.version.errorPercent / 100;
-    return {
-      device: device.id, first: false, baseline: this.baseline(device),
-      current: {
-        inferences: frames, errors: Math.max(0, Math.round(errors + Math.sqrt(errors) * device.noise.errors)), p50Us: frames > 0 ? p95Us / 1.25 : null, p95Us: frames > 0 ? p95Us : null, p99Us: frames > 0 ? p95Us * 1.15 : null, temperatureC: 55 + (heat > 1 ? 30 : 0) + device.noise.now,
-        labelled, correct: Math.min(labelled, Math.max(0, Math.round(labelled * p + Math.sqrt(labelled * p * (1 - p)) * device.noise.correct))),
-      },
-    };
+    const { current } = kept.sample;
+    current.inferences = frames;
+    current.errors = errors === 0 ? 0 : Math.max(0, Math.round(errors + Math.sqrt(errors) * device.noise.errors));
+    if (kept.heat !== heat) {
+      const p95Us = device.p95Us * this.version.latencyFactor * heat * Math.exp(0.04 * device.noise.now);
+      Object.assign(current, heat === 0 ? { p50Us: null, p95Us: null, p99Us: null } : { p50Us: p95Us / 1.25, p95Us, p99Us: p95Us * 1.15 });
+      current.temperatureC = 55 + (heat > 1 ? 30 : 0) + device.noise.now;
+      kept.heat = heat;
+    }
+    current.labelled = labelled;
+    current.correct = Math.min(labelled, Math.max(0, Math.round(labelled * p + Math.sqrt(labelled * p * (1 - p)) * device.noise.correct)));
+    return kept.sample;
   }
 
   private baseline(device: VirtualDevice): Sample {
