@@ -6,6 +6,8 @@ import { createServer, type IncomingHttpHeaders, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { execa } from 'execa';
 import { chromium, type Browser } from 'playwright-core';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { buildFakeEdgeTpu, canBuildFakeEdgeTpu } from '../../libs/inference/src/fake-edgetpu.fixture.ts';
@@ -65,6 +67,10 @@ describe.skipIf(!canBuildFakeEdgeTpu)('a device without its Edge TPU (needs gcc)
     expect(rolled.stderr + rolled.stdout).toContain('SUCCEEDED');
     expect(await open()).toEqual([]);
 
+    const watched: { event: string; kind: string }[] = [];
+    const watcher = execa(process.execPath, [join(import.meta.dirname, '../../apps/cli/dist/main.js'), '--dir', stack.dir, '--json', 'alert', 'watch', '--kind', 'device.no_accelerator'], { reject: false, stdin: 'ignore', buffer: false });
+    createInterface({ input: watcher.stdout! }).on('line', (line) => watched.push(JSON.parse(line) as { event: string; kind: string }));
+
     // Gone while the agent is down: at its next start there is none.
     tpus.plug();
     await stack.kill(stack.agent(1));
@@ -91,6 +97,10 @@ describe.skipIf(!canBuildFakeEdgeTpu)('a device without its Edge TPU (needs gcc)
     expect(await eventually(async () => (await open()).length === 0, 60_000)).toBe(true);
     expect(await stack.json<AlertView>('alert', 'show', alert.id)).toMatchObject({ state: 'CLOSED', note: 'cable ordered' });
     await eventually(() => messages.length >= 3, 60_000);
+    await eventually(() => watched.length >= 3, 30_000);
+    watcher.kill();
+    await watcher;
+    expect(watched.map(({ event }) => event)).toEqual(['opened', 'acknowledged', 'closed']);
     expect(messages[2]!.body).toMatchObject({ status: 'resolved', alerts: [{ fingerprint: body.alerts[0].fingerprint, startsAt: alert.openedAt }] });
   });
 

@@ -146,9 +146,9 @@ describe('alerts', () => {
     // Workers sweep; here it is done for them, five seconds apart.
     const clock = new ManualClock(new Date());
     const watch = new AlertWatch(db, clock, deviceAlerts);
-    await watch.sweep('fast');
+    await watch.sweep(2);
     clock.advance(5_000);
-    expect(await watch.sweep('fast')).toBe(1);
+    expect(await watch.sweep(2)).toBe(1);
 
     const { body: page } = await world.call('GET', '/api/v1/alerts?state=OPEN,ACKNOWLEDGED&kind=device.no_accelerator&device=cam-a&selector=site%3Dlyon&limit=5', undefined, viewer);
     expect(page).toMatchObject({ items: [{ kind: 'device.no_accelerator', subject: 'cam-a', device: 'cam-a', workload: null, rollout: null, state: 'OPEN', severity: 'warning', silenced: false, note: null }], nextCursor: null });

@@ -19,7 +19,6 @@ export interface Worker {
 }
 
 const sweepMs = 2_000;
-const slowAlertsMs = 60_000;
 const collectMs = 6 * 3_600_000;
 
 /** Everything is in rows and objects: a worker may be killed at any moment, and another one goes on. */
@@ -56,8 +55,7 @@ export async function startWorker(config: Config, log: Logger): Promise<Worker> 
     { name: 'jobs', everyMs: sweepMs, run: async () => jobs.sweep() },
     // Rows that another worker's messages made are anybody's work.
     { name: 'bucket exports', everyMs: sweepMs, run: async () => exportsWatch.sweep(exported) },
-    { name: 'alerts', everyMs: sweepMs, run: () => alerts.sweep('fast') },
-    { name: 'alerts by telemetry', everyMs: slowAlertsMs, run: () => alerts.sweep('slow') },
+    ...alerts.paces.map((everyS) => ({ name: `alerts, every ${everyS} s`, everyMs: everyS * 1_000, run: () => alerts.sweep(everyS) })),
     ...(webhook ? [{ name: 'alert webhook', everyMs: sweepMs, run: () => webhook.deliver() }] : []),
     ...(windows ? [{ name: 'telemetry export', everyMs: sweepMs, run: () => windows.run() }] : []),
     ...(config.RETENTION_DAYS === 0 ? [] : [{ name: 'artifacts', everyMs: collectMs, run: async () => (await retention.collect({ olderThanMs: config.RETENTION_DAYS * 24 * 3_600_000 })).objects }]),

@@ -10,7 +10,7 @@ let sweep: () => Promise<number>;
 beforeEach(async () => {
   world = await openWorld();
   const watch = new AlertWatch(world.database.db, world.clock, rolloutAlerts);
-  sweep = () => watch.sweep('fast');
+  sweep = () => watch.sweep(2);
 });
 afterEach(() => world.database.drop());
 const open = async () => (await new Alerts(world.database.db, world.clock).list({ limit: 10 })).items;

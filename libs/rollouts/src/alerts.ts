@@ -7,6 +7,7 @@ const say = ({ numbers }: { numbers: Record<string, unknown> }): string => `${St
 
 /** Rollouts that a person has to look at. What a person did (paused, recalled) they know. */
 export const rolloutAlerts: readonly AlertSource[] = [{
+  everyS: 2,
   kinds: {
     'rollout.needs_decision': alertKind('warning', [0, 0], (fact) => `The rollout of ${say(fact)} is paused: ${String(fact.numbers.message)}`,
       ({ rollout }) => `Nobody else gets it before somebody decides: \`reef rollout explain ${rollout}\`, then resume, advance, abort or rollback.`),

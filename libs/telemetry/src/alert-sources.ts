@@ -1,5 +1,7 @@
+import { Sketch } from '@reefkeeper/protocol';
 import type { AlertKind, AlertKinds, Fact } from './alert.ts';
 import { driftOf, driftSums } from './drift.ts';
+import { inMs } from './telemetry.views.ts';
 
 /** One row of a source's SQL. */
 export interface SourceRow { kind: string; device: string | null; workload: string | null; rollout: string | null; numbers: Record<string, any> }
@@ -11,8 +13,8 @@ export interface AlertSource {
   sql: string;
   /** @param live whether such an alert is not closed: limits to stay open are below those to open */
   read(rows: readonly SourceRow[], live: (kind: string, subject: string) => boolean): Fact[];
-  /** Looked at once a minute. The others every two seconds. */
-  slow?: boolean;
+  /** Looked at so often. */
+  everyS: 2 | 60 | 300;
 }
 
 /** Each row is a condition that holds. */
@@ -51,6 +53,7 @@ const kindOfCondition: Record<string, keyof typeof conditionKinds> = {
 };
 
 const conditions: AlertSource = {
+  everyS: 2,
   kinds: conditionKinds,
   // The index on what is not well makes this cost what is wrong.
   sql: `SELECT 'device.degraded' AS kind, r.device_id AS device, NULL AS workload, NULL::uuid AS rollout, jsonb_build_object('conditions', r.conditions) AS numbers
@@ -60,6 +63,7 @@ const conditions: AlertSource = {
 };
 
 const presence: AlertSource = {
+  everyS: 2,
   kinds: {
     'device.offline': alertKind('warning', [120, 60], who('is not connected.'), (fact) => `Check its power and network. It goes on serving what it runs, and sends its telemetry when it is back; take it out of service with \`reef device retire ${fact.device}\` if it will not come.`),
   },
@@ -72,7 +76,7 @@ const presence: AlertSource = {
 const certificateDays = 14;
 
 const standing: AlertSource = {
-  slow: true,
+  everyS: 60,
   kinds: {
     'device.behind': alertKind('warning', [600, 60], who('is connected and does not take in what is wanted of it.'), (fact) => `Revision ${String(fact.numbers.wanted)} is wanted, ${String(fact.numbers.observed ?? 'none')} was taken in. Look at its log (\`journalctl -u reef-agent\`) and start the agent again.`),
     'device.certificate': alertKind('warning', [0, 60], (fact) => `The certificate of ${fact.device} ends within ${certificateDays} days.`, 'The agent renews it by itself while it can reach the gateway: bring it online before then. Afterwards it has to enrol again (`reef device enroll`).'),
@@ -87,7 +91,7 @@ const standing: AlertSource = {
 };
 
 /** Limits to open, and the lower ones down to which an alert stays. Those of the gates of rollouts, where there is one. */
-export const limits = { errorPercent: [5, 3], psi: [0.25, 0.2], hotC: [85, 80], inferences: 50, scores: 100, windowMinutes: 10 } as const;
+export const limits = { errorPercent: [5, 3], psi: [0.25, 0.2], hotC: [85, 80], latencyTimes: [2, 1.5], latencyMs: 5, inferences: 50, scores: 100, windowMinutes: 10 } as const;
 
 const telemetryKinds = {
   'workload.errors': alertKind('critical', [60, 300], (fact) => `${who('fails')(fact)} on ${Number(fact.numbers.percent).toFixed(1)} % of its frames.`, (fact) => `The codes are in the numbers; \`reef device show ${fact.device}\` says what it runs. Roll back where it began with a version.`, 'unknown'),
@@ -102,13 +106,11 @@ const telemetryKindList = Object.keys(telemetryKinds).map((kind) => `'${kind}'`)
  * the workload is gone or the device is retired.
  */
 const windows: AlertSource = {
-  slow: true,
+  everyS: 60,
   kinds: telemetryKinds,
   sql: `
-    SELECT 'workload' AS kind, t.device, t.workload, NULL::uuid AS rollout, to_jsonb(t) AS numbers FROM (
-    SELECT s.device_id AS device, s.workload, bool_or(d.retired_at IS NULL AND r.workloads -> s.workload ->> 'running' IS NOT NULL) AS runs,
-      sum(w.inferences) AS inferences, sum(w.error_count) AS errors, avg(w.temperature_c) AS "temperatureC", ${driftSums('w')},
-      (SELECT jsonb_object_agg(code, n) FROM (SELECT e.key AS code, sum(e.value::bigint) AS n FROM unnest(array_agg(w.errors)) AS one (errors), jsonb_each_text(one.errors) e GROUP BY 1 ORDER BY 2 DESC LIMIT 5) most) AS codes
+    SELECT 'workload' AS kind, s.device_id AS device, s.workload, NULL::uuid AS rollout,
+      to_jsonb(t) || jsonb_build_object('runs', d.retired_at IS NULL AND r.workloads -> s.workload ->> 'running' IS NOT NULL) AS numbers
     FROM (
       SELECT device_id, workload FROM telemetry_windows WHERE received_at > $1::timestamptz - interval '3 minutes'
         AND (error_count > 0 OR temperature_c >= ${limits.hotC[1]} OR (drift ->> 'psi')::float8 >= ${limits.psi[1]})
@@ -116,8 +118,12 @@ const windows: AlertSource = {
       SELECT a.device_id, coalesce(a.workload, n.name) FROM alerts a LEFT JOIN reported o ON o.device_id = a.device_id LEFT JOIN LATERAL jsonb_object_keys(o.workloads) AS n(name) ON a.workload IS NULL
       WHERE a.state <> 'CLOSED' AND a.kind IN (${telemetryKindList})
     ) s JOIN devices d ON d.id = s.device_id LEFT JOIN reported r ON r.device_id = s.device_id
-      LEFT JOIN telemetry_windows w ON w.device_id = s.device_id AND w.workload = s.workload AND w.bundle = r.workloads -> s.workload ->> 'running' AND w.received_at > $1::timestamptz - interval '${limits.windowMinutes} minutes'
-    GROUP BY s.device_id, s.workload) t`,
+    CROSS JOIN LATERAL (
+      SELECT sum(w.inferences) AS inferences, sum(w.error_count) AS errors, avg(w.temperature_c) AS "temperatureC", ${driftSums('w')},
+        (SELECT jsonb_object_agg(code, n) FROM (SELECT e.key AS code, sum(e.value::bigint) AS n FROM unnest(array_agg(w.errors)) AS one (errors), jsonb_each_text(one.errors) e GROUP BY 1 ORDER BY 2 DESC LIMIT 5) most) AS codes
+      FROM telemetry_windows w
+      WHERE w.device_id = s.device_id AND w.workload = s.workload AND w.bundle = r.workloads -> s.workload ->> 'running' AND w.received_at > $1::timestamptz - interval '${limits.windowMinutes} minutes'
+    ) t`,
   read(rows, live) {
     const facts: Fact[] = [];
     const hottest = new Map<string, SourceRow>();
@@ -149,5 +155,47 @@ const windows: AlertSource = {
   },
 };
 
+const latencyKinds = {
+  'workload.latency': alertKind('warning', [600, 900], (fact) => `${who('takes')(fact)} ${ms(fact.numbers.p95Ms)} for a frame (p95), and took ${ms(fact.numbers.p95BeforeMs)} after its rollout.`,
+    'The same version on the same hardware: look at heat (throttling), at the cable and port of the Edge TPU (USB 2 instead of 3), and at what else runs there.', 'unknown'),
+} as const satisfies AlertKinds;
+const ms = (value: unknown): string => `${Number(value).toFixed(1)} ms`;
+
+/**
+ * How long a frame takes now, against the first windows that are kept of the same bundle and variant on the same device. A busy machine moves the tail alone and slow hardware
+ * moves both, so the median must have risen, too (as in the gates of rollouts). The newest window of each device is looked at, so this one costs what there is.
+ */
+const latency: AlertSource = {
+  everyS: 300,
+  kinds: latencyKinds,
+  sql: `
+    SELECT 'workload.latency' AS kind, n.device_id AS device, n.workload, NULL::uuid AS rollout, jsonb_build_object('now', n.sketch, 'before', b.sketches) AS numbers
+    FROM (
+      SELECT DISTINCT ON (w.device_id, w.workload) w.device_id, w.workload, w.bundle, w.variant, coalesce(w.latency ->> 'total', w.latency ->> 'invoke') AS sketch
+      FROM telemetry_windows w JOIN devices d ON d.id = w.device_id AND d.retired_at IS NULL JOIN reported r ON r.device_id = w.device_id AND r.workloads -> w.workload ->> 'running' = w.bundle
+      WHERE w.received_at > $1::timestamptz - interval '6 minutes' AND w.inferences >= ${limits.inferences} ORDER BY w.device_id, w.workload, w.received_at DESC
+    ) n CROSS JOIN LATERAL (
+      SELECT array_agg(f.sketch) AS sketches FROM (
+        SELECT coalesce(f.latency ->> 'total', f.latency ->> 'invoke') AS sketch FROM telemetry_windows f
+        WHERE f.device_id = n.device_id AND f.workload = n.workload AND f.bundle = n.bundle AND f.variant = n.variant AND f.inferences >= ${limits.inferences} ORDER BY f.received_at LIMIT 3
+      ) f
+    ) b WHERE n.sketch IS NOT NULL
+    UNION ALL
+    SELECT a.kind, a.device_id, a.workload, NULL, '{}' FROM alerts a JOIN devices d ON d.id = a.device_id LEFT JOIN reported r ON r.device_id = a.device_id
+    WHERE a.state <> 'CLOSED' AND a.kind = 'workload.latency' AND (d.retired_at IS NOT NULL OR r.workloads -> a.workload ->> 'running' IS NULL)`,
+  read: (rows, live) => rows.flatMap(({ numbers: { now, before }, ...row }): Fact[] => {
+    const fact = { ...row, subject: `${row.device}/${row.workload}`, holds: false, numbers: {} };
+    const open = live(fact.kind, fact.subject);
+    if (!now) return [fact];
+    const [fresh, first] = [Sketch.fromBase64(now as string), new Sketch()];
+    for (const encoded of before as (string | null)[]) if (encoded) first.merge(Sketch.fromBase64(encoded));
+    const [p50Ms, p95Ms, p50BeforeMs, p95BeforeMs] = [inMs(fresh, 0.5), inMs(fresh, 0.95), inMs(first, 0.5), inMs(first, 0.95)];
+    if (p50Ms === null || p95Ms === null || p50BeforeMs === null || p95BeforeMs === null || fresh.count < limits.inferences) return [];
+    const times = limits.latencyTimes[open ? 1 : 0];
+    const holds = p95Ms >= times * p95BeforeMs && p50Ms >= (1 + (times - 1) / 4) * p50BeforeMs && (open || p95Ms - p95BeforeMs >= limits.latencyMs);
+    return holds || open ? [{ ...fact, holds, numbers: { p50Ms, p95Ms, p50BeforeMs, p95BeforeMs } }] : [];
+  }),
+};
+
 /** Of devices, and of what they send. */
-export const deviceAlerts: readonly AlertSource[] = [conditions, presence, standing, windows];
+export const deviceAlerts: readonly AlertSource[] = [conditions, presence, standing, windows, latency];

@@ -3,32 +3,35 @@ import type { DataSource } from 'typeorm';
 import { judge, keyOf, lapseS, type AlertKinds, type Change, type LiveAlert } from './alert.ts';
 import type { AlertSource, SourceRow } from './alert-sources.ts';
 
-/** Held while a sweep judges and writes; another replica that comes meanwhile has nothing to do. */
-const sweepLock = { fast: 0, slow: 1 } as const;
+interface Group { sources: AlertSource[]; kinds: AlertKinds; sql: string }
 
 /**
  * Opens and closes alerts: one look at the facts, one at the alerts, one decision, one statement. It only reads what devices have said,
  * so that taking reports and telemetry in costs nothing more, and it keeps nothing between two sweeps.
  */
 export class AlertWatch {
-  private readonly groups: Record<keyof typeof sweepLock, { sources: AlertSource[]; kinds: AlertKinds; sql: string }>;
+  private readonly groups: ReadonlyMap<AlertSource['everyS'], Group>;
 
   constructor(private readonly db: DataSource, private readonly clock: Clock, sources: readonly AlertSource[]) {
-    const groupOf = (some: AlertSource[]) => ({
+    this.groups = new Map([...Map.groupBy(sources, ({ everyS }) => everyS)].map(([everyS, some]) => [everyS, {
       sources: some, kinds: Object.assign({}, ...some.map(({ kinds }) => kinds)) as AlertKinds,
       // Not every source asks what time it is, and PostgreSQL refuses a parameter that nothing names.
       sql: `WITH asked AS (SELECT $1::timestamptz) ${some.map(({ sql }, source) => `SELECT ${source} AS source, f.* FROM (${sql}) f`).join(' UNION ALL ')}`,
-    });
-    this.groups = { fast: groupOf(sources.filter(({ slow }) => !slow)), slow: groupOf(sources.filter(({ slow }) => slow)) };
+    }]));
+  }
+
+  /** How often there is something to look at, seconds. */
+  get paces(): AlertSource['everyS'][] {
+    return [...this.groups.keys()];
   }
 
   /** @returns how many alerts were opened and closed */
-  async sweep(which: keyof typeof sweepLock): Promise<number> {
-    const { sources, kinds, sql } = this.groups[which];
-    if (sources.length === 0) return 0;
+  async sweep(everyS: AlertSource['everyS']): Promise<number> {
+    const { sources, kinds, sql } = this.groups.get(everyS)!;
     const now = this.clock.now();
     return this.db.transaction(async (tx) => {
-      const [lock] = await tx.query<{ got: boolean }[]>("SELECT pg_try_advisory_xact_lock(hashtext('reef.alerts'), $1) AS got", [sweepLock[which]]);
+      // Another worker that comes while this one judges and writes has nothing to do.
+      const [lock] = await tx.query<{ got: boolean }[]>("SELECT pg_try_advisory_xact_lock(hashtext('reef.alerts'), $1) AS got", [everyS]);
       if (!lock!.got) return 0;
       const known = await tx.query<(Omit<LiveAlert, 'state'> & { state: LiveAlert['state'] | 'CLOSED' })[]>(`
         SELECT kind, subject, state, since, last_seen_at AS "lastSeenAt", gone_since AS "goneSince", times FROM alerts WHERE state <> 'CLOSED' AND kind = ANY($1)

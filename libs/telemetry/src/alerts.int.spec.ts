@@ -44,10 +44,10 @@ const report = (more: Partial<Reported> = {}): Reported => ({ bootId: 'boot', se
 const says = (device: string, ...conditions: string[]) => reports.ingest([{ device, report: report({ conditions }) }]);
 const runs = (bundle: string | null): Reported['workloads'] => ({ classifier: { running: bundle, variant: 'cpu-int8', backend: 'cpu', previous: null, execution: null } });
 /** Sweeps as a worker does, for so long. */
-async function pass(s: number, which: 'fast' | 'slow' = 'fast'): Promise<void> {
-  for (let gone = 0; gone < s; gone += which === 'fast' ? 2 : 60) {
-    clock.advance(which === 'fast' ? 2_000 : 60_000);
-    await watch.sweep(which);
+async function pass(s: number, everyS: 2 | 60 | 300 = 2): Promise<void> {
+  for (let gone = 0; gone < s; gone += everyS) {
+    clock.advance(everyS * 1_000);
+    await watch.sweep(everyS);
   }
 }
 const live = async () => (await alerts.list({ limit: 100 })).items;
@@ -103,7 +103,7 @@ describe('sweeps', () => {
     const others = [1, 2, 3].map(() => new AlertWatch(database.db, clock, deviceAlerts));
     for (let round = 0; round < 40; round += 1) {
       clock.advance(2_000);
-      await Promise.all(others.map((one) => one.sweep('fast')));
+      await Promise.all(others.map((one) => one.sweep(2)));
     }
     expect((await live()).map(({ kind, subject }) => `${kind} ${subject}`).sort()).toEqual(['device.camera cam-1', 'device.degraded cam-2', 'device.no_accelerator cam-1']);
     await expect(database.db.query(`INSERT INTO alerts (kind, subject, severity, state, since, last_seen_at, summary, advice) VALUES ('device.camera', 'cam-1', 'info', 'OPEN', now(), now(), '', '')`)).rejects.toMatchObject({ driverError: { constraint: 'alerts_live' } });
@@ -125,10 +125,10 @@ describe('sweeps', () => {
   it('say when they are late: revisions that a connected device does not take in, certificates that end soon', async () => {
     await database.db.query("INSERT INTO desired (device_id, revision) VALUES ('cam-1', 3)");
     await database.db.query("INSERT INTO certificates (serial, device_id, not_after, issued_at) VALUES ('01', 'cam-2', $1, $2), ('02', 'cam-3', $1, $2), ('03', 'cam-3', $3, $2)", [new Date(clock.now().getTime() + 86_400_000), clock.now(), new Date(clock.now().getTime() + 200 * 86_400_000)]);
-    await pass(660, 'slow');
+    await pass(660, 60);
     expect((await live()).map(({ kind, subject, numbers }) => [kind, subject, numbers.wanted])).toEqual([['device.certificate', 'cam-2', undefined], ['device.behind', 'cam-1', 3]]);
     await reports.ingest([{ device: 'cam-1', report: report({ observedRevision: 3 }) }]);
-    await pass(120, 'slow');
+    await pass(120, 60);
     expect((await live()).map(({ kind }) => kind)).toEqual(['device.certificate']);
   });
 });
@@ -139,7 +139,7 @@ describe('telemetry', () => {
   const minutes = async (count: number, some: Partial<Window> | null): Promise<void> => {
     for (let n = 0; n < count; n += 1) {
       if (some) await sends(some);
-      await pass(60, 'slow');
+      await pass(60, 60);
     }
   };
   beforeEach(() => reports.ingest([{ device: 'cam-1', report: report({ workloads: runs(bad) }) }, { device: 'cam-2', report: report({ workloads: runs(good) }) }]));
@@ -153,6 +153,25 @@ describe('telemetry', () => {
     expect((await live()).map(({ state, goneSince }) => [state, goneSince])).toEqual([['OPEN', null]]);
     await reports.ingest([{ device: 'cam-1', report: report({ workloads: runs(good) }) }]);
     await minutes(7, { bundle: good });
+    expect(await live()).toEqual([]);
+  });
+
+  it('the same version that takes twice as long on the same device as after its rollout; another variant or a busy tail is not that', async () => {
+    const takes = (usTail: number, us: number, more: Partial<Window> = {}) => sends({ inferences: 200, latency: { total: Sketch.of([...Array<number>(180).fill(us), ...Array<number>(20).fill(usTail)]).toBase64() }, ...more });
+    const looks = async (count: number, usTail: number, us: number, more: Partial<Window> = {}) => {
+      for (let n = 0; n < count; n += 1) {
+        await takes(usTail, us, more);
+        await pass(300, 300);
+      }
+    };
+    await looks(4, 12_000, 10_000);
+    await looks(4, 60_000, 10_000);
+    expect(await live()).toEqual([]);
+    await looks(2, 60_000, 50_000, { variant: 'edgetpu-14' });
+    expect(await live()).toEqual([]);
+    await looks(4, 30_000, 25_000);
+    expect(await live()).toMatchObject([{ kind: 'workload.latency', subject: 'cam-1/classifier', numbers: { p95Ms: expect.closeTo(30, 0) as number, p95BeforeMs: expect.closeTo(12, 0) as number }, summary: expect.stringMatching(/^classifier on cam-1 takes [23]\d\.\d ms for a frame \(p95\), and took 1[12]\.\d ms after its rollout\.$/) as string }]);
+    await looks(5, 12_000, 10_000);
     expect(await live()).toEqual([]);
   });
 
