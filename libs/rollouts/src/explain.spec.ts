@@ -46,6 +46,18 @@ it.each<[RolloutState, string | undefined, string[]]>([
   expect(moves.map(({ verb }) => verb)).toEqual(verbs);
 });
 
+it('a dynamic rollout goes on after its success: it says that it takes in those that come, how many came, and why no more do', () => {
+  const counts = { PENDING: 0, QUEUED: 1, IN_PROGRESS: 0, SUCCEEDED: 3, FAILED: 1, TIMED_OUT: 0, REJECTED: 0, REMOVED: 0, CANCELED: 0 };
+  const dynamic = (late: RolloutView['late']): RolloutView => ({ ...view('SUCCEEDED', 'PASSED'), selector: 'site=lyon', stopAt: null, waiting: null, late });
+  expect(explain(dynamic({ counts, stopped: null }), nobody)).toMatchObject({
+    late: '5 devices came since its success: 3 updated, 1 failed or without an answer, 1 under way. It still takes in those that come.',
+    waitsFor: [{ what: 'devices that come to match "site=lyon": they take the version, too', until: null }, { what: 'the answers of 1 device that came late' }], moves: [{ verb: 'rollback' }],
+  });
+  expect(explain(dynamic({ counts: { ...counts, QUEUED: 0, SUCCEEDED: 0, FAILED: 0 }, stopped: null }), nobody).late).toBe('No device has come since its success. It still takes in those that come.');
+  expect(explain(dynamic({ counts: { ...counts, QUEUED: 0 }, stopped: { code: 'late_superseded', message: 'No more devices are taken in: a newer one.', numbers: {} } }), nobody)).toMatchObject({ waitsFor: [], late: expect.stringContaining('No more devices are taken in') as string });
+  expect(explain(dynamic(null), nobody)).toMatchObject({ late: null, waitsFor: [] });
+});
+
 it('every state has an answer', () => {
   for (const state of rolloutStates) expect(explain(view(state, 'RUNNING'), nobody).state).toBe(state);
 });

@@ -9,6 +9,8 @@ export interface Explanation {
   state: RolloutView['state'];
   wave: number;
   why: Reason;
+  /** Of a dynamic rollout that has succeeded: how many came later, and whether more are taken in; null otherwise. */
+  late: string | null;
   /** What it waits for by itself; empty where only a person moves it. */
   waitsFor: { what: string; until: Date | null }[];
   /** What a person could do now, and what each would do. */
@@ -19,7 +21,7 @@ export interface Explanation {
 export interface Unanswered { /** Told, no answer yet. */ open: number; /** Told, and will not begin yet by their own word. */ waiting: number; untold: number; timedOut: number; /** The first of them. */ devices: string[]; nextTimeoutAt: Date | null }
 
 export function explain(view: RolloutView, unanswered: Unanswered): Explanation {
-  return { rollout: view.id, name: view.name, state: view.state, wave: view.wave, why: view.stateReason, waitsFor: waitsFor(view, unanswered), moves: movesOf(view, unanswered) };
+  return { rollout: view.id, name: view.name, state: view.state, wave: view.wave, why: view.stateReason, late: lateText(view), waitsFor: waitsFor(view, unanswered), moves: movesOf(view, unanswered) };
 }
 
 function waitsFor(view: RolloutView, { open, waiting, untold, devices, nextTimeoutAt }: Unanswered): Explanation['waitsFor'] {
@@ -30,6 +32,7 @@ function waitsFor(view: RolloutView, { open, waiting, untold, devices, nextTimeo
     case 'SCHEDULED': return [{ what: 'its start time', until: startAt }];
     case 'ROLLING_BACK': return [{ what: `${devicesIn((rollback?.QUEUED ?? 0) + (rollback?.IN_PROGRESS ?? 0))} on the way back${rollback?.PENDING ? ` and ${rollback.PENDING} in line` : ''}; after ${settings.rollbackTimeoutS} s without an answer a device is counted as that, and goes back when it returns`, until: null }];
     case 'RUNNING': break;
+    case 'SUCCEEDED': return waitsForNewcomers(view);
     default: return [];
   }
   const waits: Explanation['waitsFor'] = view.waiting && holdCodes.has(view.waiting.code) ? [{ what: view.waiting.message, until: null }] : [];
@@ -42,6 +45,28 @@ function waitsFor(view: RolloutView, { open, waiting, untold, devices, nextTimeo
   for (const { gate, stillNeeded } of wave.verdicts) if (stillNeeded && stillNeeded !== 'the end of the soak') waits.push({ what: `${gate.replaceAll('_', ' ')}: ${stillNeeded}`, until: null });
   waits.push({ what: 'the deadline, when a wave that is still undecided is inconclusive and the rollout pauses', until: wave.deadlineAt });
   return waits;
+}
+
+/** A success that is dynamic goes on: for those that come to match, and for the answers of those that did. */
+function waitsForNewcomers({ late, waiting, selector, stopAt }: RolloutView): Explanation['waitsFor'] {
+  if (!late) return [];
+  const { QUEUED, IN_PROGRESS } = late.counts;
+  const open = QUEUED + IN_PROGRESS;
+  return [
+    ...(late.stopped ? [] : [{ what: `devices that come to match ${selector === '' ? '(any that is enrolled)' : `"${selector}"`}: they take the version, too`, until: stopAt }]),
+    ...(!late.stopped && waiting && holdCodes.has(waiting.code) ? [{ what: waiting.message, until: null }] : []),
+    ...(open > 0 ? [{ what: `the answers of ${devicesIn(open)} that came late`, until: null }] : []),
+  ];
+}
+
+function lateText({ state, late }: RolloutView): string | null {
+  if (!late || state !== 'SUCCEEDED') return null;
+  const { counts: { SUCCEEDED, FAILED, REJECTED, TIMED_OUT, PENDING, QUEUED, IN_PROGRESS }, stopped } = late;
+  const failed = FAILED + REJECTED + TIMED_OUT;
+  const open = PENDING + QUEUED + IN_PROGRESS;
+  const came = SUCCEEDED + failed + open;
+  const parts = [`${SUCCEEDED} updated`, ...(failed > 0 ? [`${failed} failed or without an answer`] : []), ...(open > 0 ? [`${open} under way`] : [])];
+  return `${came === 0 ? 'No device has come since its success' : `${devicesIn(came)} came since its success: ${parts.join(', ')}`}. ${stopped ? stopped.message : 'It still takes in those that come.'}`;
 }
 
 const bodies = { '': {}, '--skip-pending': { skipPending: true }, '--stop-new': { mode: 'stop-new' } } as const;

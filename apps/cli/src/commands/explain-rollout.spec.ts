@@ -8,8 +8,8 @@ it('the numbers behind a decision fit on a line', () => {
 
 it('says why, what for, what next, and who decided', () => {
   const text = explanationText({
-    rollout: 'r', name: 'm@2', state: 'PAUSED', wave: 0, why: { code: 'inconclusive', message: 'Too few.' }, waitsFor: [], moves: [{ verb: 'resume', command: 'reef rollout resume r', does: 'judges again' }],
+    rollout: 'r', name: 'm@2', state: 'PAUSED', wave: 0, why: { code: 'inconclusive', message: 'Too few.' }, late: '3 came.', waitsFor: [], moves: [{ verb: 'resume', command: 'reef rollout resume r', does: 'judges again' }],
     decisions: [{ id: 1, at: '2026-01-01T08:00:00.000Z', kind: 'paused', wave: 0, code: 'inconclusive', message: 'Too few.', numbers: { gate: 'accuracy' }, actor: 'engine' }],
   });
-  for (const part of ['Too few.', 'nothing: only a person moves it', 'reef rollout resume r\n    judges again', '08:00:00', 'inconclusive, engine', 'gate accuracy']) expect(text).toContain(part);
+  for (const part of ['Too few.', '3 came.', 'nothing: only a person moves it', 'reef rollout resume r\n    judges again', '08:00:00', 'inconclusive, engine', 'gate accuracy']) expect(text).toContain(part);
 });
