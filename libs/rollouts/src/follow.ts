@@ -79,6 +79,9 @@ export function isWaiting({ state, failure }: Pick<Followed, 'state' | 'failure'
   return state === 'QUEUED' && Boolean(failure);
 }
 
+/** By the code of what a device waits for. */
+export const waitWords: Readonly<Record<string, string>> = { budget_exceeded: 'its data budget', no_accelerator: 'an Edge TPU', disk_full: 'room on its disk', disk_read_only: 'its disk to be writable', disk_failing: 'its disk' };
+
 /** The same of a row. */
 export const waitingSql = "state = 'QUEUED' AND failure IS NOT NULL";
 

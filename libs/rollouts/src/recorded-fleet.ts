@@ -25,6 +25,13 @@ export interface RecordedDevice {
   /** Its end, and how long after the assignment; null where it was never told, or never gave one. */
   end: { state: 'SUCCEEDED' | 'FAILED' | 'REJECTED'; code: string | null; afterMs: number } | null;
   told: boolean;
+  site: string;
+  zone: string;
+  bytes: number;
+  /** It waited by its own word, at the end until so long after the assignment; null = for as long as the rollout knows. */
+  waits: { code: string; untilMs: number | null } | null;
+  /** It left the version, so long after the assignment; null = not as far as is known. */
+  leftAfterMs: number | null;
   first: boolean;
   baseline: Sample | null;
   /** How long it took on the way back; null where it did not go or did not come. */
@@ -45,7 +52,7 @@ export class RecordedFleet implements SimulatedFleet {
 
   constructor(known: readonly RecordedDevice[], start: number) {
     this.devices = known.map((one) => ({
-      id: one.device, site: '', zone: 'UTC', reachableAt: one.end === null ? Infinity : start, failsInstall: one.end !== null && one.end.state !== 'SUCCEEDED', revision: 1, wanted: oldBundle, running: oldBundle, since: start, execution: null, observed: 1,
+      id: one.device, site: one.site, zone: one.zone, bytes: one.bytes, reachableAt: one.end === null ? Infinity : start, failsInstall: one.end !== null && one.end.state !== 'SUCCEEDED', revision: 1, wanted: oldBundle, running: oldBundle, since: start, execution: null, observed: 1,
       known: one, toldAt: null, at: 0, latency: new Sketch(), temperatures: [0, 0], seen: nothingSeen(),
     }));
   }
@@ -59,14 +66,24 @@ export class RecordedFleet implements SimulatedFleet {
       device.toldAt = now;
       if (!told) this.beyondAt ??= now;
     }
-    if (end === null) return [];
+    const waits = to === newBundle ? device.known.waits : null;
+    const said = (state: 'QUEUED' | 'IN_PROGRESS'): Execution => ({ revision: device.revision, bundle: to, state, step: 'download', percent: null, failure: state === 'QUEUED' ? { code: waits!.code, message: 'As it did in the rollout that is replayed.' } : null });
+    const report = (after: number, execution: Execution): Report => ({ at: now + after, device, revision: device.revision, running: device.running, execution });
+    // When a wait began is not known: it is taken to have said so at once.
+    const waiting = waits ? [report(0, said('QUEUED')), ...(waits.untilMs === null ? [] : [report(waits.untilMs, said('IN_PROGRESS'))])] : [];
+    if (end === null) return waiting;
     const succeeds = to === oldBundle || end.state === 'SUCCEEDED';
     const execution: Execution = {
       revision: device.revision, bundle: to, state: succeeds ? 'SUCCEEDED' : end.state, step: null, percent: null,
       failure: succeeds ? null : { code: end.code ?? 'execution.unexplained', message: 'As it did in the rollout that is replayed.' },
     };
     const at = now + (to === newBundle ? end.afterMs : backAfterMs ?? usualBackMs);
-    return [{ at, device, revision: device.revision, running: succeeds ? to : device.running, execution }];
+    return [...waiting, { at, device, revision: device.revision, running: succeeds ? to : device.running, execution }];
+  }
+
+  hasLeft(given: SimulatedDevice, now: number): boolean {
+    const { toldAt, known: { leftAfterMs } } = given as Played;
+    return leftAfterMs !== null && toldAt !== null && now >= toldAt + leftAfterMs;
   }
 
   /** Health since the assignment, from the windows that had come so long after it. */

@@ -77,3 +77,54 @@ it('what people did is listed, not repeated; devices that never answered do not 
   expect(again).toMatchObject({ ended: { was: { state: 'SUCCEEDED' }, would: { state: 'PAUSED', code: 'inconclusive' } }, notes: [expect.stringContaining('1 of the devices never gave an answer') as string, expect.stringContaining('People acted') as string] });
   expect(replay(await recordOf(id), { gates: { installFailures: { maxUnansweredPercent: 30 } } })).toMatchObject({ ended: { would: { state: 'SUCCEEDED', code: 'completed_with_skipped' } } });
 });
+
+it('windows, rates and links of sites are part of it: the same moves at the same times, and sooner with another pace', async () => {
+  await world.fleet.add(4, { labels: { site: 'a', timezone: 'Europe/Paris' } });
+  await world.fleet.add(4, { labels: { site: 'b' } });
+  await world.installed(1);
+  await world.version(2);
+  await world.database.db.query('UPDATE variants SET bytes = 3000');
+  await world.run(5);
+  // It is 09:00 in Paris and 08:00 UTC: site b comes an hour later.
+  const { id } = await world.create({ waves: [{ percent: 100 }], windows: [{ from: '09:00', to: '12:00' }], rate: { perMinute: 30 }, siteBytesPerSecond: 1_000, soakS: 30, deadlineS: 120 });
+  await world.run(60, id);
+  world.clock.advance(Date.parse('2026-11-25T09:00:00Z') - world.clock.now().getTime());
+  const done = await world.run(200, id, ended);
+  expect(done).toMatchObject({ state: 'SUCCEEDED' });
+  const record = await recordOf(id);
+  expect(record.executions[0]).toMatchObject({ site: 'a', timeZone: 'Europe/Paris', bytes: 3_000 });
+  const again = replay(record);
+  expect(again).toMatchObject({ differsAt: null, ended: { would: { state: 'SUCCEEDED' } }, notes: [expect.stringContaining('Sites and time zones') as string] });
+  const took = (done.endedAt!.getTime() - done.startedAt!.getTime()) / 1_000;
+  expect(Math.abs(again.ended.would.afterS - took)).toBeLessThan(10);
+  const open = replay(record, { pace: { windows: [] } });
+  expect(open.ended.would).toMatchObject({ state: 'SUCCEEDED' });
+  expect(open.ended.would.afterS).toBeLessThan(120);
+  expect(open.differsAt).not.toBeNull();
+  expect(replay(record, { pace: null }).ended.would.afterS).toBeLessThan(open.ended.would.afterS);
+});
+
+it('devices that waited by their own word wait in the replay, too, and those that left the version leave it', async () => {
+  const devices = await world.fleet.add(12);
+  const good = await world.installed(1);
+  await world.version(2);
+  await world.run(5);
+  devices[2]!.waitsFor = { code: 'budget_exceeded', message: 'needs 4 MB' };
+  devices[3]!.waitsFor = { code: 'budget_exceeded', message: 'needs 4 MB' };
+  const { id } = await world.create({ waves: [{ percent: 100 }], soakS: 10, installTimeoutS: 10, deadlineS: 300 });
+  await world.run(60, id);
+  // Two of twelve are more than a tenth; one is not.
+  devices[2]!.waitsFor = null;
+  expect(await world.run(60, id, ended)).toMatchObject({ state: 'SUCCEEDED', waves: [{ counts: { SUCCEEDED: 11, TIMED_OUT: 1 } }] });
+  const again = replay(await recordOf(id));
+  expect(again).toMatchObject({ differsAt: null, ended: { would: { state: 'SUCCEEDED', code: 'completed_with_skipped' } } });
+  expect(again.waves[0]).toMatchObject({ updated: 11, unanswered: 1 });
+
+  await world.version(3);
+  const left = await world.create({ version: 'm@3', waves: [{ percent: 100 }], soakS: 60, deadlineS: 300, devices: devices.slice(4).map((one) => one.id) });
+  await world.run(30, left.id);
+  await devices[5]!.leaveVersion({ code: 'probation.crashed', message: 'It died.' });
+  expect((await world.run(60, left.id, ended)).stateReason).toMatchObject({ code: 'install_failures_failed' });
+  expect(good).not.toBe(devices[5]!.running);
+  expect(replay(await recordOf(left.id))).toMatchObject({ differsAt: null, ended: { would: { state: 'ROLLED_BACK', code: 'install_failures_failed' } } });
+});

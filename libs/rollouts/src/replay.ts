@@ -1,6 +1,9 @@
 import { z } from 'zod';
+import { waitWords } from './follow.ts';
 import { gates, type Gates } from './gates.ts';
+import { noPace, rate } from './pacing.ts';
 import type { Plan } from './plan.ts';
+import { maintenanceWindow } from './windows.ts';
 import { RecordedFleet, type RecordedDevice, type RecordedWindow } from './recorded-fleet.ts';
 import type { Sample, Settings } from './rollout.ts';
 import { digestOf, playRollout, simulationStart, type Move, type Simulated } from './simulate.ts';
@@ -9,11 +12,13 @@ import { digestOf, playRollout, simulationStart, type Move, type Simulated } fro
 
 /** As the API answers it. Times are ISO strings. */
 export interface RolloutRecord {
-  rollout: { id: string; name: string; state: string; stateReason: { code: string }; startedAt: string | null; settings: Settings; plan: Omit<Plan, 'waves'> & { waves: Omit<Plan['waves'][number], 'devices'>[] } };
-  executions: { device: string; wave: number; variant: string; state: string; failure: { code: string } | null; previousBundle: string | null; baseline: Sample | null; assignedAt: string | null; settledAt: string | null; rollbackState: string | null; rollbackAssignedAt: string | null; rollbackSettledAt: string | null }[];
-  events: { at: string; kind: string; wave: number | null; code: string; message: string; actor: string }[];
+  rollout: { id: string; name: string; state: string; stateReason: { code: string }; startedAt: string | null; stopAt: string | null; settings: Settings; plan: Omit<Plan, 'waves'> & { waves: Omit<Plan['waves'][number], 'devices'>[] } };
+  executions: { device: string; wave: number; variant: string; site: string; timeZone: string; bytes: number; state: string; failure: { code: string } | null; timeoutFrom: string | null; fault: { code: string } | null; previousBundle: string | null; baseline: Sample | null; assignedAt: string | null; settledAt: string | null; rollbackState: string | null; rollbackAssignedAt: string | null; rollbackSettledAt: string | null }[];
+  events: { at: string; kind: string; wave: number | null; code: string; message: string; numbers: Record<string, unknown>; actor: string }[];
   windows: { device: string; windows: RecordedWindow[] }[];
 }
+
+const most = z.number().int().min(1).nullable();
 
 /** What may be other than it was. */
 export const replaySettings = z.object({
@@ -21,7 +26,8 @@ export const replaySettings = z.object({
   waves: z.array(z.object({ percent: z.number().positive().max(100).optional(), count: z.number().int().positive().optional() })
     .refine(({ percent, count }) => (percent === undefined) !== (count === undefined), 'a replayed wave has either percent or count')).min(1).max(100).optional(),
   soakS: z.number().min(0).optional(), deadlineS: z.number().min(1).optional(), minSamples: z.number().int().min(1).optional(), minReportingPercent: z.number().min(0).max(100).optional(),
-  installTimeoutS: z.number().min(1).optional(), alpha: z.number().positive().max(0.5).optional(), onFailure: z.enum(['rollback', 'pause']).optional(),
+  installTimeoutS: z.number().min(1).optional(), pace: z.object({ windows: z.array(maintenanceWindow), rate: rate.nullable(), maxInProgress: most, maxInProgressPerSite: most, siteBytesPerSecond: most }).partial().nullable().optional().describe('what is not named stays as it was; null = everybody of a wave at once'),
+  alpha: z.number().positive().max(0.5).optional(), onFailure: z.enum(['rollback', 'pause']).optional(),
 });
 export type ReplaySettings = z.output<typeof replaySettings>;
 
@@ -50,12 +56,14 @@ export function replay(record: RolloutRecord, changes: Partial<z.input<typeof re
   const { rollout, executions } = record;
   const devices = recordedDevices(record);
   const settings = settingsWith(rollout.settings, other);
-  const fleet = new RecordedFleet(devices, simulationStart);
-  const played = playRollout(fleet, planOf(record, other), settings, limitS);
-  const until = fleet.beyondAt === null ? Infinity : (fleet.beyondAt - simulationStart) / 1_000;
+  // Windows are a matter of the calendar: the clock begins when the rollout did.
+  const start = rollout.startedAt === null ? simulationStart : Date.parse(rollout.startedAt);
+  const fleet = new RecordedFleet(devices, start);
+  const played = playRollout(fleet, planOf(record, other), settings, { limitS, start, stopAt: rollout.stopAt === null ? null : new Date(rollout.stopAt) });
+  const until = fleet.beyondAt === null ? Infinity : (fleet.beyondAt - start) / 1_000;
   const now = played.moves.filter(({ afterS }) => afterS < until);
   const [then, people] = movesOf(record);
-  const moves = sideBySide(then, now.filter(({ code }) => !untold.test(code)), settings.soakS);
+  const moves = sideBySide(then, now.filter(({ code }) => !untold.test(code)), settings);
   const differsAt = moves.findIndex(({ differs }) => differs);
   const unanswered = executions.filter(({ assignedAt, state }) => assignedAt !== null && !['SUCCEEDED', 'FAILED', 'REJECTED'].includes(state)).length;
   const cut = played.transcript.slice(0, now.length);
@@ -69,6 +77,8 @@ export function replay(record: RolloutRecord, changes: Partial<z.input<typeof re
     notes: [
       ...(until === Infinity ? [] : [`After ${until} s it would have told devices that were never told, so nothing is known of what came then.`]),
       ...(unanswered > 0 ? [`${unanswered} of the devices never gave an answer of their own; in the replay they do not either.`] : []),
+      ...(record.events.some(({ code }) => code === 'waits_for_freeze') ? ['It waited for freezes then; the replay knows of none.'] : []),
+      ...(settings.pace && (settings.pace.windows.length > 0 || (settings.pace.maxInProgressPerSite ?? settings.pace.siteBytesPerSecond) !== null) ? ['Sites and time zones are those that the devices have now; what other rollouts did at the sites is left out.'] : []),
       ...(people.length > 0 ? ['People acted on this rollout; the replay is of the engine alone.'] : []),
     ],
     transcript: cut, digest: digestOf(cut),
@@ -77,31 +87,33 @@ export function replay(record: RolloutRecord, changes: Partial<z.input<typeof re
 
 const limitS = 60 * 86_400;
 
-function recordedDevices({ executions, windows }: RolloutRecord): RecordedDevice[] {
+function recordedDevices({ executions, windows, events }: RolloutRecord): RecordedDevice[] {
   const byDevice = new Map(windows.map((one) => [one.device, one.windows]));
   const between = (from: string | null, to: string | null): number | null => (from === null || to === null ? null : Date.parse(to) - Date.parse(from));
+  const leftAt = new Map(events.flatMap(({ kind, at, numbers }) => (kind === 'device' && numbers.fault ? [[String(numbers.device), at]] : [])));
   // In the order they were planned: wave by wave, then as the list gives them.
   return executions.map((one): RecordedDevice => {
     const afterMs = between(one.assignedAt, one.settledAt);
     const answered = one.state === 'SUCCEEDED' || one.state === 'FAILED' || one.state === 'REJECTED';
     return {
-      device: one.device, wave: one.wave, told: one.assignedAt !== null, first: one.previousBundle === null, baseline: one.baseline,
+      device: one.device, wave: one.wave, told: one.assignedAt !== null, first: one.previousBundle === null, baseline: one.baseline, site: one.site, zone: one.timeZone, bytes: one.bytes,
+      waits: one.timeoutFrom !== null ? { code: 'waited', untilMs: between(one.assignedAt, one.timeoutFrom) } : !answered && one.failure && one.failure.code in waitWords ? { code: one.failure.code, untilMs: null } : null,
+      leftAfterMs: between(one.assignedAt, leftAt.get(one.device) ?? null),
       end: answered && afterMs !== null ? { state: one.state as 'SUCCEEDED', code: one.failure?.code ?? null, afterMs } : null,
       backAfterMs: one.rollbackState === 'SUCCEEDED' ? between(one.rollbackAssignedAt, one.rollbackSettledAt) : null, windows: byDevice.get(one.device) ?? [],
     };
   });
 }
 
-function settingsWith(settings: Settings, { gates: changed, waves: _waves, ...rest }: ReplaySettings): Settings {
+function settingsWith(settings: Settings, { gates: changed, waves: _waves, pace, ...rest }: ReplaySettings): Settings {
   const given = Object.fromEntries(Object.entries(rest).filter(([, value]) => value !== undefined));
   const own = settings.gates as unknown as Record<string, unknown>;
   const merged = Object.fromEntries(Object.entries(changed).map(([name, gate]) => [name, gate !== null && typeof gate === 'object' && !Array.isArray(gate) ? { ...(own[name] as object | null | undefined), ...gate } : gate]));
   const known = Object.fromEntries(Object.keys(gates.shape).map((name) => [name, own[name] ?? (name === 'custom' ? [] : null)]));
   const unknown = Object.keys(merged).filter((name) => !(name in known));
   if (unknown.length > 0) throw new z.ZodError(unknown.map((name) => ({ code: 'custom', path: ['gates', name], message: `there is no gate ${name}`, input: name })));
-  // When devices may be told is a matter of the calendar of then, which says nothing of the version.
-  const { pace: _pace, ...timeless } = settings;
-  return { ...timeless, ...given, gates: gates.parse({ ...known, ...merged }) as Gates };
+  const paced = pace === undefined ? settings.pace : pace === null ? noPace : { ...settings.pace ?? noPace, ...pace };
+  return { ...settings, ...given, ...(paced ? { pace: paced as Settings['pace'] & object } : {}), gates: gates.parse({ ...known, ...merged }) as Gates };
 }
 
 /** The waves as they were, or the same devices in the same order cut otherwise. */
@@ -130,12 +142,12 @@ function movesOf({ rollout, events }: RolloutRecord): [engine: Move[], people: M
   return [all.filter(({ actor }) => actor === 'engine').map(plain), all.filter(({ actor }) => actor !== 'engine').map(plain)];
 }
 
-function sideBySide(then: readonly Move[], now: readonly Move[], soakS: number): Replayed['moves'] {
-  // A real pass waits for a report, a poll, a look at the samples; the replay does it on whole seconds.
-  const slack = Math.max(5, soakS / 5);
+function sideBySide(then: readonly Move[], now: readonly Move[], { soakS, pace }: Settings): Replayed['moves'] {
+  // A real pass waits for a report, a poll, a look at the samples; the replay does it on whole seconds. Where a wave is told bit by bit, the bits add up.
+  const slackAt = (afterS: number): number => Math.max(5, soakS / 5, pace && (pace.windows.length > 0 || (pace.rate ?? pace.maxInProgress ?? pace.maxInProgressPerSite ?? pace.siteBytesPerSecond) !== null) ? afterS / 20 : 0);
   return Array.from({ length: Math.max(then.length, now.length) }, (_, at) => {
     const [was, would] = [then[at] ?? null, now[at] ?? null];
-    return { was, would, differs: !was || !would || was.code !== would.code || Math.abs(was.afterS - would.afterS) > slack };
+    return { was, would, differs: !was || !would || was.code !== would.code || Math.abs(was.afterS - would.afterS) > slackAt(was.afterS) };
   });
 }
 

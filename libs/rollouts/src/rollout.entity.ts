@@ -57,6 +57,8 @@ export class ExecutionRow {
   @PrimaryColumn({ name: 'device_id', type: 'text' }) deviceId!: string;
   @Column({ name: 'wave', type: 'integer' }) wave!: number;
   @Column({ name: 'variant', type: 'text' }) variant!: string;
+  /** What it fetches at most. */
+  @Column({ name: 'bytes', type: 'bigint', transformer: { from: Number, to: (value: number) => value } }) bytes!: number;
   @Column({ name: 'state', type: 'text' }) state!: RolloutExecutionState;
   @Column({ name: 'step', type: 'text', nullable: true }) step!: string | null;
   @Column({ name: 'percent', type: 'real', nullable: true }) percent!: number | null;

@@ -91,7 +91,9 @@ class ExecutionType {
   @Field(() => Float, { nullable: true }) revision!: number | null;
   @Field(() => String, { nullable: true }) previousBundle!: string | null;
   @Field(() => JsonScalar, { nullable: true }) baseline!: object | null;
+  @Field(() => Float, { description: 'what the device fetches at most' }) bytes!: number;
   @Field(() => Date, { nullable: true }) assignedAt!: Date | null;
+  @Field(() => Date, { nullable: true, description: 'since when the time for the installation runs, where the device has waited by its own word' }) timeoutFrom!: Date | null;
   @Field(() => Date, { nullable: true }) settledAt!: Date | null;
   @Field(() => String, { nullable: true }) rollbackState!: string | null;
   @Field(() => JsonScalar, { nullable: true }) transfer!: object | null;

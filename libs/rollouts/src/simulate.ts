@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { matches, parseSelector } from '@reefkeeper/devices/selector';
 import { decide, lookMs, type Decision, type Facts } from './decide.ts';
-import { follow, rollbackOpen, type RollbackState } from './follow.ts';
+import { follow, isWaiting, rollbackOpen, type RollbackState } from './follow.ts';
 import { lookbackS, noPace, noPaceFacts, type PaceFacts, type Queue } from './pacing.ts';
 import { planWaves, type Plan } from './plan.ts';
 import { ReportQueue } from './report-queue.ts';
@@ -9,7 +9,7 @@ import { defaultRollback } from './rollback.ts';
 import { isSettled, mayMove, settingsFor, type CreateRollout, type DeviceSample, type Rollout, type RolloutExecutionState, type RolloutState, type Settings, type Wave } from './rollout.ts';
 import { noCounts, verdictViewOf, type Verdict, type VerdictView } from './verdict.ts';
 import { newBundle, oldBundle, receive, seenOf, type Report, type SimulatedDevice, type SimulatedFleet } from './simulated-fleet.ts';
-import { bundleBytes, VirtualFleet, type Faults, type VersionBehaviour } from './virtual-fleet.ts';
+import { VirtualFleet, type Faults, type VersionBehaviour } from './virtual-fleet.ts';
 
 export * from './virtual-fleet.ts';
 export { createRollout, type CreateRollout } from './rollout.ts';
@@ -49,7 +49,7 @@ export interface Simulated {
 /** A decision as it is told, counted from the start. */
 export interface Move { afterS: number; wave: number | null; code: string; message: string }
 
-interface Execution { device: SimulatedDevice; wave: number; state: RolloutExecutionState; assignedAt: number | null; revision: number | null; rollback: RollbackState | null; rollbackAt: number | null; rollbackRevision: number | null }
+interface Execution { device: SimulatedDevice; wave: number; queue: Queue & { devices: string[] }; state: RolloutExecutionState; /** What it waits for by its own word, while it is QUEUED. */ failure: { code: string; message: string } | null; assignedAt: number | null; timeoutFrom: number | null; settledAt: number | null; revision: number | null; rollback: RollbackState | null; rollbackAt: number | null; rollbackRevision: number | null }
 
 export const simulationStart = Date.parse('2026-01-01T00:00:00Z');
 const epoch = simulationStart;
@@ -68,9 +68,9 @@ export function simulate({ seed, devices, sites, faults, version, body, limitS =
   return new Shell(fleet, planned.plan, planned.settings, limitS).run();
 }
 
-/** Runs a plan over any devices, on a clock that begins at `simulationStart`. @throws as `simulate` */
-export function playRollout(fleet: SimulatedFleet, plan: Plan, settings: Settings, limitS: number): Simulated & { moves: Move[] } {
-  const shell = new Shell(fleet, plan, settings, limitS);
+/** Runs a plan over any devices, on a clock that begins at `start`. @throws as `simulate` */
+export function playRollout(fleet: SimulatedFleet, plan: Plan, settings: Settings, { limitS, start, stopAt }: { limitS: number; start: number; stopAt: Date | null }): Simulated & { moves: Move[] } {
+  const shell = new Shell(fleet, plan, settings, limitS, start, stopAt);
   return { ...shell.run(), moves: shell.moves };
 }
 
@@ -79,14 +79,15 @@ export const digestOf = (transcript: readonly string[]): string => createHash('s
 const isOpen = (state: RolloutExecutionState): boolean => state === 'QUEUED' || state === 'IN_PROGRESS';
 
 class Shell {
-  private now = epoch;
+  private now: number;
   private readonly rollout: Rollout;
   private readonly byWave: Execution[][];
   private readonly byDevice = new Map<string, Execution>();
   /** Per wave, those yet to be told. */
   private readonly queues: Map<string, Queue & { devices: string[] }>[];
-  /** In the order of telling; `told.slice(overdue)` may still time out. */
-  private readonly told: Execution[] = [];
+  private readonly mostBytes: number;
+  /** In the order in which their time began; `told.slice(overdue)` may still time out. */
+  private readonly told: { execution: Execution; from: number }[] = [];
   private overdue = 0;
   private readonly openBySite = new Map<string, number>();
   /** What was told lately, one entry per moment and site. */
@@ -99,34 +100,39 @@ class Shell {
   private readonly verdicts = new Map<number, Verdict[]>();
   private lookedAt = -Infinity;
   private saidAt = -Infinity;
-  private waitUntil = epoch;
+  private waitUntil: number;
+  /** Per wave, those that wait by their own word. */
+  private readonly waiting: number[];
   private readonly exposed = new Set<string>();
   private unproven = 0;
   private mostUnproven = 0;
   private returning = 0;
+  private everWaited = false;
   private reason = { code: 'created', message: '' };
 
-  constructor(private readonly fleet: SimulatedFleet, private readonly plan: Plan, settings: Settings, private readonly limitS: number) {
+  constructor(private readonly fleet: SimulatedFleet, private readonly plan: Plan, settings: Settings, private readonly limitS: number, private readonly start = epoch, stopAt: Date | null = null) {
+    this.now = this.waitUntil = start;
     const device = new Map(fleet.devices.map((one) => [one.id, one]));
-    this.byWave = plan.waves.map((wave) => wave.devices.map(({ id }): Execution => ({ device: device.get(id)!, wave: wave.index, state: 'PENDING', assignedAt: null, revision: null, rollback: null, rollbackAt: null, rollbackRevision: null })));
+    this.queues = plan.waves.map(() => new Map());
+    this.byWave = plan.waves.map((wave) => wave.devices.map(({ id }): Execution => {
+      const one = device.get(id)!;
+      const key = `${one.site}\n${one.zone}\n${one.bytes}`;
+      const queue = this.queues[wave.index]!.get(key) ?? { site: one.site, zone: one.zone, bytes: one.bytes, freeze: null, devices: [] };
+      this.queues[wave.index]!.set(key, queue);
+      queue.devices.push(id);
+      return { device: one, wave: wave.index, queue, state: 'PENDING', failure: null, assignedAt: null, timeoutFrom: null, settledAt: null, revision: null, rollback: null, rollbackAt: null, rollbackRevision: null };
+    }));
     for (const one of this.byWave.flat()) this.byDevice.set(one.device.id, one);
-    this.queues = this.byWave.map((wave) => {
-      const queues = new Map<string, Queue & { devices: string[] }>();
-      for (const { device: { id, site, zone } } of wave) {
-        const queue = queues.get(site) ?? { site, zone, bytes: bundleBytes, freeze: null, devices: [] };
-        queue.devices.push(id);
-        queues.set(site, queue);
-      }
-      return queues;
-    });
+    this.waiting = this.byWave.map(() => 0);
+    this.mostBytes = fleet.devices.reduce((most, { bytes }) => Math.max(most, bytes), 0);
     this.counts = this.byWave.map((wave) => ({ ...noCounts(), PENDING: wave.length }));
     const waves = plan.waves.map(({ index, size }): Wave => ({ index, state: 'PENDING', size, startedAt: null, analysingAt: null, deadlineAt: null, endedAt: null }));
-    this.rollout = { id: 'simulated', state: 'SCHEDULED', wave: 0, settings, waves, startAt: null, stopAt: null, waiting: null };
+    this.rollout = { id: 'simulated', state: 'SCHEDULED', wave: 0, settings, waves, startAt: null, stopAt, waiting: null };
   }
 
   run(): Simulated {
     const { rollout } = this;
-    while (['SCHEDULED', 'RUNNING', 'ROLLING_BACK'].includes(rollout.state) && this.now - epoch < this.limitS * 1_000) {
+    while (['SCHEDULED', 'RUNNING', 'ROLLING_BACK'].includes(rollout.state) && this.now - this.start < this.limitS * 1_000) {
       this.now = Math.max(this.now, this.waitUntil);
       for (let report = this.reports.until(this.now); report; report = this.reports.until(this.now)) this.take(report);
       this.pass();
@@ -138,7 +144,7 @@ class Shell {
     if (JSON.stringify([rollout.state, this.counts]) !== before) throw new Error('a late report has reopened an execution');
     const settled = this.byWave.flat().filter(({ device, assignedAt }) => assignedAt !== null && device.reachableAt !== Infinity);
     return {
-      state: rollout.state, reason: this.reason, tookS: (ended - epoch) / 1_000, plan: this.plan,
+      state: rollout.state, reason: this.reason, tookS: (ended - this.start) / 1_000, plan: this.plan,
       waves: rollout.waves.map(({ index, size, state, startedAt, endedAt }) => ({
         index, size, state, tookS: startedAt && endedAt ? (endedAt.getTime() - startedAt.getTime()) / 1_000 : null,
         updated: this.counts[index]!.SUCCEEDED, failed: this.counts[index]!.FAILED, unanswered: this.counts[index]!.TIMED_OUT, verdicts: (this.verdicts.get(index) ?? []).map(verdictViewOf),
@@ -168,12 +174,13 @@ class Shell {
     const wave = rollout.waves[rollout.wave];
     const own = this.byWave[rollout.wave] ?? [];
     const counts = this.counts[rollout.wave] ?? noCounts();
-    const open = counts.PENDING + counts.QUEUED + counts.IN_PROGRESS;
+    const waiting = this.waiting[rollout.wave] ?? 0;
+    const open = counts.PENDING + counts.QUEUED + counts.IN_PROGRESS - waiting;
     const lookDue = open === 0 || this.now - this.lookedAt >= lookMs(settings.soakS, this.now - (wave?.startedAt?.getTime() ?? this.now));
     const looked = rollout.state === 'RUNNING' && counts.SUCCEEDED > 0 && lookDue && wave !== undefined && ['RUNNING', 'ANALYSING', 'INCONCLUSIVE', 'FAILED'].includes(wave.state);
     if (looked) this.lookedAt = this.now;
     const samples: DeviceSample[] = [];
-    if (looked) for (const { state, device } of own) if (state === 'SUCCEEDED') samples.push(this.fleet.sample(device, this.now));
+    if (looked) for (const { state, device } of own) if (state === 'SUCCEEDED' && !this.fleet.hasLeft?.(device, this.now)) samples.push(this.fleet.sample(device, this.now));
     const rollback: Facts['rollback'] = { pending: 0, open: 0, done: 0, failed: 0, unanswered: 0, nextTimeoutAt: null, lost: [] };
     if (rollout.state === 'ROLLING_BACK') {
       let oldest = Infinity;
@@ -192,14 +199,27 @@ class Shell {
       facts: {
         counts, samples, rollback,
         pinned: [], pace: rollout.state === 'RUNNING' && counts.PENDING > 0 && wave?.state === 'RUNNING' ? this.pace() : noPaceFacts,
-        nextTimeoutAt: counts.QUEUED + counts.IN_PROGRESS > 0 ? date(this.told[this.overdue]!.assignedAt! + settings.installTimeoutS * 1_000) : null,
+        nextTimeoutAt: open > counts.PENDING ? date(this.told[this.overdue]!.from + settings.installTimeoutS * 1_000) : null, ...this.apart(own, waiting),
         skipped: this.counts.reduce((sum, one) => sum + one.TIMED_OUT + one.CANCELED, 0),
       },
     };
   }
 
+  /** What the counts do not tell apart, where there is any of it. */
+  private apart(own: readonly Execution[], waiting: number): Pick<Facts, 'waiting' | 'answeredSince' | 'faults' | 'before'> {
+    const { wave, waves, settings } = this.rollout;
+    const analysingAt = waves[wave]?.analysingAt?.getTime() ?? Infinity;
+    const hasLeft = (execution: Execution): boolean => execution.state === 'SUCCEEDED' && this.fleet.hasLeft!(execution.device, this.now);
+    const earlier = this.fleet.hasLeft ? this.byWave.slice(0, wave).flat().filter(({ state }) => state === 'SUCCEEDED') : [];
+    return {
+      ...(waiting > 0 ? { waiting: { devices: waiting, until: new Date(Math.max(...own.flatMap((one) => (isWaiting(one) ? [(one.timeoutFrom ?? one.assignedAt!) + settings.installTimeoutS * 1_000] : [])))) } } : {}),
+      ...(this.everWaited ? { answeredSince: own.filter(({ state, settledAt }) => state === 'SUCCEEDED' && settledAt! > analysingAt).length } : {}),
+      ...(this.fleet.hasLeft ? { faults: own.filter(hasLeft).length, before: { updated: earlier.length, faults: earlier.filter(hasLeft).length } } : {}),
+    };
+  }
+
   private pace(): PaceFacts {
-    const back = lookbackS(this.rollout.settings.pace ?? noPace, bundleBytes) * 1_000;
+    const back = lookbackS(this.rollout.settings.pace ?? noPace, this.mostBytes) * 1_000;
     this.recent = back > 0 ? this.recent.filter(({ at }) => this.now - at.getTime() <= back) : [];
     return {
       queues: [...this.queues[this.rollout.wave]!.values()].filter(({ devices }) => devices.length > 0), open: this.openBySite, told: this.recent,
@@ -219,7 +239,10 @@ class Shell {
       case 'openWave': rollout.wave = decision.wave; Object.assign(rollout.waves[decision.wave]!, { state: 'RUNNING', startedAt: now }); this.unproven = 0; break;
       case 'assign': this.tell(decision.devices.map((id) => this.byDevice.get(id)!)); break;
       case 'analyse': Object.assign(wave!, { state: 'ANALYSING', analysingAt: (decision.anew ? null : wave!.analysingAt) ?? now, deadlineAt: decision.until, endedAt: null }); break;
-      case 'closeWave': Object.assign(wave!, { state: decision.as, endedAt: now }); this.verdicts.set(rollout.wave, decision.verdicts); break;
+      case 'closeWave':
+        Object.assign(wave!, { state: decision.as, endedAt: now });
+        if (decision.as === 'PASSED' && this.waiting[rollout.wave]! > 0) for (const one of this.byWave[rollout.wave]!) if (isWaiting(one)) this.change(one, 'TIMED_OUT');
+        this.verdicts.set(rollout.wave, decision.verdicts); break;
       case 'pause': this.move('PAUSED', decision); break;
       case 'rollBack': this.startRollback(decision); break;
       case 'tellBack': this.tellNext(decision.devices); break;
@@ -238,10 +261,10 @@ class Shell {
   }
 
   private tell(executions: readonly Execution[]): void {
-    for (const [site, own] of Map.groupBy(executions, ({ device }) => device.site)) {
+    for (const [queue, own] of Map.groupBy(executions, (execution) => execution.queue)) {
       // The pace takes a queue from its front.
-      this.queues[this.rollout.wave]!.get(site)!.devices.splice(0, own.length);
-      this.recent.push({ at: new Date(this.now), site, devices: own.length, bytes: own.length * bundleBytes });
+      queue.devices.splice(0, own.length);
+      this.recent.push({ at: new Date(this.now), site: queue.site, devices: own.length, bytes: own.length * queue.bytes });
     }
     for (const execution of executions) this.assign(execution);
   }
@@ -249,7 +272,7 @@ class Shell {
   private assign(execution: Execution): void {
     this.change(execution, 'QUEUED');
     execution.assignedAt = this.now;
-    this.told.push(execution);
+    this.told.push({ execution, from: this.now });
     this.send(this.fleet.tell(execution.device, newBundle, this.now, this.rollout.settings.policy.observeS));
     execution.revision = execution.device.revision;
   }
@@ -298,9 +321,10 @@ class Shell {
   private timeOut(): void {
     const { installTimeoutS, rollbackTimeoutS } = this.rollout.settings;
     for (; this.overdue < this.told.length; this.overdue += 1) {
-      const one = this.told[this.overdue]!;
-      if (isSettled(one.state)) continue;
-      if (this.now < one.assignedAt! + installTimeoutS * 1_000) break;
+      const { execution: one, from } = this.told[this.overdue]!;
+      // Who waits, or has gone on since, is in line again or will be.
+      if (isSettled(one.state) || isWaiting(one) || from !== (one.timeoutFrom ?? one.assignedAt)) continue;
+      if (this.now < from + installTimeoutS * 1_000) break;
       this.follow(one, this.now);
     }
     if (this.rollout.state === 'ROLLING_BACK') for (const one of this.byDevice.values()) if (one.rollbackAt !== null && this.now >= one.rollbackAt + rollbackTimeoutS * 1_000) this.follow(one, this.now);
@@ -309,22 +333,35 @@ class Shell {
   private follow(execution: Execution, now: number): void {
     const { device, assignedAt, revision, rollback, rollbackRevision, rollbackAt } = execution;
     const to = follow(
-      { device: device.id, state: execution.state, step: null, percent: null, revision, bundle: newBundle, assignedAt: date(assignedAt), rollbackState: rollback, rollbackRevision, rollbackAssignedAt: date(rollbackAt), previousBundle: oldBundle },
+      { device: device.id, state: execution.state, step: null, percent: null, failure: execution.failure, revision, bundle: newBundle, assignedAt: date(assignedAt), timeoutFrom: date(execution.timeoutFrom), rollbackState: rollback, rollbackRevision, rollbackAssignedAt: date(rollbackAt), previousBundle: oldBundle },
       seenOf(device), this.rollout.settings, new Date(now),
     );
     if (!to) return;
-    if (to.state !== execution.state) this.change(execution, to.state);
+    const waits = to.state === 'QUEUED' ? to.failure : null;
+    if (to.state !== execution.state || Boolean(waits) !== isWaiting(execution)) this.change(execution, to.state, waits);
     if (rollbackOpen(execution.rollback) && !rollbackOpen(to.rollbackState)) this.returning -= 1;
     execution.rollback = to.rollbackState;
   }
 
-  private change(execution: Execution, to: RolloutExecutionState): void {
+  private change(execution: Execution, to: RolloutExecutionState, waits: Execution['failure'] = null): void {
     const counts = this.counts[execution.wave]!;
     counts[execution.state] -= 1;
     counts[to] += 1;
-    const open = Number(isOpen(to)) - Number(isOpen(execution.state));
+    const open = Number(isOpen(to) && !waits) - Number(isOpen(execution.state) && !isWaiting(execution));
     if (open !== 0) this.openBySite.set(execution.device.site, (this.openBySite.get(execution.device.site) ?? 0) + open);
+    if (waits || isWaiting(execution)) this.wait(execution, waits !== null, isOpen(to));
+    if (to === 'SUCCEEDED') execution.settledAt = this.now;
     execution.state = to;
+    execution.failure = waits;
+  }
+
+  /** It begins to wait, or waits no more; then its time begins anew. */
+  private wait(execution: Execution, waits: boolean, goesOn: boolean): void {
+    this.everWaited = true;
+    this.waiting[execution.wave]! += Number(waits) - Number(isWaiting(execution));
+    if (waits || !goesOn) return;
+    execution.timeoutFrom = this.now;
+    this.told.push({ execution, from: this.now });
   }
 
   private send(reports: readonly Report[]): void {
@@ -338,9 +375,9 @@ class Shell {
   }
 
   private say({ kind, reason }: Decision): void {
-    const s = Math.round((this.now - epoch) / 1_000);
+    const s = Math.round((this.now - this.start) / 1_000);
     const clock = [Math.floor(s / 3_600), Math.floor(s / 60) % 60, s % 60].map((part) => String(part).padStart(2, '0')).join(':');
-    this.moves.push({ afterS: (this.now - epoch) / 1_000, wave: this.rollout.wave, code: reason.code, message: reason.message });
+    this.moves.push({ afterS: (this.now - this.start) / 1_000, wave: this.rollout.wave, code: reason.code, message: reason.message });
     this.transcript.push(`${clock} ${kind} ${reason.code}: ${reason.message}`);
   }
 }

@@ -1,4 +1,4 @@
-import type { Execution } from '@reefkeeper/protocol';
+import { terminalStates, type Execution } from '@reefkeeper/protocol';
 import type { Seen } from './follow.ts';
 import type { DeviceSample } from './rollout.ts';
 
@@ -11,6 +11,8 @@ export interface SimulatedDevice {
   id: string;
   site: string;
   zone: string;
+  /** Of the bundle that it fetches. */
+  bytes: number;
   /** Virtual ms at which it is reachable (again); Infinity = never. */
   reachableAt: number;
   failsInstall: boolean;
@@ -30,6 +32,8 @@ export interface SimulatedFleet {
   readonly devices: readonly SimulatedDevice[];
   /** The device is wanted to run the version (or the one before again); returns the reports it will send. */
   tell(device: SimulatedDevice, to: typeof newBundle | typeof oldBundle, now: number, observeS: number): Report[];
+  /** Whether it has left the version since its success; absent where no device ever does. */
+  hasLeft?(device: SimulatedDevice, now: number): boolean;
   /** Health before and since. */
   sample(device: SimulatedDevice, now: number): DeviceSample;
 }
@@ -41,7 +45,7 @@ export function receive({ at, device, revision, running, execution }: Report): v
   if (device.running !== running) device.since = at;
   device.running = running;
   // Sticky on the device's side, too: a report sent again says what the first one said.
-  device.execution = execution.state === 'IN_PROGRESS' && device.execution?.revision === revision && device.execution.state !== 'IN_PROGRESS' ? device.execution : execution;
+  device.execution = execution.state === 'IN_PROGRESS' && device.execution?.revision === revision && terminalStates.has(device.execution.state) ? device.execution : execution;
 }
 
 export function seenOf(device: SimulatedDevice): Seen {

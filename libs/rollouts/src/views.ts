@@ -2,8 +2,9 @@ import { ReefError } from '@reefkeeper/platform';
 import type { Transfer } from '@reefkeeper/protocol';
 import type { DataSource } from 'typeorm';
 import { ExecutionRow, RolloutEvent, RolloutRow, WaveRow, type KeptPlan } from './rollout.entity.ts';
-import { waitingSql } from './follow.ts';
+import { waitingSql, waitWords } from './follow.ts';
 import type { PlannedWave } from './plan.ts';
+import { zoneOf } from './windows.ts';
 import type { Reason, RolloutExecutionState, RolloutState, Settings, WaveState } from './rollout.ts';
 import { noCounts, verdictViewOf, type Counts, type VerdictView } from './verdict.ts';
 
@@ -116,9 +117,6 @@ function countsOf(groups: readonly { wave: number; state: RolloutExecutionState;
   return counts;
 }
 
-/** By the code of what a device waits for. */
-const waitWords: Readonly<Record<string, string>> = { budget_exceeded: 'its data budget', no_accelerator: 'an Edge TPU', disk_full: 'room on its disk', disk_read_only: 'its disk to be writable', disk_failing: 'its disk' };
-
 function apartOf(groups: readonly { wave: number; n: string; waiting: boolean; faulty: boolean }[], wave: number): Pick<WaveView, 'waiting' | 'faults'> {
   const own = groups.filter((group) => group.wave === wave);
   const sum = (some: typeof own): number => some.reduce((all, { n }) => all + Number(n), 0);
@@ -135,8 +133,8 @@ export type ExecutionView = Omit<ExecutionRow, 'deviceId' | 'rolloutId'> & { rol
 
 const executionViewOf = ({ deviceId, rolloutId, ...rest }: ExecutionRow): ExecutionView => ({ rollout: rolloutId, device: deviceId, ...rest });
 
-/** By wave, then device. */
-export async function listExecutions(db: DataSource, rollout: string, { limit = 100, cursor, state, wave }: { limit?: number | undefined; cursor?: string | undefined; state?: string | undefined; wave?: number | undefined } = {}): Promise<Page<ExecutionView>> {
+/** By wave, then device; each with where it is now. */
+export async function listExecutions(db: DataSource, rollout: string, { limit = 100, cursor, state, wave }: { limit?: number | undefined; cursor?: string | undefined; state?: string | undefined; wave?: number | undefined } = {}): Promise<Page<ExecutionView & { site: string; timeZone: string }>> {
   await mustExist(db, rollout);
   const [afterWave, afterDevice] = cursor ? cursorOf(cursor) : [-1, ''];
   const rows = await db.getRepository(ExecutionRow).createQueryBuilder('e')
@@ -145,7 +143,9 @@ export async function listExecutions(db: DataSource, rollout: string, { limit = 
     .orderBy('e.wave').addOrderBy('e.deviceId').take(limit + 1).getMany();
   const items = rows.slice(0, limit);
   const last = items.at(-1);
-  return { items: items.map(executionViewOf), nextCursor: rows.length > limit && last ? Buffer.from(JSON.stringify([String(last.wave), last.deviceId])).toString('base64url') : null };
+  const places = new Map((await db.query<{ id: string; labels: Record<string, string>; said: string | null }[]>("SELECT id, labels, capabilities ->> 'timeZone' AS said FROM devices WHERE id = ANY($1)", [items.map(({ deviceId }) => deviceId)])).map((one) => [one.id, one]));
+  const placeOf = (id: string): { site: string; timeZone: string } => { const { labels = {}, said = null } = places.get(id) ?? {}; return { site: labels.site ?? '', timeZone: zoneOf(labels, said).zone }; };
+  return { items: items.map((row) => ({ ...executionViewOf(row), ...placeOf(row.deviceId) })), nextCursor: rows.length > limit && last ? Buffer.from(JSON.stringify([String(last.wave), last.deviceId])).toString('base64url') : null };
 }
 
 /** A device's parts in rollouts, newest first. */

@@ -73,7 +73,7 @@ export interface VirtualDevice extends SimulatedDevice {
   noise: { base: number; now: number; correct: number; errors: number };
 }
 
-const placeOf = (site: number): Pick<VirtualDevice, 'site' | 'zone'> => ({ site: `site-${site}`, zone: zones[site % zones.length]! });
+const placeOf = (site: number): Pick<VirtualDevice, 'site' | 'zone' | 'bytes'> => ({ bytes: bundleBytes, site: `site-${site}`, zone: zones[site % zones.length]! });
 
 /** Seeded: the same seed and shares give the same fleet and the same reports. */
 export class VirtualFleet implements SimulatedFleet {

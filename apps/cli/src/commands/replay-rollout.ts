@@ -5,10 +5,10 @@ import type { Client } from '../client.ts';
 import { numberOf } from '../options.ts';
 import { counted, duration, facts, table, tone, type Output } from '../output.ts';
 import { gatesOf } from './gate-options.ts';
-import { sizeOf } from './rollout-options.ts';
+import { paceOf, sizeOf, type PaceOptions } from './rollout-options.ts';
 import { verdictTable } from './rollouts.ts';
 
-export interface ReplayOptions { gate?: string[]; wave?: string[]; soak?: string; deadline?: string; minSamples?: string; minReporting?: string; installTimeout?: string; alpha?: string; onFailure?: string; transcript?: boolean }
+export interface ReplayOptions extends Omit<PaceOptions, 'startAt' | 'stopAt' | 'dynamic'> { /** False with --no-pace. */ pace?: boolean; gate?: string[]; wave?: string[]; soak?: string; deadline?: string; minSamples?: string; minReporting?: string; installTimeout?: string; alpha?: string; onFailure?: string; transcript?: boolean }
 
 /** Runs the engine again over what the devices of a rollout did, and says where it would have gone another way. */
 export async function replayRollout(api: Client, output: Output, id: string, options: ReplayOptions): Promise<void> {
@@ -34,9 +34,15 @@ function changesOf(options: ReplayOptions): Record<string, unknown> {
   const number = (flag: string, text: string | undefined) => (text === undefined ? undefined : numberOf(flag, text));
   const changes = {
     gates: options.gate ? gatesOf(options.gate) : undefined, waves: options.wave?.map((text) => sizeOf('--wave', text)), soakS: number('--soak', options.soak), deadlineS: number('--deadline', options.deadline), minSamples: number('--min-samples', options.minSamples),
-    minReportingPercent: number('--min-reporting', options.minReporting), installTimeoutS: number('--install-timeout', options.installTimeout), alpha: number('--alpha', options.alpha), onFailure: options.onFailure,
+    minReportingPercent: number('--min-reporting', options.minReporting), installTimeoutS: number('--install-timeout', options.installTimeout), alpha: number('--alpha', options.alpha), onFailure: options.onFailure, pace: options.pace === false ? null : paceChanges(options),
   };
   return Object.fromEntries(Object.entries(changes).filter(([, value]) => value !== undefined));
+}
+
+function paceChanges({ window, rate, ramp, maxInProgress, maxPerSite, siteBandwidth }: ReplayOptions): Record<string, unknown> | undefined {
+  const { windows, ...limits } = paceOf({ ...(window ? { window } : {}), ...(rate ? { rate } : {}), ...(ramp ? { ramp } : {}), ...(maxInProgress ? { maxInProgress } : {}), ...(maxPerSite ? { maxPerSite } : {}), ...(siteBandwidth ? { siteBandwidth } : {}) }) as Record<string, unknown> & { windows?: { days?: string[] }[] };
+  const given = Object.fromEntries(Object.entries({ windows, ...limits }).filter(([, value]) => value !== undefined));
+  return Object.keys(given).length > 0 ? given : undefined;
 }
 
 export function replayText(one: Replayed, withTranscript: boolean): string {

@@ -6,13 +6,17 @@ import { numberWithin, timeOf } from '../options.ts';
 export interface PaceOptions { startAt?: string; stopAt?: string; window?: string[]; rate?: string; ramp?: string; maxInProgress?: string; maxPerSite?: string; siteBandwidth?: string; dynamic?: boolean }
 
 export function paceOptions(command: Command): Command {
-  return command
+  return budgetOptions(command
     .option('--start-at <time>', 'when it begins: 2026-12-01T22:00:00+01:00, or 90m, 2h, 3d from now').option('--stop-at <time>', 'after it nobody new is told; the rollout pauses')
+    .option('--dynamic', 'devices that come to match later take the version, too'));
+}
+
+export function budgetOptions(command: Command): Command {
+  return command
     .option('--window <when...>', 'tell devices only then, in their own time zone: "22:00-05:00", "mon-fri 22:00-05:00", "sat,sun 08:00-18:00"')
     .option('--rate <n>', 'devices told a minute').option('--ramp <base,factor,after,most>', 'devices told a minute, more with success: 10,2,100,1000 doubles from 10 after every 100 that succeeded, up to 1000')
     .option('--max-in-progress <n>', 'devices at once that were told and have not answered').option('--max-per-site <n>', 'the same for each value of the label site')
-    .option('--site-bandwidth <bytes>', 'bytes a second that a site\'s link has for bundles, such as 500k or 2M')
-    .option('--dynamic', 'devices that come to match later take the version, too');
+    .option('--site-bandwidth <bytes>', 'bytes a second that a site\'s link has for bundles, such as 500k or 2M');
 }
 
 export function paceOf(options: PaceOptions): Record<string, unknown> {
