@@ -90,7 +90,7 @@ describe.skipIf(!canBuildFakeEdgeTpu)('a device without its Edge TPU (needs gcc)
     if (executablePath) await lookAt(alert);
     expect(await stack.json<AlertView>('alert', 'ack', alert.id, '--note', 'cable ordered')).toMatchObject({ state: 'ACKNOWLEDGED', note: 'cable ordered' });
     expect((await stack.reef('alert', 'show', alert.id)).stdout).toContain('cable ordered');
-    expect((await stack.reef('status')).stdout).toContain('device.no_accelerator');
+    for (const command of [['status'], ['device', 'show', stack.agent(1)]]) expect((await stack.reef(...command)).stdout).toContain('device.no_accelerator');
 
     tpus.plug(usb);
     await eventually(async () => (await device()).reported?.health === 'HEALTHY', 60_000);

@@ -29,15 +29,18 @@ export const alertKind = (severity: AlertKind['severity'], [openAfterS, closeAft
 
 const who = (text: string) => ({ device, workload }: Fact): string => `${workload ? `${workload} on ${device}` : device} ${text}`;
 
+/** With the reasons that the report gives, by workload. */
+const why = (text: string) => (fact: Fact): string => `${who(text)(fact)}${fact.numbers.faults ? ` (${Object.entries(fact.numbers.faults as object).map(([workload, code]) => `${workload}: ${String(code)}`).join(', ')})` : ''}.`;
+
 /** What devices report of themselves (docs/protocol.md). The newest report stands until another one comes, also of a device that is away. */
 const conditionKinds = {
   'device.no_accelerator': alertKind('warning', [5, 10], who('has no Edge TPU that answers, and a workload wants one.'),
     (fact) => `Check that the Edge TPU is plugged in and powered: \`reef device ping ${fact.device}\`. The device looks for it by itself and needs no restart; until then it serves from the CPU where the rollout's policy lets it.`),
   'device.accelerator_failing': alertKind('critical', [5, 60], who('has an Edge TPU that fails again and again and is left alone for a while.'),
     'Look at its heat, power and cable, or let the agent reset it (REEF_TPU_RESET=usb, docs/agent.md). It is tried again by itself.'),
-  'device.crash_loop': alertKind('critical', [5, 60], who('runs a model whose inference process dies again and again.'), (fact) => `\`reef device show ${fact.device}\` says which one and why. Roll back, or roll out a version that stays up.`),
-  'device.golden_failed': alertKind('critical', [5, 60], who('gives wrong answers: a model in service fails its golden self-test.'), (fact) => `Do not trust its answers. \`reef device show ${fact.device}\` names the workload; roll back, and suspect Edge TPU and memory where other devices run the same version well.`),
-  'device.went_back': alertKind('warning', [5, 60], who('has left a new version in its probation and gone back to the one before.'), (fact) => `\`reef device show ${fact.device}\` has the reason. It stays until the device is given something else that proves itself.`),
+  'device.crash_loop': alertKind('critical', [5, 60], why('runs a model whose inference process dies again and again'), (fact) => `\`reef device show ${fact.device}\` says which one and why. Roll back, or roll out a version that stays up.`),
+  'device.golden_failed': alertKind('critical', [5, 60], why('gives wrong answers: a model in service fails its golden self-test'), (fact) => `Do not trust its answers. \`reef device show ${fact.device}\` names the workload; roll back, and suspect Edge TPU and memory where other devices run the same version well.`),
+  'device.went_back': alertKind('warning', [5, 60], why('has left a new version in its probation and gone back to the one before'), (fact) => `\`reef device show ${fact.device}\` has the reason. It stays until the device is given something else that proves itself.`),
   'device.disk': alertKind('critical', [30, 60], (fact) => `${fact.device} cannot write to its disk (${(fact.numbers.conditions as string[]).join(', ')}).`, 'It serves on from memory, but takes nothing new in. Free space, or change the card (docs/agent.md).'),
   'device.bundle_damaged': alertKind('warning', [60, 60], who('has a damaged bundle on its disk.'), 'It fetches it again by itself. Where it comes back, the card is dying: change it.'),
   'device.clock': alertKind('warning', [60, 60], who('has a clock that is off by more than a day.'), 'The agent goes by the time of the fleet meanwhile. Let it reach an NTP server, or change the battery of its clock.'),
@@ -52,14 +55,20 @@ const kindOfCondition: Record<string, keyof typeof conditionKinds> = {
   DISK_FULL: 'device.disk', DISK_READ_ONLY: 'device.disk', DISK_FAILING: 'device.disk', BUNDLE_DAMAGED: 'device.bundle_damaged', CLOCK_WRONG: 'device.clock', CAMERA_LOST: 'device.camera', STATE_LOST: 'device.state_lost',
 };
 
+/** A device that says more is broken in a way of its own, and must not fill rows and messages. */
+const mostConditions = 20;
+/** Where the reasons stand in the report, by workload. */
+const ofWorkloads = new Set(['device.crash_loop', 'device.golden_failed', 'device.went_back']);
+
 const conditions: AlertSource = {
   everyS: 2,
   kinds: conditionKinds,
   // The index on what is not well makes this cost what is wrong.
-  sql: `SELECT 'device.degraded' AS kind, r.device_id AS device, NULL AS workload, NULL::uuid AS rollout, jsonb_build_object('conditions', r.conditions) AS numbers
+  sql: `SELECT 'device.degraded' AS kind, r.device_id AS device, NULL AS workload, NULL::uuid AS rollout, jsonb_build_object('conditions', r.conditions,
+      'faults', (SELECT jsonb_object_agg(w.key, w.value -> 'fault' -> 'failure' ->> 'code') FROM jsonb_each(r.workloads) w WHERE w.value -> 'fault' -> 'failure' IS NOT NULL)) AS numbers
     FROM reported r JOIN devices d ON d.id = r.device_id AND d.retired_at IS NULL WHERE r.health <> 'HEALTHY'`,
-  read: (rows) => rows.flatMap((row) => [...Map.groupBy((row.numbers.conditions as string[]).toSorted(), (condition) => kindOfCondition[condition] ?? 'device.degraded')].map(([kind, conditions]): Fact =>
-    ({ ...row, kind, subject: row.device!, holds: true, numbers: { conditions } }))),
+  read: (rows) => rows.flatMap((row) => [...Map.groupBy((row.numbers.conditions as string[]).toSorted().slice(0, mostConditions), (condition) => kindOfCondition[condition] ?? 'device.degraded')].map(([kind, conditions]): Fact =>
+    ({ ...row, kind, subject: row.device!, holds: true, numbers: { conditions, ...(row.numbers.faults && ofWorkloads.has(kind) ? { faults: row.numbers.faults } : {}) } }))),
 };
 
 const presence: AlertSource = {

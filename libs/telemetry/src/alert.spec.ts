@@ -48,6 +48,7 @@ describe('an alert', () => {
     ['is forgotten where the condition did not last', 'slow', '++-+++++', 'begin . forget begin . . open .'],
     ['stays the same one where the condition is back in time', 'slow', '++++--+++---', 'begin . . open miss . see . . miss . .'],
     ['opens and closes at once where the kind says so', 'atOnce', '++-+', 'begin . close begin'],
+    ['closes where nothing speaks of it and silence says that it is gone', 'slow', '++++??????', 'begin . . open miss . . . . close'],
     ['of a kind that is not spoken of stays where silence says nothing', 'told', '+???????', 'begin . . . . . . .'],
   ])('%s', (_, kind, holds, moves) => {
     expect(run(new Book(), kind, holds)).toBe(moves);

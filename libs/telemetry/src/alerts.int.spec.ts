@@ -122,6 +122,16 @@ describe('sweeps', () => {
     expect(await live()).toEqual([]);
   });
 
+  it('what left a version says which workload and why', async () => {
+    const fault = { bundle: bad, failure: { code: 'probation.crashed', message: 'three times' } };
+    await reports.ingest([{ device: 'cam-1', report: report({ conditions: ['PROBATION_FAILED', 'CAMERA_LOST'], workloads: { classifier: { ...runs(good).classifier!, fault }, detector: { ...runs(good).classifier!, fault: null } } }) }]);
+    await pass(40);
+    expect((await live()).map(({ kind, summary, numbers }) => [kind, summary, numbers.faults]).sort()).toEqual([
+      ['device.camera', 'cam-1 gets no frames from its camera.', undefined],
+      ['device.went_back', 'cam-1 has left a new version in its probation and gone back to the one before (classifier: probation.crashed).', { classifier: 'probation.crashed' }],
+    ]);
+  });
+
   it('say when they are late: revisions that a connected device does not take in, certificates that end soon', async () => {
     await database.db.query("INSERT INTO desired (device_id, revision) VALUES ('cam-1', 3)");
     await database.db.query("INSERT INTO certificates (serial, device_id, not_after, issued_at) VALUES ('01', 'cam-2', $1, $2), ('02', 'cam-3', $1, $2), ('03', 'cam-3', $3, $2)", [new Date(clock.now().getTime() + 86_400_000), clock.now(), new Date(clock.now().getTime() + 200 * 86_400_000)]);
@@ -151,6 +161,7 @@ describe('telemetry', () => {
     expect(await live()).toMatchObject([{ kind: 'workload.errors', subject: 'cam-1/classifier', device: 'cam-1', workload: 'classifier', severity: 'critical', numbers: { percent: expect.closeTo(10) as number, codes: { 'frame.broken': 2 } }, summary: 'classifier on cam-1 fails on 10.0 % of its frames.' }]);
     await minutes(30, null);
     expect((await live()).map(({ state, goneSince }) => [state, goneSince])).toEqual([['OPEN', null]]);
+    await minutes(3, { errors: { 'inference.failed': 10 } });
     await reports.ingest([{ device: 'cam-1', report: report({ workloads: runs(good) }) }]);
     await minutes(7, { bundle: good });
     expect(await live()).toEqual([]);
@@ -167,7 +178,7 @@ describe('telemetry', () => {
     await looks(4, 12_000, 10_000);
     await looks(4, 60_000, 10_000);
     expect(await live()).toEqual([]);
-    await looks(2, 60_000, 50_000, { variant: 'edgetpu-14' });
+    await looks(4, 60_000, 50_000, { variant: 'edgetpu-14' });
     expect(await live()).toEqual([]);
     await looks(4, 30_000, 25_000);
     expect(await live()).toMatchObject([{ kind: 'workload.latency', subject: 'cam-1/classifier', numbers: { p95Ms: expect.closeTo(30, 0) as number, p95BeforeMs: expect.closeTo(12, 0) as number }, summary: expect.stringMatching(/^classifier on cam-1 takes [23]\d\.\d ms for a frame \(p95\), and took 1[12]\.\d ms after its rollout\.$/) as string }]);

@@ -6,6 +6,7 @@ import type { Client } from '../client.ts';
 import { action, keptCredentials } from '../context.ts';
 import { numberOf, numberWithin } from '../options.ts';
 import { ago, bytes, counted, facts, table, tone } from '../output.ts';
+import { alertTable, type AlertView } from './alerts.ts';
 
 interface Workload { running: string | null; variant: string | null; backend: string | null; device?: string | null; fault?: { bundle: string; failure: { code: string; message: string } } | null; execution: { state: string; step: string | null; failure: { code: string; message: string } | null; notes?: { code: string; message: string }[] } | null; learning?: { command: string; step: string; percent: number } }
 export interface DeviceView {
@@ -30,7 +31,9 @@ export function registerDevices(program: Command): void {
       ])));
     }));
   device.command('show <id>').description('one device').action(action(async ({ output, client }, id: string) => {
-    const one = await (await client()).get<DeviceView>(`/devices/${encodeURIComponent(id)}`);
+    const api = await client();
+    const one = await api.get<DeviceView>(`/devices/${encodeURIComponent(id)}`);
+    const alerts = output.json ? [] : (await api.get<{ items: AlertView[] }>('/alerts', { device: id })).items;
     output.show(one, () => [
       facts([
         ['device', one.id], ['presence', `${tone(one.online ? 'online' : 'offline')}, seen ${ago(one.lastSeenAt)}`], ['health', one.reported ? `${tone(one.reported.health)} ${one.reported.conditions.join(', ')}` : 'no report yet'],
@@ -43,6 +46,7 @@ export function registerDevices(program: Command): void {
         const work = one.reported?.workloads[name];
         return [name, one.desired.workloads[name]?.bundle.slice(0, 12), work?.running?.slice(0, 12), work?.variant && `${work.variant} on ${work.device ?? work.backend}`, work?.execution && `${tone(work.execution.state)} ${work.execution.step ?? ''} ${[work.execution.failure, ...(work.execution.notes ?? [])].map((one) => one?.message ?? '').join(' ')}${work.fault ? `; left ${work.fault.bundle.slice(0, 12)} later: ${work.fault.failure.code}, ${work.fault.failure.message}` : ''}`];
       })),
+      ...(alerts.length > 0 ? [alertTable(alerts)] : []),
     ].join('\n\n'));
   }));
   device.command('label <id> <labels...>').description('replace its labels, as key=value').action(action(async ({ output, client }, id: string, pairs: string[]) => {
