@@ -3,6 +3,7 @@ import { Link, Route, Switch, useLocation } from 'wouter';
 import { MeContext, type Me } from './act.tsx';
 import { AlertPage, AlertsCount, AlertsPage } from './alerts.tsx';
 import { api, Problem, token } from './api.ts';
+import { Broken } from './broken.tsx';
 import { CapturesPage } from './captures.tsx';
 import { DevicePage } from './device.tsx';
 import { FleetPage } from './fleet.tsx';
@@ -59,20 +60,22 @@ export function App() {
         <button type="button" className="quiet" onClick={() => { token.forget(); reconnect(); setMe(undefined); setSignedIn(false); }}>Sign out</button>
       </header>
       <main id="main" ref={main} tabIndex={-1}>
-        <Switch>
-          <Route path="/" component={FleetPage} />
-          <Route path="/devices/:id">{({ id }) => <DevicePage id={id} />}</Route>
-          <Route path="/models" component={ModelsPage} />
-          <Route path="/models/:name">{({ name }) => <ModelPage name={name} />}</Route>
-          <Route path="/models/:name/:number">{({ name, number }) => <VersionPage name={name} number={number} />}</Route>
-          <Route path="/jobs/:id">{({ id }) => <JobPage id={id} />}</Route>
-          <Route path="/alerts" component={AlertsPage} />
-          <Route path="/alerts/:id">{({ id }) => <AlertPage id={id} />}</Route>
-          <Route path="/captures" component={CapturesPage} />
-          <Route path="/rollouts" component={RolloutsPage} />
-          <Route path="/rollouts/:id">{({ id }) => <RolloutPage id={id} />}</Route>
-          <Route><Nowhere /></Route>
-        </Switch>
+        <Broken of={location}>
+          <Switch>
+            <Route path="/" component={FleetPage} />
+            <Route path="/devices/:id">{({ id }) => <DevicePage id={id} />}</Route>
+            <Route path="/models" component={ModelsPage} />
+            <Route path="/models/:name">{({ name }) => <ModelPage name={name} />}</Route>
+            <Route path="/models/:name/:number">{({ name, number }) => <VersionPage name={name} number={number} />}</Route>
+            <Route path="/jobs/:id">{({ id }) => <JobPage id={id} />}</Route>
+            <Route path="/alerts" component={AlertsPage} />
+            <Route path="/alerts/:id">{({ id }) => <AlertPage id={id} />}</Route>
+            <Route path="/captures" component={CapturesPage} />
+            <Route path="/rollouts" component={RolloutsPage} />
+            <Route path="/rollouts/:id">{({ id }) => <RolloutPage id={id} />}</Route>
+            <Route><Nowhere /></Route>
+          </Switch>
+        </Broken>
       </main>
       <footer className="faint">Times are those of {zone}.</footer>
     </MeContext>

@@ -14,7 +14,7 @@ export function JobPage({ id }: { id: string }) {
   useTitle(live.data ? `Job of ${live.data.version}` : 'Job');
   const retry = async (body?: object) => { await api(`/jobs/${id}/retry`, { method: 'POST', body }); live.reload(); };
   return (
-    <Loaded live={live}>
+    <Loaded live={live} heading="Job">
       {(job) => (
         <>
           <h1>Job of <Link href={versionPage(job.version)}>{job.version}</Link> <State of={job.state} /></h1>

@@ -80,10 +80,11 @@ export function Table({ label, head, children }: { label: string; head: readonly
   );
 }
 
-/** The three faces of a live resource: not here yet, in trouble, here. */
-export function Loaded<T>({ live, children }: { live: Live<T>; children: (data: T) => ReactNode }) {
+/** The three faces of a live resource: not here yet, in trouble, here. A page that is nothing but it has its heading at once. */
+export function Loaded<T>({ live, heading, children }: { live: Live<T>; heading?: string; children: (data: T) => ReactNode }) {
   return (
     <>
+      {heading && live.data === undefined && <h1>{heading}</h1>}
       {live.error && <p className="notice bad" role="alert">{live.error.message} <code>{live.error.code}</code></p>}
       {live.data === undefined ? (live.error ? null : <p className="faint" aria-busy="true">Loading…</p>) : children(live.data)}
     </>

@@ -15,7 +15,7 @@ export function RolloutPage({ id }: { id: string }) {
   const live = useLive<Rollout>(`/rollouts/${encodeURIComponent(id)}`, changed);
   useTitle(live.data?.name ?? 'Rollout');
   return (
-    <Loaded live={live}>
+    <Loaded live={live} heading="Rollout">
       {(rollout) => (
         <>
           <Head rollout={rollout} />
@@ -84,7 +84,7 @@ const back: [state: string, tone: string, words: string][] = [['SUCCEEDED', 'goo
 function WayBack({ counts }: { counts: Record<string, number> }) {
   return (
     <section className="card">
-      <h3>Way back</h3>
+      <h2>Way back</h2>
       <Stack of={back.map(([key, tone, words]) => ({ key, tone, words, count: counts[key] ?? 0 }))} />
     </section>
   );
@@ -94,7 +94,7 @@ function LateCard({ late }: { late: NonNullable<Rollout['late']> }) {
   const some = sharesOf(late.counts);
   return (
     <section className="card wave">
-      <h3>Came late</h3>
+      <h2>Came late</h2>
       {some.some(({ count }) => count > 0) ? <Stack of={some} /> : <p className="faint">Devices that come to match after the success take the version, too. None has yet.</p>}
       {late.stopped && <p className="notice warn"><Sentence of={late.stopped.message} /> <code>{late.stopped.code}</code></p>}
     </section>

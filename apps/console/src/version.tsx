@@ -11,7 +11,7 @@ export function VersionPage({ name, number }: { name: string; number: string }) 
   useTitle(`${name}@${number}`);
   const live = useLive<Version>(`/models/${encodeURIComponent(name)}/versions/${encodeURIComponent(number)}`, 'subscription { jobChanged { id } }');
   return (
-    <Loaded live={live}>
+    <Loaded live={live} heading={`${name}@${number}`}>
       {(version) => (
         <>
           <h1><Link href={`/models/${name}`}>{name}</Link>@{version.version} <State of={version.state} /></h1>
@@ -68,11 +68,11 @@ function Jobs({ of: { model, ref } }: { of: Version }) {
 }
 
 /** The files devices can be given; of compiled ones what the inspector found in them. */
-export function Variants({ of: { variants } }: { of: Version }) {
+export function Variants({ of: { variants, ref } }: { of: Version }) {
   if (variants.length === 0) return null;
   const compiled = variants.some(({ details }) => details?.onChipBytes !== undefined);
   return (
-    <Table label="Variants" head={['Variant', 'Needs runtime', 'Size', ...(compiled ? ['On the chip', 'Streamed', 'On the CPU', 'Predicted, USB 3 or PCIe', 'Predicted, USB 2'] : []), 'File']}>
+    <Table label={`Variants of ${ref}`} head={['Variant', 'Needs runtime', 'Size', ...(compiled ? ['On the chip', 'Streamed', 'On the CPU', 'Predicted, USB 3 or PCIe', 'Predicted, USB 2'] : []), 'File']}>
         {variants.map(({ name, minRuntime, bytes: size, digest, details }) => (
           <tr key={name}>
             <td>{name}</td><td>{minRuntime ?? '-'}</td><td>{bytes(size)}</td>

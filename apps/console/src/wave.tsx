@@ -9,7 +9,7 @@ export function WaveCard({ wave, current }: { wave: Wave; current: boolean }) {
   return (
     <details className={`card wave ${current ? 'current' : ''}`} open={current || state === 'FAILED' || state === 'INCONCLUSIVE'}>
       <summary>
-        <h3>Wave {index + 1}{canary && ', canary'}{of && `, ${of.by} ${of.value || '(none)'}`} <State of={state} /></h3>
+        <h2>Wave {index + 1}{canary && ', canary'}{of && `, ${of.by} ${of.value || '(none)'}`} <State of={state} /></h2>
         <span className="faint">{counted(size, 'device')}{startedAt && endedAt && `, took ${duration(Date.parse(endedAt) - Date.parse(startedAt))}`}{waiting > 0 && `, ${number(waiting)} waiting by their own word`}{faults > 0 && <strong className="bad">{`, ${number(faults)} left it after their success`}</strong>}</span>
         <Stack of={sharesOf(counts)} />
       </summary>
