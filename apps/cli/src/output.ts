@@ -2,6 +2,7 @@ import { SingleBar } from 'cli-progress';
 import Table from 'cli-table3';
 import colours from 'picocolors';
 import type { ReefError } from '@reefkeeper/platform/errors';
+import { widthsWithin } from './columns.ts';
 
 const tones: Record<string, (text: string) => string> = {
   SUCCEEDED: colours.green, PASSED: colours.green, READY: colours.green, HEALTHY: colours.green, CACHED: colours.green, online: colours.green,
@@ -51,13 +52,18 @@ export class Output {
   }
 }
 
-export function table(head: string[], rows: (string | number | null | undefined)[][]): string {
+/** Fits the terminal; in a pipe a row is a line. Where its columns do not fit side by side, each row is told one value below the other. */
+export function table(head: string[], rows: (string | number | null | undefined)[][], line = process.stdout.isTTY ? process.stdout.columns : Infinity): string {
   if (rows.length === 0) return colours.dim('(none)');
+  const cells = rows.map((row) => row.map((cell) => (cell === null || cell === undefined || cell === '' ? '-' : String(cell))));
+  const widths = widthsWithin([head, ...cells], line);
+  if (!widths) return cells.map((row) => facts(head.map((name, column) => [name, row[column]]))).join('\n\n');
   const made = new Table({
+    ...(line === Infinity ? {} : { colWidths: widths, wordWrap: true }),
     head: head.map((name) => colours.bold(name)), style: { head: [], border: [], 'padding-left': 0, 'padding-right': 2 },
     chars: { top: '', 'top-mid': '', 'top-left': '', 'top-right': '', bottom: '', 'bottom-mid': '', 'bottom-left': '', 'bottom-right': '', left: '', 'left-mid': '', mid: '', 'mid-mid': '', right: '', 'right-mid': '', middle: '' },
   });
-  for (const row of rows) made.push(row.map((cell) => (cell === null || cell === undefined ? '-' : String(cell))));
+  for (const row of cells) made.push(row);
   return made.toString();
 }
 
@@ -78,6 +84,11 @@ export function facts(pairs: [string, string | number | null | undefined][]): st
 
 export function percent(share: number | null | undefined, digits = 1): string {
   return share === null || share === undefined ? '-' : `${(share * 100).toFixed(digits)} %`;
+}
+
+/** Memory comes in powers of two. */
+export function memory(n: number): string {
+  return n < 1_073_741_824 ? `${Math.round(n / 1_048_576)} MiB` : `${(n / 1_073_741_824).toFixed(1)} GiB`;
 }
 
 export function bytes(n: number): string {

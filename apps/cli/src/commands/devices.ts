@@ -5,13 +5,14 @@ import { parseDataBudget, type DataBudget } from '@reefkeeper/protocol';
 import type { Client } from '../client.ts';
 import { action, keptCredentials } from '../context.ts';
 import { numberOf, numberWithin } from '../options.ts';
-import { ago, bytes, counted, facts, table, tone } from '../output.ts';
 import { alertTable, type AlertView } from './alerts.ts';
+import { ago, bytes, counted, facts, memory, table, tone } from '../output.ts';
+import { registerSeries, versionsOf } from './series.ts';
 
 interface Workload { running: string | null; variant: string | null; backend: string | null; device?: string | null; fault?: { bundle: string; failure: { code: string; message: string } } | null; execution: { state: string; step: string | null; failure: { code: string; message: string } | null; notes?: { code: string; message: string }[] } | null; learning?: { command: string; step: string; percent: number } }
 export interface DeviceView {
   id: string; labels: Record<string, string>; online: boolean; lastSeenAt: string | null; enrolledAt: string;
-  capabilities: { hostClass: string; edgetpus: { path: string }[]; edgetpuRuntime: number | null; agentVersion: string; release?: string; tfliteVersion: string | null } | null;
+  capabilities: { hostClass: string; edgetpus: { path: string }[]; edgetpuRuntime: number | null; memoryBytes?: number; agentVersion: string; release?: string; tfliteVersion: string | null } | null;
   desired: { revision: number; config: { link?: string | null; dataBudget?: DataBudget | null }; workloads: Record<string, { bundle: string; variant: string }> };
   reported: { health: string; conditions: string[]; observedRevision: number | null; workloads: Record<string, Workload> } | null;
   pins: { workload: string; reason: string; pinnedBy: string; pinnedAt: string }[];
@@ -21,34 +22,38 @@ const askS = 15;
 
 export function registerDevices(program: Command): void {
   const device = program.command('device').description('the fleet');
-  device.command('ls').description('list devices').option('-l, --selector <labels>', 'such as site=lyon,line in (a,b)').option('--online', 'only those connected now')
-    .action(action(async ({ output, client }, options: { selector?: string; online?: boolean }) => {
-      const items = await (await client()).all<DeviceView>('/devices', { selector: options.selector, online: options.online });
+  device.command('ls').description('list devices').option('-l, --selector <labels>', 'such as site=lyon,line in (a,b)').option('--online', 'only those connected now').option('--degraded', 'only those that are not well')
+    .action(action(async ({ output, client }, options: { selector?: string; online?: boolean; degraded?: boolean }) => {
+      const api = await client();
+      const items = await api.all<DeviceView>('/devices', { selector: options.selector, online: options.online, health: options.degraded ? 'DEGRADED' : undefined });
+      const names = await versionsOf(api, items.flatMap(({ reported }) => Object.values(reported?.workloads ?? {}).map(({ running }) => running)));
       output.show(items, () => table(['device', 'presence', 'health', 'host', 'labels', 'runs'], items.map((one) => [
         one.id, one.online ? tone('online') : `${tone('offline')} ${ago(one.lastSeenAt)}`, one.reported && tone(one.reported.health), one.capabilities?.hostClass,
-        Object.entries(one.labels).map(([key, value]) => `${key}=${value}`).join(','),
-        Object.entries(one.reported?.workloads ?? {}).map(([name, work]) => `${name}: ${work.running?.slice(0, 12) ?? 'nothing'} ${work.backend ?? ''}`).join('; '),
+        Object.entries(one.labels).map(([key, value]) => `${key}=${value}`).join(', '),
+        Object.entries(one.reported?.workloads ?? {}).map(([name, work]) => `${name}: ${nameOf(names, work.running) ?? 'nothing'}${work.backend ? ` on ${work.backend}` : ''}`).join('; '),
       ])));
     }));
   device.command('show <id>').description('one device').action(action(async ({ output, client }, id: string) => {
     const api = await client();
     const one = await api.get<DeviceView>(`/devices/${encodeURIComponent(id)}`);
     const alerts = output.json ? [] : (await api.get<{ items: AlertView[] }>('/alerts', { device: id })).items;
+    const names = await versionsOf(api, [...Object.values(one.desired.workloads).map(({ bundle }) => bundle), ...Object.values(one.reported?.workloads ?? {}).map(({ running }) => running)]);
     output.show(one, () => [
       facts([
         ['device', one.id], ['presence', `${tone(one.online ? 'online' : 'offline')}, seen ${ago(one.lastSeenAt)}`], ['health', one.reported ? `${tone(one.reported.health)} ${one.reported.conditions.join(', ')}` : 'no report yet'],
-        ['labels', Object.entries(one.labels).map(([key, value]) => `${key}=${value}`).join(', ')], ['host', one.capabilities?.hostClass],
+        ['labels', Object.entries(one.labels).map(([key, value]) => `${key}=${value}`).join(', ')], ['host', one.capabilities && `${one.capabilities.hostClass}${one.capabilities.memoryBytes ? `, ${memory(one.capabilities.memoryBytes)} memory` : ''}`],
         ['Edge TPU', one.capabilities ? `${one.capabilities.edgetpus.length || 'none'}${one.capabilities.edgetpuRuntime === null ? '' : `, runtime ${one.capabilities.edgetpuRuntime}`}` : null],
         ['downloads', linkText(one.desired.config)], ['agent', one.capabilities && `${one.capabilities.agentVersion}${one.capabilities.release ? `, ${one.capabilities.release === 'factory' ? 'as its package brought it' : `release ${one.capabilities.release.slice(0, 12)}`}` : ''}`], ['revision', `${one.desired.revision} wanted, ${one.reported?.observedRevision ?? '-'} taken in`],
         ...one.pins.map((pin): [string, string] => ['pinned', `${pin.workload || 'every workload'}: ${pin.reason} (${pin.pinnedBy}, ${ago(pin.pinnedAt)})`]),
       ]),
       table(['workload', 'wanted', 'runs', 'variant', 'last execution'], Object.keys({ ...one.desired.workloads, ...one.reported?.workloads }).map((name) => {
         const work = one.reported?.workloads[name];
-        return [name, one.desired.workloads[name]?.bundle.slice(0, 12), work?.running?.slice(0, 12), work?.variant && `${work.variant} on ${work.device ?? work.backend}`, work?.execution && `${tone(work.execution.state)} ${work.execution.step ?? ''} ${[work.execution.failure, ...(work.execution.notes ?? [])].map((one) => one?.message ?? '').join(' ')}${work.fault ? `; left ${work.fault.bundle.slice(0, 12)} later: ${work.fault.failure.code}, ${work.fault.failure.message}` : ''}`];
+        return [name, nameOf(names, one.desired.workloads[name]?.bundle), nameOf(names, work?.running), work?.variant && `${work.variant} on ${work.device ?? work.backend}`, work?.execution && `${tone(work.execution.state)} ${work.execution.step ?? ''} ${[work.execution.failure, ...(work.execution.notes ?? [])].map((one) => one?.message ?? '').join(' ')}${work.fault ? `; left ${work.fault.bundle.slice(0, 12)} later: ${work.fault.failure.code}, ${work.fault.failure.message}` : ''}`];
       })),
       ...(alerts.length > 0 ? [alertTable(alerts)] : []),
     ].join('\n\n'));
   }));
+  registerSeries(device, 'device');
   device.command('label <id> <labels...>').description('replace its labels, as key=value').action(action(async ({ output, client }, id: string, pairs: string[]) => {
     const one = await (await client()).patch<DeviceView>(`/devices/${encodeURIComponent(id)}`, { labels: labelsOf(pairs) });
     output.show(one, () => `${one.id}: ${Object.entries(one.labels).map(([key, value]) => `${key}=${value}`).join(', ')}`);
@@ -119,6 +124,9 @@ async function ask(api: Client, id: string, kind: string, args: Record<string, u
     await sleep(50);
   }
 }
+
+/** The version, or the head of a bundle that has none. */
+const nameOf = (names: ReadonlyMap<string, string>, bundle: string | null | undefined): string | undefined => (bundle ? names.get(bundle) ?? bundle.slice(0, 12) : undefined);
 
 function linkText({ link, dataBudget }: DeviceView['desired']['config']): string {
   return link || dataBudget ? [link ?? 'link as the device says', ...(dataBudget ? [`at most ${bytes(dataBudget.bytes)} a ${dataBudget.per}${link === 'unmetered' ? ', were it metered' : ' where it is metered'}`] : [])].join(', ') : 'as the device says';

@@ -9,6 +9,7 @@ import { gatesOf } from './gate-options.ts';
 import type { SimulateOptions } from '../offline/simulate.ts';
 import type { ReplayOptions } from './replay-rollout.ts';
 import { budgetOptions, lateText, paceOf, paceOptions, paceText, sizeOf, waveOf, type LateView, type PaceOptions, type PaceView } from './rollout-options.ts';
+import { registerSeries } from './series.ts';
 import { ago, bytes, counted, facts, table, tone, type Output } from '../output.ts';
 
 export interface Verdict { gate: string; verdict: string; value: number | null; baseline: number | null; limit: number | null; unit: string; basis: string; method: string; interval: [number, number] | null; sample: { devices: number; inferences: number }; message: string; stillNeeded: string | null }
@@ -75,6 +76,7 @@ export function registerRollouts(program: Command): void {
     const one = await (await client()).get<RolloutView>(`/rollouts/${encodeURIComponent(id)}`);
     output.show(one, () => rolloutText(one));
   }));
+  registerSeries(rollout, 'rollout');
   rollout.command('watch <id>').description('follow it to its end; exits 1 when it went back or was aborted').action(action(async ({ output, client }, id: string) => exitOf(await followRollout(await client(), output, id))));
   rollout.command('explain <id>').description('why it is in its state, what it waits for, what would move it, and every decision with its numbers').action(action(async ({ output, client }, id: string) => {
     const api = await client();
@@ -163,7 +165,7 @@ export function waitsFor({ state, wave, waves, waitingDevices }: Pick<RolloutVie
 }
 
 export function eventText(event: RolloutEvent): string {
-  return `${colours.dim(event.at.slice(11, 19))} ${event.wave === null ? '' : `wave ${event.wave + 1}: `}${event.kind === 'rolling_back' ? 'Going back. ' : ''}${event.message}`;
+  return `${colours.dim(`${event.at.slice(11, 19)}Z`)} ${event.wave === null ? '' : `wave ${event.wave + 1}: `}${event.kind === 'rolling_back' ? 'Going back. ' : ''}${event.message}`;
 }
 
 function exitOf(rollout: RolloutView): number {
