@@ -129,12 +129,13 @@ describe.skipIf(!chromiumPath)('console in Chromium (needs a Chromium)', () => {
   async function addresses(): Promise<[path: string, shows: string | RegExp][]> {
     const rollouts = await stack.json<Rollout[]>('rollout', 'ls');
     const jobs = await stack.json<Job[]>('job', 'ls');
+    const [alert] = await stack.json<{ id: string; kind: string }[]>('alert', 'ls', '--kind', 'rollout.needs_decision');
     const rollout = (workload: string, version = 'colours@1') => `/rollouts/${rollouts.find((one) => one.workload === workload && one.version === version)!.id}`;
     const job = (version: string) => `/jobs/${jobs.find((one) => one.version === version)!.id}`;
     return [
       ['/', 'Needs a decision'], ['/models', 'source.not_a_model'], ['/models/colours', 'colours@2'], ['/models/colours/1', 'All 3 operators map'], ['/models/painted/1', 'top-1 agreement'], ['/models/extractor/2', 'Learnt on a device'], ['/models/text/1', 'source.not_a_model'],
       ['/rollouts', 'inventory'], [rollout('classifier'), 'Every wave is done.'], [rollout('classifier', 'colours@2'), 'accuracy_failed'], [rollout('second'), 'Still needed'], [rollout('third'), /frozen until .*UTC|frozen until/], [rollout('fourth'), 'Waits for an approver.'],
-      ['/captures', /Taken for/], [`/devices/${stack.agent(1)}`, /GiB memory/], [`/devices/${stack.agent(2)}`, 'kept until the audit is over'],
+      ['/alerts', 'rollout.needs_decision'], [`/alerts/${alert!.id}`, 'Last seen'], ['/captures', /Taken for/], [`/devices/${stack.agent(1)}`, /GiB memory/], [`/devices/${stack.agent(2)}`, 'kept until the audit is over'],
       [job('painted@1'), 'verify'], [job('text@1'), 'source.not_a_model'], [job('extractor@2'), 'bundle'],
     ];
   }

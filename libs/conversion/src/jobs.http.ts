@@ -2,14 +2,13 @@ import { Body, Controller, Get, HttpCode, Inject, Param, Post, Query } from '@ne
 import { ApiTags } from '@nestjs/swagger';
 import { z } from 'zod';
 import { modelName } from '@reefkeeper/bundle';
-import { Actor } from '@reefkeeper/platform/http';
+import { Actor, anId } from '@reefkeeper/platform/http';
 import { versionView, type VersionView } from '@reefkeeper/registry';
 import { buildRequest, jobStates, type BuildRequest } from './job.ts';
 import { Jobs } from './jobs.service.ts';
 import { trainingRequest, Trainings, type TrainingRequest } from './trainings.service.ts';
 import { attemptView, jobView, type AttemptView, type JobView } from './views.ts';
 
-const id = z.uuid();
 const listQuery = z.object({
   model: modelName.optional(), state: z.enum(jobStates).optional(),
   limit: z.coerce.number().int().min(1).max(500).optional(), cursor: z.string().max(200).optional(),
@@ -74,30 +73,30 @@ export class JobsController {
   }
 
   @Get(':id')
-  async one(@Param('id', { schema: id }) job: string): Promise<JobView> {
+  async one(@Param('id', { schema: anId }) job: string): Promise<JobView> {
     return jobView(await this.jobs.find(job));
   }
 
   @Post(':id/cancel')
   @HttpCode(200)
-  async cancel(@Param('id', { schema: id }) job: string): Promise<JobView> {
+  async cancel(@Param('id', { schema: anId }) job: string): Promise<JobView> {
     return jobView(await this.jobs.cancel(job));
   }
 
   @Post(':id/retry')
   @HttpCode(200)
-  async retry(@Param('id', { schema: id }) job: string, @Body({ schema: retryBody }) body: z.output<typeof retryBody>): Promise<JobView> {
+  async retry(@Param('id', { schema: anId }) job: string, @Body({ schema: retryBody }) body: z.output<typeof retryBody>): Promise<JobView> {
     return jobView(await this.jobs.retry(job, body));
   }
 
   /** Every run of edgetpu_compiler; what each printed is the artifact `logDigest`. */
   @Get(':id/attempts')
-  async attempts(@Param('id', { schema: id }) job: string): Promise<{ items: AttemptView[]; nextCursor: null }> {
+  async attempts(@Param('id', { schema: anId }) job: string): Promise<{ items: AttemptView[]; nextCursor: null }> {
     return { items: (await this.jobs.attempts(job)).map(attemptView), nextCursor: null };
   }
 
   @Get(':id/log')
-  async log(@Param('id', { schema: id }) job: string, @Query({ schema: logQuery }) query: z.output<typeof logQuery>): Promise<{ lines: LogLineView[] }> {
+  async log(@Param('id', { schema: anId }) job: string, @Query({ schema: logQuery }) query: z.output<typeof logQuery>): Promise<{ lines: LogLineView[] }> {
     const lines = await this.jobs.logAfter(job, query.after, query.limit);
     return { lines: lines.map(({ n, at, step, stream, text }) => ({ n, at, step, stream, text })) };
   }

@@ -1,6 +1,6 @@
 import { Body, Controller, Delete, Get, HttpCode, Inject, Optional, Param, Patch, Post, Put, Query } from '@nestjs/common';
 import { ApiTags } from '@nestjs/swagger';
-import { Actor, Asker, Roles, roles, type Caller } from '@reefkeeper/platform/http';
+import { Actor, anId, Asker, type Caller, Roles, roles } from '@reefkeeper/platform/http';
 import { agentConfig, commandKind, deviceId, learnArgs, workloadName } from '@reefkeeper/protocol';
 import { DataSource } from 'typeorm';
 import { z } from 'zod';
@@ -91,7 +91,7 @@ export class DevicesController {
   }
 
   @Get(':id/commands/:command')
-  command(@Param('id', { schema: deviceId }) id: string, @Param('command', { schema: z.uuid() }) command: string): Promise<DeviceCommand> {
+  command(@Param('id', { schema: deviceId }) id: string, @Param('command', { schema: anId }) command: string): Promise<DeviceCommand> {
     return this.commands.get(id, command);
   }
 }
@@ -145,7 +145,7 @@ export class ApiTokensController {
 
   @Delete(':id')
   @HttpCode(204)
-  async revoke(@Param('id', { schema: z.uuid() }) id: string, @Actor() actor: string): Promise<void> {
+  async revoke(@Param('id', { schema: anId }) id: string, @Actor() actor: string): Promise<void> {
     await this.tokens.revoke(id, actor);
   }
 }

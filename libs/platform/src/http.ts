@@ -1,8 +1,12 @@
 import { Catch, HttpException, type ArgumentsHost, type ExceptionFilter } from '@nestjs/common';
 import type { FastifyReply } from 'fastify';
+import { z } from 'zod';
 import { databaseGone, valueRefused } from './database.ts';
 import { asReefError, ReefError, type ErrorKind } from './errors.ts';
 import type { Logger } from './logger.ts';
+
+/** Of what is named by one in an address or a query. */
+export const anId = z.uuid('this is no id: ids have 36 characters, as the lists show them');
 
 /** RFC 9457 problem details, with our stable `code` and `detail` as extension members. */
 export interface Problem {

@@ -1,12 +1,11 @@
 import { Body, Controller, Delete, Get, Inject, Param, Post, Query } from '@nestjs/common';
 import { ApiTags } from '@nestjs/swagger';
-import { Actor, Roles } from '@reefkeeper/platform/http';
+import { Actor, anId, Roles } from '@reefkeeper/platform/http';
 import { z } from 'zod';
 import { Freezes, type FreezeView } from './freezes.service.ts';
 
 const freezeBody = z.object({ selector: z.string().max(1_000).describe('which devices; empty = every one'), until: z.iso.datetime({ offset: true }), reason: z.string().trim().min(1).max(500) }).meta({ id: 'CreateFreeze' });
 const listQuery = z.object({ all: z.enum(['true', 'false']).transform((text) => text === 'true').default(false) });
-const id = z.uuid();
 
 @ApiTags('rollouts')
 @Controller('freezes')
@@ -26,7 +25,7 @@ export class FreezesController {
 
   @Delete(':id')
   @Roles('operator')
-  lift(@Param('id', { schema: id }) freeze: string, @Actor() actor: string): Promise<FreezeView> {
+  lift(@Param('id', { schema: anId }) freeze: string, @Actor() actor: string): Promise<FreezeView> {
     return this.freezes.lift(freeze, actor);
   }
 }

@@ -3,9 +3,14 @@ import { z } from 'zod';
 
 /** The conditions on a wave. A gate that is null is off; one that stored settings do not name is off, too. */
 
+/** A setting that is misspelt would leave its limit at the default, and nobody would know. */
+const settings = <S extends z.ZodRawShape>(shape: S) => z.strictObject(shape, {
+  error: (issue) => (issue.code === 'unrecognized_keys' ? `there is no ${(issue.keys as string[]).join(', ')}; there are ${Object.keys(shape).join(', ')}` : undefined),
+});
+
 const percentOf = z.number().min(0).max(100);
 
-const latencyGate = (defaults: { maxIncreasePercent: number; minIncreaseMs: number }) => z.object({
+const latencyGate = (defaults: { maxIncreasePercent: number; minIncreaseMs: number }) => settings({
   /** This quantile above the same device's own baseline. */
   maxIncreasePercent: z.number().positive().max(10_000).default(defaults.maxIncreasePercent),
   /** A rise below this is not a regression, whatever its percentage: sub-millisecond models jitter by more. */
@@ -14,7 +19,7 @@ const latencyGate = (defaults: { maxIncreasePercent: number; minIncreaseMs: numb
   maxMs: z.number().positive().nullable().default(null),
 }).nullable();
 
-const customGate = z.object({
+const customGate = settings({
   /** As the site's own program calls it. */
   metric: metricName,
   better: z.enum(['lower', 'higher']),
@@ -33,8 +38,8 @@ const customGate = z.object({
 }, 'better: lower takes maxIncreasePercent, max or both; better: higher takes maxDropPercent, min or both');
 export type CustomGate = z.output<typeof customGate>;
 
-export const gates = z.object({
-  installFailures: z.object({
+export const gates = settings({
+  installFailures: settings({
     /** More failed installations than this share of the basis and the wave has failed, at once. */
     maxPercent: percentOf.default(5),
     /** `group`: of all devices of the wave. `executed`: of those that gave an answer. */
@@ -42,7 +47,7 @@ export const gates = z.object({
     /** Devices that never answer are not failures; more of them than this share of the wave leave it inconclusive. */
     maxUnansweredPercent: percentOf.default(10),
   }).nullable().prefault({}),
-  errorRate: z.object({
+  errorRate: settings({
     /** Percentage points above the same device's own baseline. */
     maxIncreasePoints: z.number().min(0).max(100).default(1),
     /** Failed inferences of all, where a device has no baseline. */
@@ -51,7 +56,7 @@ export const gates = z.object({
   latencyP50: latencyGate({ maxIncreasePercent: 25, minIncreaseMs: 1 }).default(null),
   latencyP95: latencyGate({ maxIncreasePercent: 50, minIncreaseMs: 2 }).prefault({}),
   latencyP99: latencyGate({ maxIncreasePercent: 100, minIncreaseMs: 5 }).default(null),
-  accuracy: z.object({
+  accuracy: settings({
     /** Percentage points below the same device's own baseline. */
     maxDropPoints: z.number().min(0).max(100).default(5),
     /** Right answers of all labelled frames at least, whatever the baseline; null = no floor. */
@@ -61,19 +66,19 @@ export const gates = z.object({
     /** Without any labelled frame the gate is inconclusive instead of not applicable. */
     required: z.boolean().default(false),
   }).nullable().prefault({}),
-  temperature: z.object({
+  temperature: settings({
     /** Mean of a device at most; null = no such limit. */
     maxC: z.number().min(-50).max(150).nullable().default(85),
     /** Above the same device's own baseline; null = no such limit. */
     maxIncreaseC: z.number().positive().max(100).nullable().default(10),
   }).refine(({ maxC, maxIncreaseC }) => maxC !== null || maxIncreaseC !== null, 'a temperature gate has maxC, maxIncreaseC or both').nullable().default(null),
-  scoreDrift: z.object({
+  scoreDrift: settings({
     /** Population stability index of the top-1 scores; 0.1 to 0.25 is called moderate, more is called a shift. */
     maxPsi: z.number().positive().max(100).default(0.25),
     /** Scores per device before it is judged: fewer move the index by chance. */
     minScores: z.number().int().min(1).default(100),
   }).nullable().default(null),
-  shadowAgreement: z.object({
+  shadowAgreement: settings({
     /** Shadow frames at least on which the version answered as the active model did. */
     minPercent: percentOf.default(95),
     /** Shadow frames per device before it is judged. */

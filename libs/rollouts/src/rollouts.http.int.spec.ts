@@ -56,6 +56,9 @@ it('the whole way through the API, moved by the loop of the module', async () =>
   expect(refused.status).toBe(400);
   expect(refused.body).toMatchObject({ code: 'request.invalid', detail: expect.stringContaining('exactly one of') });
 
+  const misspelt = await call('POST', '/rollouts/preview', { version: 'm', workload, gates: { accuracy: { maxDropPoint: 2 }, latency: {} } });
+  expect(misspelt).toMatchObject({ status: 400, body: { code: 'request.invalid', detail: expect.stringMatching(/gates: there is no latency; there are installFailures.*|maxDropPoint; there are maxDropPoints/) } });
+  expect(JSON.stringify(misspelt.body.context)).toMatch(/there is no maxDropPoint; there are maxDropPoints/);
   const preview = await call('POST', '/rollouts/preview', { version: 'm', workload });
   expect(preview).toMatchObject({ status: 200, body: { eligible: 3, version: 'm@2', blastRadius: { unprovenDevices: 1 } } });
 
@@ -79,7 +82,7 @@ it('the whole way through the API, moved by the loop of the module', async () =>
   expect(await call('POST', `/rollouts/${id}/pause`)).toMatchObject({ status: 409, body: { code: 'rollout.state_wrong' } });
   expect(await call('POST', `/rollouts/${id}/rollback`)).toMatchObject({ status: 200, body: { state: 'ROLLING_BACK' } });
   expect((await world.run(20, id, ended)).state).toBe('ROLLED_BACK');
-  expect(await call('GET', '/rollouts/nonsense')).toMatchObject({ status: 400 });
+  expect(await call('GET', '/rollouts/nonsense')).toMatchObject({ status: 400, body: { detail: expect.stringContaining('ids have 36 characters') } });
   expect(await call('GET', '/rollouts/00000000-0000-4000-8000-000000000000')).toMatchObject({ status: 404, body: { code: 'rollout.missing' } });
 
   expect(await graphql(`{ rollouts(limit: 5) { items { id state stateReason { code } waves { index counts verdicts { gate verdict value limit interval } } } nextCursor } rollout(id: "${id}") { version createdAt settings }

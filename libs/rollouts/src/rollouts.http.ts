@@ -1,7 +1,7 @@
 import { Body, Controller, Get, HttpCode, Inject, Param, Post, Query } from '@nestjs/common';
 import { ApiTags } from '@nestjs/swagger';
 import type { Clock } from '@reefkeeper/platform';
-import { Actor, Roles } from '@reefkeeper/platform/http';
+import { Actor, anId, Roles } from '@reefkeeper/platform/http';
 import { Telemetry } from '@reefkeeper/telemetry';
 import { DataSource } from 'typeorm';
 import { z } from 'zod';
@@ -12,7 +12,6 @@ import { abortMode, advanceRollout, createRollout, rolloutStates, type AdvanceRo
 import { Rollouts, type RolloutPreview } from './rollouts.service.ts';
 import { listEvents, listExecutions, listRollouts, viewOf, type ExecutionView, type Page, type RolloutView } from './views.ts';
 
-const id = z.uuid();
 const page = { limit: z.coerce.number().int().min(1).max(1_000).optional(), cursor: z.string().max(400).optional() };
 const listQuery = z.object({ ...page, state: z.enum(rolloutStates).optional(), workload: z.string().max(63).optional() });
 const executionsQuery = z.object({ ...page, state: z.string().max(20).optional(), wave: z.coerce.number().int().min(0).optional() });
@@ -48,76 +47,76 @@ export class RolloutsController {
   }
 
   @Get(':id')
-  one(@Param('id', { schema: id }) rollout: string): Promise<RolloutView> {
+  one(@Param('id', { schema: anId }) rollout: string): Promise<RolloutView> {
     return viewOf(this.db, rollout);
   }
 
   @Get(':id/executions')
-  executions(@Param('id', { schema: id }) rollout: string, @Query({ schema: executionsQuery }) query: z.output<typeof executionsQuery>): Promise<Page<ExecutionView>> {
+  executions(@Param('id', { schema: anId }) rollout: string, @Query({ schema: executionsQuery }) query: z.output<typeof executionsQuery>): Promise<Page<ExecutionView>> {
     return listExecutions(this.db, rollout, query);
   }
 
   @Get(':id/events')
-  events(@Param('id', { schema: id }) rollout: string, @Query({ schema: eventsQuery }) query: z.output<typeof eventsQuery>): Promise<Page<RolloutEvent>> {
+  events(@Param('id', { schema: anId }) rollout: string, @Query({ schema: eventsQuery }) query: z.output<typeof eventsQuery>): Promise<Page<RolloutEvent>> {
     return listEvents(this.db, rollout, query);
   }
 
   @Get(':id/windows')
-  windows(@Param('id', { schema: id }) rollout: string, @Query({ schema: windowsQuery }) query: z.output<typeof windowsQuery>): Promise<Page<DeviceWindows>> {
+  windows(@Param('id', { schema: anId }) rollout: string, @Query({ schema: windowsQuery }) query: z.output<typeof windowsQuery>): Promise<Page<DeviceWindows>> {
     return listWindows(this.db, this.telemetry, this.clock, rollout, query);
   }
 
   @Get(':id/explanation')
-  async explanation(@Param('id', { schema: id }) rollout: string): Promise<Explanation> {
+  async explanation(@Param('id', { schema: anId }) rollout: string): Promise<Explanation> {
     return this.rollouts.explain(rollout);
   }
 
   @Post(':id/start')
   @HttpCode(200)
   @Roles('operator')
-  start(@Param('id', { schema: id }) rollout: string, @Actor() actor: string): Promise<RolloutView> {
+  start(@Param('id', { schema: anId }) rollout: string, @Actor() actor: string): Promise<RolloutView> {
     return this.rollouts.start(rollout, actor);
   }
 
   @Post(':id/approve')
   @HttpCode(200)
   @Roles('approver')
-  approve(@Param('id', { schema: id }) rollout: string, @Actor() actor: string): Promise<RolloutView> {
+  approve(@Param('id', { schema: anId }) rollout: string, @Actor() actor: string): Promise<RolloutView> {
     return this.rollouts.approve(rollout, actor);
   }
 
   @Post(':id/pause')
   @HttpCode(200)
   @Roles('operator')
-  pause(@Param('id', { schema: id }) rollout: string, @Actor() actor: string): Promise<RolloutView> {
+  pause(@Param('id', { schema: anId }) rollout: string, @Actor() actor: string): Promise<RolloutView> {
     return this.rollouts.pause(rollout, actor);
   }
 
   @Post(':id/resume')
   @HttpCode(200)
   @Roles('operator')
-  resume(@Param('id', { schema: id }) rollout: string, @Actor() actor: string): Promise<RolloutView> {
+  resume(@Param('id', { schema: anId }) rollout: string, @Actor() actor: string): Promise<RolloutView> {
     return this.rollouts.resume(rollout, actor);
   }
 
   @Post(':id/abort')
   @HttpCode(200)
   @Roles('operator')
-  abort(@Param('id', { schema: id }) rollout: string, @Body({ schema: abortBody }) body: z.output<typeof abortBody>, @Actor() actor: string): Promise<RolloutView> {
+  abort(@Param('id', { schema: anId }) rollout: string, @Body({ schema: abortBody }) body: z.output<typeof abortBody>, @Actor() actor: string): Promise<RolloutView> {
     return this.rollouts.abort(rollout, body?.mode, actor);
   }
 
   @Post(':id/rollback')
   @HttpCode(200)
   @Roles('operator')
-  rollback(@Param('id', { schema: id }) rollout: string, @Actor() actor: string): Promise<RolloutView> {
+  rollback(@Param('id', { schema: anId }) rollout: string, @Actor() actor: string): Promise<RolloutView> {
     return this.rollouts.rollback(rollout, actor);
   }
 
   @Post(':id/advance')
   @HttpCode(200)
   @Roles('operator')
-  advance(@Param('id', { schema: id }) rollout: string, @Body({ schema: advanceBody }) body: AdvanceRollout | null | undefined, @Actor() actor: string): Promise<RolloutView> {
+  advance(@Param('id', { schema: anId }) rollout: string, @Body({ schema: advanceBody }) body: AdvanceRollout | null | undefined, @Actor() actor: string): Promise<RolloutView> {
     return this.rollouts.advance(rollout, actor, body ?? {});
   }
 }

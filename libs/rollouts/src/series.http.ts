@@ -1,6 +1,7 @@
 import { Controller, Get, Inject, Query } from '@nestjs/common';
 import { ApiTags } from '@nestjs/swagger';
 import { ReefError, type Clock } from '@reefkeeper/platform';
+import { anId } from '@reefkeeper/platform/http';
 import { workloadName } from '@reefkeeper/protocol';
 import { Telemetry, type SeriesPoint } from '@reefkeeper/telemetry';
 import { DataSource } from 'typeorm';
@@ -10,7 +11,7 @@ import { stretchOf } from './views.ts';
 const seriesQuery = z.object({
   device: z.string().max(4_000).optional().describe('one id, or several with commas'),
   workload: workloadName.optional(),
-  rollout: z.uuid().optional().describe('the devices, workload and time of a rollout'),
+  rollout: anId.optional().describe('the devices, workload and time of a rollout'),
   from: z.iso.datetime().optional().describe('an hour before `to` when absent'),
   to: z.iso.datetime().optional().describe('now when absent'),
   stepS: z.coerce.number().int().min(1).max(86_400).optional().describe('about 120 points when absent'),

@@ -1,6 +1,6 @@
 import { Body, Controller, Delete, Get, HttpCode, Inject, Param, Post, Query } from '@nestjs/common';
 import { ApiTags } from '@nestjs/swagger';
-import { Actor, Roles } from '@reefkeeper/platform/http';
+import { Actor, anId, Roles } from '@reefkeeper/platform/http';
 import { deviceId } from '@reefkeeper/protocol';
 import { z } from 'zod';
 import { alertStates } from './alert.ts';
@@ -11,10 +11,9 @@ const kind = z.string().max(80).regex(/^[a-z_.]+$/, 'a kind is as in docs/alerts
 /** `OPEN,CLOSED` */
 const states = z.string().transform((text) => text.split(',')).pipe(z.array(z.enum(alertStates)).min(1).max(alertStates.length));
 const listQuery = z.object({
-  state: states.optional().describe('OPEN, ACKNOWLEDGED, CLOSED, separated by commas; those that are not closed where absent'), kind: kind.optional(), device: deviceId.optional(), rollout: z.uuid().optional(),
+  state: states.optional().describe('OPEN, ACKNOWLEDGED, CLOSED, separated by commas; those that are not closed where absent'), kind: kind.optional(), device: deviceId.optional(), rollout: anId.optional(),
   selector: z.string().max(2_000).optional().describe('labels of the devices they are about'), limit: z.coerce.number().int().min(1).max(1_000).default(100), cursor: z.string().max(20).optional(),
 });
-const id = z.uuid();
 const acknowledgeBody = z.object({ note: z.string().trim().max(1_000).default('').describe('what is being done about it') }).prefault({}).meta({ id: 'AcknowledgeAlert' });
 const silenceBody = z.object({
   selector: z.string().max(1_000).describe('which devices; empty = every one'), kinds: z.array(kind).max(50).default([]).describe('empty = every kind'), until: z.iso.datetime({ offset: true }), reason: z.string().trim().min(1).max(500),
@@ -39,14 +38,14 @@ export class AlertsController {
   }
 
   @Get(':id')
-  one(@Param('id', { schema: id }) alert: string): Promise<AlertView> {
+  one(@Param('id', { schema: anId }) alert: string): Promise<AlertView> {
     return this.alerts.get(alert);
   }
 
   @Post(':id/acknowledge')
   @HttpCode(200)
   @Roles('operator')
-  acknowledge(@Param('id', { schema: id }) alert: string, @Body({ schema: acknowledgeBody }) { note }: z.output<typeof acknowledgeBody>, @Actor() actor: string): Promise<AlertView> {
+  acknowledge(@Param('id', { schema: anId }) alert: string, @Body({ schema: acknowledgeBody }) { note }: z.output<typeof acknowledgeBody>, @Actor() actor: string): Promise<AlertView> {
     return this.alerts.acknowledge(alert, note, actor);
   }
 }
@@ -69,7 +68,7 @@ export class SilencesController {
 
   @Delete(':id')
   @Roles('operator')
-  lift(@Param('id', { schema: id }) silence: string, @Actor() actor: string): Promise<SilenceView> {
+  lift(@Param('id', { schema: anId }) silence: string, @Actor() actor: string): Promise<SilenceView> {
     return this.silences.lift(silence, actor);
   }
 }

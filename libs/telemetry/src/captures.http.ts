@@ -1,7 +1,7 @@
 import { Body, Controller, Delete, Get, Header, HttpCode, Inject, Param, Patch, Query, StreamableFile } from '@nestjs/common';
 import { ApiTags } from '@nestjs/swagger';
 import type { ObjectStore } from '@reefkeeper/platform';
-import { Actor, Roles } from '@reefkeeper/platform/http';
+import { Actor, anId, Roles } from '@reefkeeper/platform/http';
 import { deviceId, workloadName } from '@reefkeeper/protocol';
 import { z } from 'zod';
 import type { Capture } from './captures.entity.ts';
@@ -11,7 +11,6 @@ const listQuery = z.object({
   selector: z.string().max(2_000).optional().describe('labels of the devices'), device: deviceId.optional(), workload: workloadName.optional(),
   label: z.string().max(100).optional().describe('* = labelled, - = not yet, else this one'), limit: z.coerce.number().int().min(1).max(500).default(50), cursor: z.coerce.number().int().positive().optional(),
 });
-const captureId = z.uuid();
 /** It names a folder when the pictures are exported. */
 const label = z.string().trim().min(1).max(100).regex(/^(?!\.)[^/\\\p{Cc}]+$/u, 'a label has no / and no control characters, and does not begin with .');
 const labelBody = z.object({ label: label.nullable() }).meta({ id: 'LabelCapture' });
@@ -27,27 +26,27 @@ export class CapturesController {
   }
 
   @Get(':id')
-  one(@Param('id', { schema: captureId }) id: string): Promise<Capture> {
+  one(@Param('id', { schema: anId }) id: string): Promise<Capture> {
     return this.captures.get(id);
   }
 
   @Get(':id/image')
   @Header('cache-control', 'private, max-age=86400, immutable')
-  async image(@Param('id', { schema: captureId }) id: string): Promise<StreamableFile> {
+  async image(@Param('id', { schema: anId }) id: string): Promise<StreamableFile> {
     const { digest, bytes } = await this.captures.get(id);
     return new StreamableFile(await this.objects.read(digest), { type: 'image/jpeg', length: bytes });
   }
 
   @Patch(':id')
   @Roles('operator')
-  label(@Param('id', { schema: captureId }) id: string, @Body({ schema: labelBody }) body: z.output<typeof labelBody>, @Actor() actor: string): Promise<Capture> {
+  label(@Param('id', { schema: anId }) id: string, @Body({ schema: labelBody }) body: z.output<typeof labelBody>, @Actor() actor: string): Promise<Capture> {
     return this.captures.label(id, body.label, actor);
   }
 
   @Delete(':id')
   @HttpCode(204)
   @Roles('operator')
-  remove(@Param('id', { schema: captureId }) id: string): Promise<void> {
+  remove(@Param('id', { schema: anId }) id: string): Promise<void> {
     return this.captures.remove(id);
   }
 }

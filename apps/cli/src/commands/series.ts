@@ -29,8 +29,8 @@ export function registerSeries(parent: Command, of: 'device' | 'rollout'): void 
 
 export function seriesTable(points: readonly SeriesPoint[], names: ReadonlyMap<string, string>, perDevice: boolean): string {
   const warm = points.some(({ temperatureC }) => temperatureC !== null);
-  return table(['at (UTC)', ...(perDevice ? ['device'] : []), 'version', 'inferences', 'errors', 'p50', 'p95', 'right', 'drift', ...(warm ? ['temperature'] : [])], points.map((one) => [
-    `${one.at.slice(5, 10)} ${one.at.slice(11, 19)}`, ...(perDevice ? [one.group] : []), names.get(one.bundle) ?? one.bundle.slice(0, 12), one.inferences, one.errors, ms(one.p50Ms), ms(one.p95Ms), percent(one.accuracy),
+  return table(['at', ...(perDevice ? ['device'] : []), 'version', 'count', 'errors', 'p50', 'p95', 'right', 'drift', ...(warm ? ['temperature'] : [])], points.map((one) => [
+    `${one.at.slice(5, 19)}Z`, ...(perDevice ? [one.group] : []), names.get(one.bundle) ?? one.bundle.slice(0, 12), one.inferences, one.errors, ms(one.p50Ms), ms(one.p95Ms), percent(one.accuracy),
     one.drift && `${Math.max(0, one.drift.psi).toFixed(2)} PSI`, ...(warm ? [one.temperatureC === null ? null : `${one.temperatureC.toFixed(1)} °C`] : []),
   ]));
 }
