@@ -122,6 +122,23 @@ describe('who is told and when', () => {
     expect((await world.call('POST', '/graphql', { query: '{ freezes(all: true) { id liftedAt } }' })).body.data.freezes).toHaveLength(1);
   });
 
+  it('configuration that is kept: by operators, seen by everybody, in the audit log, and on the device', async () => {
+    const viewer = (await tokenOf('viewer')).token;
+    await world.enrol('cam-k');
+    const body = { selector: 'kept=yes', config: { maxFps: 4, link: 'metered' }, priority: 2 };
+    expect((await world.call('PUT', '/api/v1/config-rules/kept', body, viewer)).status).toBe(403);
+    expect(await world.call('PUT', '/api/v1/config-rules/kept', { selector: '', config: {} })).toMatchObject({ status: 400, body: { code: 'request.invalid' } });
+    expect(await world.call('PUT', '/api/v1/config-rules/kept', body)).toMatchObject({ status: 200, body: { name: 'kept', devices: 0, changed: 0, priority: 2 } });
+    expect((await world.call('PATCH', '/api/v1/devices/cam-k', { labels: { kept: 'yes' } })).body.desired).toMatchObject({ config: { maxFps: 4, link: 'metered' }, own: {}, rules: ['kept'] });
+    expect((await world.call('PATCH', '/api/v1/devices/cam-k', { config: { link: null } })).body.desired).toMatchObject({ config: { maxFps: 4, link: null }, own: { link: null } });
+    expect((await world.call('PATCH', '/api/v1/devices/cam-k', { handBack: ['link'] })).body.desired).toMatchObject({ config: { link: 'metered' }, own: {} });
+    expect((await world.call('GET', '/api/v1/config-rules', undefined, viewer)).body.items).toMatchObject([{ name: 'kept', devices: 1 }]);
+    expect((await world.call('POST', '/graphql', { query: '{ configRules { name devices } }' })).body.data.configRules).toEqual([{ name: 'kept', devices: 1 }]);
+    expect(await world.call('DELETE', '/api/v1/config-rules/kept')).toMatchObject({ status: 200, body: { changed: 1 } });
+    expect(await world.call('DELETE', '/api/v1/config-rules/kept')).toMatchObject({ status: 404, body: { code: 'config.no_rule' } });
+    expect((await world.call('GET', '/api/v1/audit?subject=kept')).body.items.map(({ action }: { action: string }) => action)).toEqual(expect.arrayContaining(['config.rule_set', 'config.rule_remove']));
+  });
+
   it('limits of sites: by operators, seen by everybody, in the audit log', async () => {
     const viewer = (await tokenOf('viewer')).token;
     expect((await world.call('PUT', '/api/v1/sites/lyon/limit', { maxInProgress: 5 }, viewer)).status).toBe(403);

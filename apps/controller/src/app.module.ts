@@ -6,7 +6,7 @@ import type { SigningKey } from '@reefkeeper/bundle';
 import { ConversionModule, jobRoots } from '@reefkeeper/conversion';
 import * as conversionDoor from '@reefkeeper/conversion/http';
 import { bundlesOnDevices, DevicesModule, type Authority } from '@reefkeeper/devices';
-import { ApiTokensController, AuditController, DevicesController, DevicesResolver, EnrolmentTokensController, MeController, type DeviceDoor } from '@reefkeeper/devices/http';
+import { ApiTokensController, AuditController, ConfigRulesController, ConfigRulesResolver, DevicesController, DevicesResolver, EnrolmentTokensController, MeController, type DeviceDoor } from '@reefkeeper/devices/http';
 import { PlatformModule, type PlatformParts } from '@reefkeeper/platform';
 import { AgentReleases, RegistryModule, RetentionModule } from '@reefkeeper/registry';
 import * as registryDoor from '@reefkeeper/registry/http';
@@ -47,11 +47,11 @@ export class AppModule {
         GraphQLModule.forRootAsync<ApolloDriverConfig>({ driver: ApolloDriver, imports: [AuthenticationModule], inject: [Authentication], useFactory: graphqlOptions }),
         AuthenticationModule,
       ],
-      controllers: [HealthController, DevicesController, EnrolmentTokensController, MeController, ApiTokensController, AuditController, ...controllersOf(registryDoor), ...controllersOf(conversionDoor), ...controllersOf(telemetryDoor), ...controllersOf(rolloutsDoor)],
+      controllers: [HealthController, DevicesController, ConfigRulesController, EnrolmentTokensController, MeController, ApiTokensController, AuditController, ...controllersOf(registryDoor), ...controllersOf(conversionDoor), ...controllersOf(telemetryDoor), ...controllersOf(rolloutsDoor)],
       providers: [
         { provide: 'CONFIG', useValue: config }, { provide: 'BROKER_IDENTITY', useValue: broker }, { provide: 'GATEWAY_IDENTITY', useValue: gateway }, { provide: 'SIGNING_KEY', useValue: signingKey }, AgentReleases, { provide: 'DEVICE_DOOR', useValue: doorOf(config, gateway.certificate) },
         { provide: APP_PIPE, useClass: StandardSchemaValidationPipe }, { provide: APP_GUARD, useClass: AuthGuard },
-        AlertMetrics, Revocations, DeviceLink, Gateway, DevicesResolver, ...resolversOf(registryDoor), ...resolversOf(conversionDoor), ...resolversOf(telemetryDoor), ...resolversOf(rolloutsDoor),
+        AlertMetrics, Revocations, DeviceLink, Gateway, DevicesResolver, ConfigRulesResolver, ...resolversOf(registryDoor), ...resolversOf(conversionDoor), ...resolversOf(telemetryDoor), ...resolversOf(rolloutsDoor),
       ],
     };
   }

@@ -50,14 +50,18 @@ export class Desired {
     return this.raise(tx, gone.map(({ device_id: id }) => id));
   }
 
-  /** Changes what is named and leaves the rest. @returns how many devices @throws ReefError `device.unknown`, where it is about a single one */
-  async configure(deviceIds: readonly string[], config: Partial<AgentConfig>, actor: string): Promise<number> {
+  /**
+   * Changes what is named of the devices' own configuration, which goes before every rule, and leaves the rest.
+   * @param handBack settings of which it says nothing any more: rules, or the defaults, decide
+   * @returns how many devices @throws ReefError `device.unknown`, where it is about a single one
+   */
+  async configure(deviceIds: readonly string[], config: Partial<AgentConfig>, actor: string, handBack: readonly string[] = []): Promise<number> {
     return this.db.transaction(async (tx) => {
       const ids = await this.inService(tx, deviceIds);
       if (deviceIds.length === 1 && ids.length === 0) throw unknownDevice(deviceIds[0]!);
-      await tx.query('INSERT INTO desired (device_id, config) SELECT unnest($1::text[]), $2 ON CONFLICT (device_id) DO UPDATE SET config = desired.config || excluded.config', [ids, config]);
+      await tx.query('INSERT INTO desired (device_id, config) SELECT unnest($1::text[]), $2 ON CONFLICT (device_id) DO UPDATE SET config = (desired.config - $3::text[]) || excluded.config', [ids, config, handBack]);
       await this.raise(tx, ids);
-      await recordEach(tx, { at: this.clock.now(), actor, action: 'device.configure', subjects: ids, detail: { config } });
+      await recordEach(tx, { at: this.clock.now(), actor, action: 'device.configure', subjects: ids, detail: { config, ...(handBack.length > 0 ? { handBack } : {}) } });
       return ids.length;
     });
   }
@@ -72,7 +76,7 @@ export class Desired {
   async messages(ids: readonly string[]): Promise<Told[]> {
     if (ids.length === 0) return [];
     const rows = await this.db.query<{ id: string; retired: boolean; revision: number; config: Partial<AgentConfig>; peers: AgentConfig['peers']; workloads: Record<string, { bundle: string; variant: string; policy: Policy; rollback: boolean; rollbackTo: string | null }> }[]>(`
-      SELECT d.device_id AS id, (SELECT retired_at IS NOT NULL FROM devices WHERE id = d.device_id) AS retired, d.revision::float8 AS revision, d.config, ${peersOf('d.device_id')} AS peers, COALESCE(jsonb_object_agg(w.workload, jsonb_build_object(
+      SELECT d.device_id AS id, (SELECT retired_at IS NOT NULL FROM devices WHERE id = d.device_id) AS retired, d.revision::float8 AS revision, d.ruled || d.config AS config, ${peersOf('d.device_id')} AS peers, COALESCE(jsonb_object_agg(w.workload, jsonb_build_object(
         'bundle', w.bundle, 'variant', w.variant, 'policy', w.policy, 'rollback', w.rollback, 'rollbackTo', w.rollback_to)) FILTER (WHERE w.workload IS NOT NULL), '{}') AS workloads
       FROM desired d LEFT JOIN desired_workloads w ON w.device_id = d.device_id WHERE d.device_id = ANY($1) AND d.revision > 0 GROUP BY d.device_id`, [ids]);
     return rows.map(({ id, retired, revision, config, peers, workloads }) => ({

@@ -19,7 +19,9 @@ class ReportedType {
 class DesiredType {
   @Field(() => Float) revision!: number;
   @Field(() => Float) publishedRevision!: number;
-  @Field(() => JsonScalar) config!: unknown;
+  @Field(() => JsonScalar, { description: 'what the device is told: its own over that of the rules' }) config!: unknown;
+  @Field(() => JsonScalar) own!: unknown;
+  @Field(() => [String], { description: 'that match, in the order in which they win' }) rules!: string[];
   @Field(() => JsonScalar) workloads!: unknown;
 }
 

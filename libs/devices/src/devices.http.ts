@@ -15,12 +15,13 @@ const labels = z.record(z.string().max(63), z.string().max(63));
 const limit = z.coerce.number().int().min(1).max(1_000).default(100);
 const listQuery = z.object({ selector: z.string().max(2_000).optional(), online: z.enum(['true', 'false']).transform((text) => text === 'true').optional(), health: z.enum(['HEALTHY', 'DEGRADED']).optional(), bundle: z.string().regex(/^[0-9a-f]{64}$/).optional().describe('devices that run it'), limit, cursor: z.string().max(64).optional() });
 // Written out: `agentConfig.partial()` would fill in the defaults of what was not named.
-const config = z.object({
+export const configChange = z.object({
   telemetryWindowS: agentConfig.shape.telemetryWindowS.unwrap().optional(), maxFps: agentConfig.shape.maxFps.unwrap().optional(), telemetryBytesPerHour: agentConfig.shape.telemetryBytesPerHour, capture: agentConfig.shape.capture,
   link: agentConfig.shape.link.unwrap().optional().describe('null = as the device says'), dataBudget: agentConfig.shape.dataBudget.unwrap().optional().describe('for downloads over a metered link; null = as the device says'),
 });
-const labelBody = z.object({ labels, config }).partial().meta({ id: 'ChangeDevice' });
-const configureBody = z.object({ selector: z.string().max(2_000), config }).meta({ id: 'ConfigureDevices' });
+const handBack = z.array(z.enum(Object.keys(configChange.shape) as [keyof typeof configChange.shape])).max(20).describe('settings that the device\'s own configuration says nothing of any more: rules decide, or the defaults');
+const labelBody = z.object({ labels, config: configChange, handBack }).partial().meta({ id: 'ChangeDevice' });
+const configureBody = z.object({ selector: z.string().max(2_000), config: configChange.prefault({}), handBack: handBack.default([]) }).meta({ id: 'ConfigureDevices' });
 const retireQuery = z.object({ reason: z.string().max(500).default('retired by an operator') });
 const pinBody = z.object({ workload: workloadName.optional().describe('every workload where absent'), reason: z.string().trim().min(1).max(500) }).meta({ id: 'PinDevice' });
 const unpinQuery = z.object({ workload: workloadName.optional() });
@@ -52,16 +53,16 @@ export class DevicesController {
   @Roles('operator')
   async change(@Param('id', { schema: deviceId }) id: string, @Body({ schema: labelBody }) body: z.output<typeof labelBody>, @Actor() actor: string): Promise<DeviceView> {
     if (body.labels) await this.devices.label(id, body.labels, actor);
-    if (body.config) await this.desired.configure([id], body.config, actor);
+    if (body.config || body.handBack) await this.desired.configure([id], body.config ?? {}, actor, body.handBack);
     return this.devices.get(id);
   }
 
-  /** Of every device in service that matches now; what is not named stays. */
+  /** The own configuration of every device in service that matches now; what is not named stays. For those that come later: a rule. */
   @Post('configure')
   @HttpCode(200)
   @Roles('operator')
   async configure(@Body({ schema: configureBody }) body: z.output<typeof configureBody>, @Actor() actor: string): Promise<{ devices: number }> {
-    return { devices: await this.desired.configure(await this.devices.select(body.selector), body.config, actor) };
+    return { devices: await this.desired.configure(await this.devices.select(body.selector), body.config, actor, body.handBack) };
   }
 
   @Delete(':id')

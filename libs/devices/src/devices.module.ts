@@ -7,12 +7,13 @@ import { Desired } from './desired.service.ts';
 import { deviceEntities } from './device.entity.ts';
 import { Devices } from './devices.service.ts';
 import { Enrolment } from './enrolment.service.ts';
-import { DevicePeers1764000001030, DevicesNotWell1764000001040, DevicePins1764000001010, Devices1764000001001, RoomForUpdates1764000001020 } from './migrations.ts';
+import { ConfigRules } from './config-rules.service.ts';
+import { ConfigRules1764000001050, DevicePeers1764000001030, DevicesNotWell1764000001040, DevicePins1764000001010, Devices1764000001001, RoomForUpdates1764000001020 } from './migrations.ts';
 import { Reports } from './reports.service.ts';
 
-export const devicesSchema: SchemaSlice = { entities: deviceEntities, migrations: [Devices1764000001001, DevicePins1764000001010, RoomForUpdates1764000001020, DevicePeers1764000001030, DevicesNotWell1764000001040] };
+export const devicesSchema: SchemaSlice = { entities: deviceEntities, migrations: [Devices1764000001001, DevicePins1764000001010, RoomForUpdates1764000001020, DevicePeers1764000001030, DevicesNotWell1764000001040, ConfigRules1764000001050] };
 
-const services = [Devices, Desired, Reports, ApiTokens, Commands];
+const services = [Devices, Desired, ConfigRules, Reports, ApiTokens, Commands];
 
 @Module({ providers: services, exports: services })
 export class DevicesModule {

@@ -3,11 +3,13 @@ import { hint, hintEach, hintingEach, prepared, ReefError, type Clock } from '@r
 import type { Presence } from '@reefkeeper/protocol';
 import { DataSource } from 'typeorm';
 import { record } from './audit.ts';
+import { applyRules, keepRules } from './config-rules.service.ts';
 import { Device, DevicePin, type DesiredState, DesiredWorkload, ReportedState } from './device.entity.ts';
 import { parseSelector, selectorSql } from './selector.ts';
 
 export interface DeviceView extends Device {
-  desired: { revision: number; publishedRevision: number; config: DesiredState['config']; workloads: Record<string, DesiredWorkload> };
+  /** `config`: what it is told, which is its `own` over that of the `rules` that match, named in the order in which they win. */
+  desired: { revision: number; publishedRevision: number; config: DesiredState['config']; own: DesiredState['config']; rules: string[]; workloads: Record<string, DesiredWorkload> };
   reported: ReportedState | null;
   pins: DevicePin[];
 }
@@ -58,9 +60,11 @@ export class Devices {
   async label(id: string, labels: Record<string, string>, actor: string): Promise<DeviceView> {
     checkLabels(labels);
     await this.db.transaction(async (tx) => {
+      await keepRules(tx);
       const changed = await tx.query<[unknown[], number]>('UPDATE devices SET labels = $2 WHERE id = $1 AND retired_at IS NULL RETURNING id', [id, labels]);
       if (changed[1] === 0) throw unknownDevice(id);
       await record(tx, { at: this.clock.now(), actor, action: 'device.label', subject: id, detail: { labels } });
+      await applyRules(tx, [id]);
       await hint(tx, { kind: 'device', id });
     });
     return this.get(id);
@@ -153,7 +157,7 @@ export class Devices {
     const manager = this.db.manager;
     const [devices, states, wanted, reports, pins] = await Promise.all([
       manager.createQueryBuilder(Device, 'd').where('d.id = ANY(:ids)', { ids }).orderBy('d.id').getMany(),
-      this.db.query<{ device_id: string; revision: string; published_revision: string; config: DesiredState['config'] }[]>('SELECT * FROM desired WHERE device_id = ANY($1)', [ids]),
+      this.db.query<{ device_id: string; revision: string; published_revision: string; config: DesiredState['config']; ruled: DesiredState['config']; rules: string[] }[]>('SELECT * FROM desired WHERE device_id = ANY($1)', [ids]),
       manager.createQueryBuilder(DesiredWorkload, 'w').where('w.device_id = ANY(:ids)', { ids }).getMany(),
       manager.createQueryBuilder(ReportedState, 'r').where('r.device_id = ANY(:ids)', { ids }).getMany(),
       manager.createQueryBuilder(DevicePin, 'p').where('p.device_id = ANY(:ids)', { ids }).orderBy('p.workload').getMany(),
@@ -166,7 +170,7 @@ export class Devices {
       return {
         ...device,
         desired: {
-          revision: Number(state?.revision ?? 0), publishedRevision: Number(state?.published_revision ?? 0), config: state?.config ?? {},
+          revision: Number(state?.revision ?? 0), publishedRevision: Number(state?.published_revision ?? 0), config: { ...state?.ruled, ...state?.config }, own: state?.config ?? {}, rules: state?.rules ?? [],
           workloads: Object.fromEntries(wanted.filter(({ deviceId }) => deviceId === device.id).map((row) => [row.workload, row])),
         },
         reported: reportOf.get(device.id) ?? null,

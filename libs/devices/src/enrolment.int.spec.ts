@@ -6,7 +6,7 @@ import { ManualClock } from '@reefkeeper/platform';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { certificateRequest } from '../../../test/support/certificate-request.ts';
 import { testDatabase, type TestDatabase } from '../../../test/support/database.ts';
-import { Authority, controllerName, Desired, Devices, devicesSchema, Enrolment, revokedSerials } from './index.ts';
+import { Authority, ConfigRules, controllerName, Desired, Devices, devicesSchema, Enrolment, revokedSerials } from './index.ts';
 
 let database: TestDatabase;
 let dir: string;
@@ -123,4 +123,60 @@ it('renewal gives a second good certificate; the revocation list names what was 
   const other = await mkdtemp(join(tmpdir(), 'reef-keys-'));
   await expect(revokedSerials(list, (await Authority.loadOrCreate(other)).certificatePem)).rejects.toMatchObject({ code: 'revocation_list.forged' });
   await rm(other, { recursive: true });
+});
+
+it('configuration by selector is kept: for devices that are enrolled or relabelled later, setting by setting, the device\'s own before rules, and nobody is told what it knows', async () => {
+  const rules = new ConfigRules(database.db, clock);
+  const desired = new Desired(database.db, clock);
+  const enrolled = async (deviceId: string, labels: Record<string, string>): Promise<void> => {
+    const { token } = await enrolment.createToken({ deviceId, labels }, 'ana');
+    await enrolment.enrol({ token, csr: (await certificateRequest(deviceId)).csr });
+  };
+  const toldOf = async (id: string) => { const [told] = await desired.messages([id]); return told && { revision: told.message.revision, link: told.message.config.link, bytes: told.message.config.dataBudget?.bytes ?? null, fps: told.message.config.maxFps }; };
+  const day = (bytes: number) => ({ bytes, per: 'day' as const });
+
+  await enrolled('early', { link: 'lte' });
+  await enrolled('other', { link: 'fibre' });
+  const set = await rules.set('lte', { selector: 'link=lte', config: { link: 'metered', dataBudget: day(20) }, priority: 0 }, 'olga');
+  expect(set).toMatchObject({ name: 'lte', devices: 1, changed: 1 });
+  expect(await toldOf('early')).toEqual({ revision: 1, link: 'metered', bytes: 20, fps: null });
+  expect(await toldOf('other')).toBeUndefined();
+  // The same again tells nobody.
+  expect(await rules.set('lte', { selector: 'link=lte', config: { link: 'metered', dataBudget: day(20) }, priority: 0 }, 'olga')).toMatchObject({ changed: 0 });
+
+  await enrolled('late', { link: 'lte', site: 'nancy' });
+  expect(await toldOf('late')).toEqual({ revision: 1, link: 'metered', bytes: 20, fps: null });
+  await rules.set('all', { selector: '', config: { maxFps: 5, dataBudget: day(1) }, priority: -5 }, 'olga');
+  await rules.set('nancy', { selector: 'site=nancy', config: { dataBudget: day(50) }, priority: 10 }, 'olga');
+  expect([await toldOf('early'), await toldOf('late'), await toldOf('other')]).toMatchObject([{ link: 'metered', bytes: 20, fps: 5 }, { link: 'metered', bytes: 50, fps: 5 }, { link: null, bytes: 1, fps: 5 }]);
+  expect((await rules.list()).map(({ name, devices: n }) => [name, n])).toEqual([['nancy', 1], ['lte', 2], ['all', (await devices.select('')).length]]);
+  expect((await devices.get('late')).desired).toMatchObject({ rules: ['nancy', 'lte', 'all'], own: {}, config: { link: 'metered', dataBudget: { bytes: 50 } } });
+
+  // Its own goes before; what it hands back is the rules' again.
+  await desired.configure(['late'], { dataBudget: day(7) }, 'olga');
+  const { revision } = (await toldOf('late'))!;
+  await rules.set('nancy', { selector: 'site=nancy', config: { dataBudget: day(60) }, priority: 10 }, 'olga');
+  expect(await toldOf('late')).toMatchObject({ revision, bytes: 7 });
+  await desired.configure(['late'], {}, 'olga', ['dataBudget']);
+  expect(await toldOf('late')).toMatchObject({ bytes: 60 });
+
+  // Labels decide, whenever they change; a rule that is gone says nothing any more.
+  await devices.label('other', { link: 'lte' }, 'ana');
+  expect(await toldOf('other')).toMatchObject({ link: 'metered', bytes: 20 });
+  await devices.label('early', {}, 'ana');
+  expect(await toldOf('early')).toMatchObject({ link: null, bytes: 1 });
+  expect(await rules.remove('all', 'olga')).toBeGreaterThan(0);
+  expect(await toldOf('early')).toMatchObject({ bytes: null, fps: null });
+  await expect(rules.remove('all', 'olga')).rejects.toMatchObject({ code: 'config.no_rule' });
+  await expect(rules.set('bad', { selector: 'a b', config: {}, priority: 0 }, 'olga')).rejects.toMatchObject({ code: 'selector.invalid' });
+});
+
+it('a device that comes in while a rule is made gets it all the same', async () => {
+  const rules = new ConfigRules(database.db, clock);
+  const desired = new Desired(database.db, clock);
+  const tokens = await Promise.all(Array.from({ length: 6 }, (_, i) => enrolment.createToken({ deviceId: `race-${i}`, labels: { race: 'yes' } }, 'ana')));
+  const requests = await Promise.all(tokens.map((_, i) => certificateRequest(`race-${i}`)));
+  await Promise.all([...tokens.map(({ token }, i) => enrolment.enrol({ token, csr: requests[i]!.csr })), rules.set('race', { selector: 'race', config: { maxFps: 3 }, priority: 0 }, 'olga')]);
+  const told = await desired.messages(tokens.map((_, i) => `race-${i}`));
+  expect(told.map(({ message }) => message.config.maxFps)).toEqual(Array(6).fill(3));
 });

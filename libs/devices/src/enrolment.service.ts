@@ -3,6 +3,7 @@ import { Inject, Injectable } from '@nestjs/common';
 import { hint, ReefError, sha256, type Clock } from '@reefkeeper/platform';
 import { deviceId as deviceIdSchema } from '@reefkeeper/protocol';
 import { DataSource } from 'typeorm';
+import { applyRules, keepRules } from './config-rules.service.ts';
 import { record } from './audit.ts';
 import { Authority, type Issued } from './authority.ts';
 import { controllerName } from './broker-acl.ts';
@@ -47,6 +48,7 @@ export class Enrolment {
     const refused = new ReefError('enrolment.token_invalid', 'forbidden', 'This enrolment token is not valid: unknown, used up, expired, or for another device. Make a new one with `reef device token`.');
     if (!secret) throw refused;
     return this.db.transaction(async (tx) => {
+      await keepRules(tx);
       const [taken] = await tx.query<[{ device_id: string | null; labels: Record<string, string>; created_by: string }[], number]>(
         'UPDATE enrolment_tokens SET uses_left = uses_left - 1 WHERE hash = $1 AND uses_left > 0 AND expires_at > $2 RETURNING device_id, labels, created_by', [sha256(secret), now]);
       const token = taken[0];
@@ -65,6 +67,7 @@ export class Enrolment {
         await tx.query('UPDATE desired SET published_revision = 0 WHERE device_id = $1', [deviceId]);
       }
       await tx.query('INSERT INTO desired (device_id) VALUES ($1) ON CONFLICT DO NOTHING', [deviceId]);
+      await applyRules(tx, [deviceId]);
       const issued = await this.issue(tx, deviceId, request.csr, now);
       await record(tx, { at: now, actor: `token of ${token.created_by}`, action: 'device.enrol', subject: deviceId, detail: { serial: issued.serial } });
       await hint(tx, { kind: 'device', id: deviceId });

@@ -3,6 +3,7 @@ export { record } from './audit.ts';
 export { Authority, revokedSerials, type Issued } from './authority.ts';
 export { controllerName, mayUse } from './broker-acl.ts';
 export { Commands } from './commands.service.ts';
+export { ConfigRules, type ConfigRule, type ConfigRuleView } from './config-rules.service.ts';
 export { Desired, type Assignment, type Told } from './desired.service.ts';
 export * from './device.entity.ts';
 export { checkLabels, Devices, unknownDevice, type DeviceView } from './devices.service.ts';

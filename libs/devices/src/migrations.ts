@@ -173,3 +173,26 @@ export class DevicesNotWell1764000001040 implements MigrationInterface {
     await runner.query('DROP INDEX reported_not_well');
   }
 }
+
+/** Configuration by selector that is kept; what it comes to for each device stands beside the device's own. */
+export class ConfigRules1764000001050 implements MigrationInterface {
+  name = 'ConfigRules1764000001050';
+
+  async up(runner: QueryRunner): Promise<void> {
+    await runner.query(`
+      CREATE TABLE config_rules (
+        name text PRIMARY KEY,
+        selector text NOT NULL,
+        config jsonb NOT NULL,
+        priority integer NOT NULL,
+        set_at timestamptz NOT NULL,
+        set_by text NOT NULL
+      )`);
+    await runner.query("ALTER TABLE desired ADD COLUMN ruled jsonb NOT NULL DEFAULT '{}', ADD COLUMN rules jsonb NOT NULL DEFAULT '[]'");
+  }
+
+  async down(runner: QueryRunner): Promise<void> {
+    await runner.query('ALTER TABLE desired DROP COLUMN rules, DROP COLUMN ruled');
+    await runner.query('DROP TABLE config_rules');
+  }
+}

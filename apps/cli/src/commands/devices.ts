@@ -13,7 +13,7 @@ interface Workload { running: string | null; variant: string | null; backend: st
 export interface DeviceView {
   id: string; labels: Record<string, string>; online: boolean; lastSeenAt: string | null; enrolledAt: string;
   capabilities: { hostClass: string; edgetpus: { path: string }[]; edgetpuRuntime: number | null; memoryBytes?: number; agentVersion: string; release?: string; tfliteVersion: string | null } | null;
-  desired: { revision: number; config: { link?: string | null; dataBudget?: DataBudget | null }; workloads: Record<string, { bundle: string; variant: string }> };
+  desired: { revision: number; config: { link?: string | null; dataBudget?: DataBudget | null }; own: object; rules: string[]; workloads: Record<string, { bundle: string; variant: string }> };
   reported: { health: string; conditions: string[]; observedRevision: number | null; workloads: Record<string, Workload> } | null;
   pins: { workload: string; reason: string; pinnedBy: string; pinnedAt: string }[];
 }
@@ -43,7 +43,7 @@ export function registerDevices(program: Command): void {
         ['device', one.id], ['presence', `${tone(one.online ? 'online' : 'offline')}, seen ${ago(one.lastSeenAt)}`], ['health', one.reported ? `${tone(one.reported.health)} ${one.reported.conditions.join(', ')}` : 'no report yet'],
         ['labels', Object.entries(one.labels).map(([key, value]) => `${key}=${value}`).join(', ')], ['host', one.capabilities && `${one.capabilities.hostClass}${one.capabilities.memoryBytes ? `, ${memory(one.capabilities.memoryBytes)} memory` : ''}`],
         ['Edge TPU', one.capabilities ? `${one.capabilities.edgetpus.length || 'none'}${one.capabilities.edgetpuRuntime === null ? '' : `, runtime ${one.capabilities.edgetpuRuntime}`}` : null],
-        ['downloads', linkText(one.desired.config)], ['agent', one.capabilities && `${one.capabilities.agentVersion}${one.capabilities.release ? `, ${one.capabilities.release === 'factory' ? 'as its package brought it' : `release ${one.capabilities.release.slice(0, 12)}`}` : ''}`], ['revision', `${one.desired.revision} wanted, ${one.reported?.observedRevision ?? '-'} taken in`],
+        ['downloads', linkText(one.desired.config)], ...(one.desired.rules.length > 0 ? [['configured by', `${one.desired.rules.join(', ')}${Object.keys(one.desired.own).length > 0 ? '; its own settings go before' : ''}`] as [string, string]] : []), ['agent', one.capabilities && `${one.capabilities.agentVersion}${one.capabilities.release ? `, ${one.capabilities.release === 'factory' ? 'as its package brought it' : `release ${one.capabilities.release.slice(0, 12)}`}` : ''}`], ['revision', `${one.desired.revision} wanted, ${one.reported?.observedRevision ?? '-'} taken in`],
         ...one.pins.map((pin): [string, string] => ['pinned', `${pin.workload || 'every workload'}: ${pin.reason} (${pin.pinnedBy}, ${ago(pin.pinnedAt)})`]),
       ]),
       table(['workload', 'wanted', 'runs', 'variant', 'last execution'], Object.keys({ ...one.desired.workloads, ...one.reported?.workloads }).map((name) => {
@@ -93,15 +93,15 @@ export function registerDevices(program: Command): void {
     const warm = Object.entries({ processor: host, ...edgetpus }).flatMap(([what, celsius]) => (celsius === null ? [] : [`${what} ${celsius.toFixed(1)} C`]));
     output.show({ device: id, tookMs, ...result }, () => `${id} answered within ${tookMs} ms${warm.length > 0 ? `; ${warm.join(', ')}` : ''}`);
   }));
-  device.command('configure [id]').description('what its link costs, how much of it downloads and telemetry may take, which pictures it captures; of one device, or of all that match now').option('-l, --selector <labels>', 'such as site=lyon')
-    .option('--link <kind>', 'metered, unmetered, or own: as the device\'s own settings say').option('--data-budget <amount>', 'for downloads over a metered link: 20MB/day, 500MB/month, or own').option('--telemetry-budget <amount>', 'bytes of telemetry in any hour, such as 64KB; windows are made longer to keep it; all where it is to be lifted')
-    .option('--capture <count>', 'send up to so many pictures an hour on which the model is not sure, or off').option('--capture-below <margin>', 'not sure: the two best scores are no further apart', '0.2').option('--capture-mask <part...>', 'left,top,width,height as shares of the picture, made black on the device')
+  configOptions(device.command('configure [id]').description('what its link costs, how much of it downloads and telemetry may take, which pictures it captures; of one device, or of all that match now (for those that come later: reef config set)').option('-l, --selector <labels>', 'such as site=lyon'))
+    .option('--hand-back <setting...>', 'say nothing of it on the device any more, so that rules (reef config ls) or the defaults decide: link, data-budget, telemetry-budget, capture')
     .addHelpText('after', '\nExample:\n  reef device configure --selector link=lte --link metered --data-budget 20MB/day')
-    .action(action(async ({ output, client }, id: string | undefined, options: { selector?: string } & ConfigureOptions) => {
+    .action(action(async ({ output, client }, id: string | undefined, options: { selector?: string; handBack?: string[] } & ConfigureOptions) => {
       if ((id === undefined) === (options.selector === undefined)) throw new ReefError('option.invalid', 'invalid', 'Name a device, or which ones with --selector.');
-      const config = configOf(options);
+      const handBack = options.handBack?.map(settingOf) ?? [];
+      const config = configOf(options, handBack.length > 0);
       const api = await client();
-      const { devices } = id === undefined ? await api.post<{ devices: number }>('/devices/configure', { selector: options.selector, config }) : (await api.patch(`/devices/${encodeURIComponent(id)}`, { config }), { devices: 1 });
+      const { devices } = id === undefined ? await api.post<{ devices: number }>('/devices/configure', { selector: options.selector, config, handBack }) : (await api.patch(`/devices/${encodeURIComponent(id)}`, { config, handBack }), { devices: 1 });
       output.show({ devices, config }, () => `${counted(devices, 'device')} configured; each takes it in when it is connected`);
     }));
   device.command('allow-download <id>').description('fetch what is wanted now although it is over the data budget').option('-w, --workload <name>', 'only this one')
@@ -132,11 +132,26 @@ function linkText({ link, dataBudget }: DeviceView['desired']['config']): string
   return link || dataBudget ? [link ?? 'link as the device says', ...(dataBudget ? [`at most ${bytes(dataBudget.bytes)} a ${dataBudget.per}${link === 'unmetered' ? ', were it metered' : ' where it is metered'}`] : [])].join(', ') : 'as the device says';
 }
 
-interface ConfigureOptions { link?: string; dataBudget?: string; telemetryBudget?: string; capture?: string; captureBelow?: string; captureMask?: string[] }
+/** What of a device can be configured, for one or by a rule. */
+export function configOptions(command: Command): Command {
+  return command
+    .option('--link <kind>', 'metered, unmetered, or own: as the device\'s own settings say').option('--data-budget <amount>', 'for downloads over a metered link: 20MB/day, 500MB/month, or own').option('--telemetry-budget <amount>', 'bytes of telemetry in any hour, such as 64KB; windows are made longer to keep it; all where it is to be lifted')
+    .option('--capture <count>', 'send up to so many pictures an hour on which the model is not sure, or off').option('--capture-below <margin>', 'not sure: the two best scores are no further apart', '0.2').option('--capture-mask <part...>', 'left,top,width,height as shares of the picture, made black on the device');
+}
+
+const settings: Record<string, string> = { link: 'link', 'data-budget': 'dataBudget', 'telemetry-budget': 'telemetryBytesPerHour', capture: 'capture' };
+
+function settingOf(word: string): string {
+  const found = settings[word];
+  if (!found) throw new ReefError('option.invalid', 'invalid', `--hand-back takes ${Object.keys(settings).join(', ')}; not "${word}".`);
+  return found;
+}
+
+export interface ConfigureOptions { link?: string; dataBudget?: string; telemetryBudget?: string; capture?: string; captureBelow?: string; captureMask?: string[] }
 
 /** @throws ReefError `option.invalid` */
-export function configOf({ link, dataBudget, telemetryBudget, capture, captureBelow, captureMask }: ConfigureOptions): Record<string, unknown> {
-  if (link === undefined && dataBudget === undefined && telemetryBudget === undefined && capture === undefined) throw new ReefError('option.invalid', 'invalid', 'Say what to change: --link, --data-budget, --telemetry-budget, --capture.');
+export function configOf({ link, dataBudget, telemetryBudget, capture, captureBelow, captureMask }: ConfigureOptions, mayBeNone = false): Record<string, unknown> {
+  if (!mayBeNone && link === undefined && dataBudget === undefined && telemetryBudget === undefined && capture === undefined) throw new ReefError('option.invalid', 'invalid', 'Say what to change: --link, --data-budget, --telemetry-budget, --capture.');
   if (link !== undefined && !['metered', 'unmetered', 'own'].includes(link)) throw new ReefError('option.invalid', 'invalid', `--link takes metered, unmetered or own, not "${link}".`);
   return { ...(link === undefined ? {} : { link: link === 'own' ? null : link }), ...(dataBudget === undefined ? {} : { dataBudget: dataBudget === 'own' ? null : budgetOf(dataBudget) }), ...(telemetryBudget === undefined ? {} : { telemetryBytesPerHour: telemetryBudget === 'all' ? null : hourlyBytesOf(telemetryBudget) }), ...(capture === undefined ? {} : { capture: capture === 'off' ? null : captureOf(capture, captureBelow, captureMask) }) };
 }
