@@ -22,8 +22,8 @@ interface Held { row: RolloutRow; waves: WaveRow[]; changed: boolean; /** What i
 
 /** Devices that wait by their own word may do so for weeks; what they report is heard at once all the same. */
 const waitingMs = 30_000;
-/** How late a device of an earlier wave that has left the version is noticed. */
-const askAllMs = 60_000;
+/** How late a device that has left the version is noticed, unless its wave is about to pass. */
+const askMs = 10_000;
 
 /** Waits that people plan with; the others are part of every wave and would fill the log. */
 const tellingWaits = new Set(['waits_for_freeze', 'waits_for_window']);
@@ -54,8 +54,8 @@ export class RolloutEngine {
   private readonly saidAt = new Map<string, number>();
   /** When a dynamic rollout last looked for devices that came to match. A cache, too: losing it costs one look. */
   private readonly joinedAt = new Map<string, number>();
-  /** When devices of all waves were last asked whether they have left the version. A cache, too: losing it costs one look. */
-  private readonly askedAllAt = new Map<string, number>();
+  /** When devices were last asked whether they have left the version. A cache, too: losing it costs one look. */
+  private readonly askedAt = new Map<string, number>();
 
   constructor(
     @Inject(DataSource) private readonly db: DataSource, @Inject('CLOCK') private readonly clock: Clock, @Inject('LOG') private readonly log: Logger,
@@ -169,12 +169,12 @@ export class RolloutEngine {
 
   /** A success is one for good; that its device has left the version since is noted beside it. Returns whether any has. */
   private async noteFaults(tx: Tx, { row, waves }: Held, now: Date): Promise<boolean> {
-    const askedAt = this.askedAllAt.get(row.id) ?? -Infinity;
+    const askedAt = this.askedAt.get(row.id) ?? -Infinity;
     const soakedAt = (waves[row.wave]?.analysingAt?.getTime() ?? Infinity) + row.settings.soakS * 1_000;
     // Once more before the wave can pass.
-    const all = row.state === 'RUNNING' && (now.getTime() - askedAt >= askAllMs || (now.getTime() >= soakedAt && askedAt < soakedAt));
-    const left = await this.fleet.left(tx, row, row.state === 'SUCCEEDED' ? waves.length : all ? null : row.wave);
-    if (all) this.askedAllAt.set(row.id, now.getTime());
+    if (now.getTime() - askedAt < askMs && !(now.getTime() >= soakedAt && askedAt < soakedAt)) return false;
+    const left = await this.fleet.left(tx, row, row.state === 'SUCCEEDED' ? waves.length : null);
+    this.askedAt.set(row.id, now.getTime());
     if (left.size === 0) return false;
     const noted = await tx.query<[{ device: string; wave: number }[]]>(`
       UPDATE rollout_executions e SET fault = l.fault FROM unnest($2::text[], $3::jsonb[]) AS l(device_id, fault)
