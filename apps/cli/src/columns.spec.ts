@@ -34,6 +34,10 @@ it('where columns do not fit side by side, each row is told one below the other'
   expect(table(head, cells, 40)).toBe(`rollout  ${id}\nstate    ROLLED_BACK\nwhy      ${cells[0]![2]}`);
 });
 
+it('columns in which nothing stands give way before that', () => {
+  expect(table(['job', 'cached', 'error'], [[id, null, undefined], [id, null, null]], 40)).toBe(table(['job'], [[id], [id]], 40));
+});
+
 it('in a pipe a row is a line, however long', () => {
   expect(table(head, cells, Infinity).split('\n')).toHaveLength(2);
 });

@@ -57,7 +57,12 @@ export function table(head: string[], rows: (string | number | null | undefined)
   if (rows.length === 0) return colours.dim('(none)');
   const cells = rows.map((row) => row.map((cell) => (cell === null || cell === undefined || cell === '' ? '-' : String(cell))));
   const widths = widthsWithin([head, ...cells], line);
-  if (!widths) return cells.map((row) => facts(head.map((name, column) => [name, row[column]]))).join('\n\n');
+  if (!widths) {
+    // Columns that say nothing go first.
+    const said = head.flatMap((_, column) => (cells.some((row) => row[column] !== '-') ? [column] : []));
+    if (said.length > 0 && said.length < head.length) return table(said.map((column) => head[column]!), cells.map((row) => said.map((column) => row[column])), line);
+    return cells.map((row) => facts(head.flatMap((name, column): [string, string | undefined][] => (row[column] === '-' ? [] : [[name, row[column]]])))).join('\n\n');
+  }
   const made = new Table({
     ...(line === Infinity ? {} : { colWidths: widths, wordWrap: true }),
     head: head.map((name) => colours.bold(name)), style: { head: [], border: [], 'padding-left': 0, 'padding-right': 2 },

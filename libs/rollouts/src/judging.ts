@@ -27,7 +27,7 @@ export function tooFew(settings: Settings, blank: Verdict, expected: number, pre
   const required = Math.max(1, Math.ceil((settings.minReportingPercent / 100) * expected));
   if (present >= required) return undefined;
   const [amount] = Object.values(each);
-  return { ...blank, needed: { devices: required - present, ...each }, message: `${present} of ${expected} updated devices sent at least ${amount} ${what}; ${required} are required.` };
+  return { ...blank, needed: { devices: required - present, ...each }, message: `${present} of ${expected} updated devices sent at least ${amount} ${what}; it takes ${required}.` };
 }
 
 export interface Outcome extends Pick<Verdict, 'verdict' | 'method' | 'interval' | 'needed'> { /** How many times the sample of each device would lift the excess out of the noise. */ times: number | null }

@@ -42,7 +42,7 @@ export function judgeLatency(which: LatencyGate, settings: Settings, samples: re
   const blank = blankVerdict(gateName, 'ms', { limit: gate.maxMs, basis: 'own baseline', sample: { devices: 0, inferences } });
   if (samples.length > 0 && expected === 0) return { ...blank, verdict: 'NOT_APPLICABLE', message: 'First installation on these devices: there is no earlier latency to compare with.' };
   const found = { ...blank, basis: `own baseline of ${judged.length} ${judged.length === 1 ? 'device' : 'devices'}`, sample: { ...blank.sample, devices: judged.length } };
-  const short = tooFew(settings, found, expected, judged.length, 'latency on both bundles', { inferencesPerDevice: enough });
+  const short = tooFew(settings, found, expected, judged.length, 'inferences with this version and with the one before', { inferencesPerDevice: enough });
   if (short) return short;
   // One noisy neighbour must not decide a small wave: the median there, the mean where the interval needs one.
   const centre = excess.length >= sequentialFrom ? mean(excess) : median(excess);

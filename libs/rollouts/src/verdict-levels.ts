@@ -80,7 +80,7 @@ export function judgeCustom(gate: CustomGate, settings: Settings, samples: reado
   });
   const blank = blankVerdict(`custom_${metric}`, 'number', { limit: absolute, basis: `mean of ${devicesIn(judged.length)}`, sample: { devices: judged.length, inferences: samples.reduce((sum, { current }) => sum + (current.metrics?.[metric]?.count ?? 0), 0) } });
   if (samples.length > 0 && expected.length === 0) return { ...blank, verdict: 'NOT_APPLICABLE', message: `First installation on these devices: there is no earlier ${metric} to compare with.` };
-  const short = tooFew(settings, blank, expected.length, judged.length, `numbers of ${metric}${absolute === null ? ' on both bundles' : ''}`, { numbersPerDevice: minCount });
+  const short = tooFew(settings, blank, expected.length, judged.length, `numbers of ${metric}${absolute === null ? ' with this version and with the one before' : ''}`, { numbersPerDevice: minCount });
   if (short) return short;
   const excess = judged.map(({ value, limit }) => value - limit);
   const limit = mean(judged.map((one) => one.limit));

@@ -36,7 +36,7 @@ export function numbersText(numbers: Record<string, unknown>): string {
     const gate = value as { verdict?: string; value?: number | null; limit?: number | null; unit?: string };
     if (typeof gate.verdict === 'string') return [`${name} ${gate.verdict}${gate.value === null || gate.value === undefined ? '' : ` at ${gate.value}`}${gate.limit === null || gate.limit === undefined ? '' : ` of ${gate.limit} ${gate.unit}`}`];
     const counts = Object.entries(value).filter(([, n]) => typeof n === 'number' && n !== 0);
-    if (!Array.isArray(value)) return counts.length > 0 ? [`${name}: ${counts.map(([what, n]) => `${n} ${what.toLowerCase()}`).join(', ')}`] : [];
+    if (!Array.isArray(value)) return counts.length > 0 ? [`${name}: ${counts.map(([what, n]) => `${n} ${what.replaceAll('_', ' ').replaceAll(/([a-z])([A-Z])/g, '$1 $2').toLowerCase()}`).join(', ')}`] : [];
     return value.every((item) => typeof item === 'string') ? [`${name} ${value.slice(0, 10).join(', ')}${value.length > 10 ? `, and ${value.length - 10} more` : ''}`] : [];
   }).join('; ');
 }
