@@ -23,17 +23,17 @@ export function WaveCard({ wave, current }: { wave: Wave; current: boolean }) {
   );
 }
 
-const unitWords: Record<string, string> = { percent: ' %', celsius: ' °C', number: '', psi: ' PSI' };
+const unitWords: Record<string, string> = { percent: '\u00a0%', celsius: '\u00a0°C', number: '', psi: '\u00a0PSI' };
 
 function VerdictRow({ verdict }: { verdict: Verdict }) {
   const { gate, value, baseline, limit, unit, interval, sample, method, message, stillNeeded } = verdict;
   const bare = (at: number) => `${Number(at.toPrecision(4))}`;
-  const show = (at: number | null) => (at === null ? '-' : `${bare(at)}${unitWords[unit] ?? ` ${unit}`}`);
+  const show = (at: number | null) => (at === null ? '-' : `${bare(at)}${unitWords[unit] ?? `\u00a0${unit}`}`);
   return (
     <tr title={verdict.basis}>
       <th scope="row">{gate.replaceAll('_', ' ')}</th>
       <td><State of={verdict.verdict} /></td>
-      <td>{show(value)}{interval && <div className="faint">{bare(interval[0])} to {show(interval[1])}</div>}</td>
+      <td>{show(value)}{interval && <div className="faint nowrap">{bare(interval[0])} to {show(interval[1])}</div>}</td>
       <td>{show(baseline)}</td><td>{show(limit)}</td>
       <td><Interval verdict={verdict} show={show} /></td>
       <td className="faint words">
@@ -52,8 +52,10 @@ const height = 26;
 function Interval({ verdict: { value, baseline, limit, interval, verdict, gate }, show }: { verdict: Verdict; show: (at: number | null) => string }) {
   if (value === null || limit === null) return <span className="faint">-</span>;
   const ends = [value, limit, ...(baseline === null ? [] : [baseline]), ...(interval ?? [])];
-  const low = Math.min(0, ...ends);
   const high = Math.max(...ends);
+  const least = Math.min(...ends);
+  // From 0 on, unless everything is far away from it: 81 and 85 degrees would be one point.
+  const low = least > high - least ? least : Math.min(0, least);
   const room = (high - low || 1) * 0.08;
   const x = (at: number) => ((at - low + room) / (high - low + 2 * room)) * width;
   // Of a share of right answers less is worse; of everything else more is, but for numbers of a site's own, which say so by their verdict.
