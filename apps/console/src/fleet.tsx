@@ -100,18 +100,20 @@ function Running({ of }: { of: Overview['running'] }) {
 
 function Devices() {
   const [selector, setSelector] = useTyped();
+  const [id, setId] = useTyped();
   const [only, setOnly] = useState<Only>('');
-  const { live, turn } = usePages<Device>(`/devices?${selector ? `selector=${encodeURIComponent(selector)}` : ''}${filters[only]}`, { size: 100, subscription: 'subscription { deviceChanged { id } }', what: 'devices' });
+  const { live, turn } = usePages<Device>(`/devices?${selector && `selector=${encodeURIComponent(selector)}`}${id && `&id=${encodeURIComponent(id)}`}${filters[only]}`, { size: 100, subscription: 'subscription { deviceChanged { id } }', what: 'devices' });
   return (
     <section>
       <h2>Devices</h2>
       <p className="filters">
         <input className="wide" placeholder="Select by labels, such as site=lyon,line in (a,b)" aria-label="Label selector" onChange={(event) => setSelector(event.target.value)} />
+        <input placeholder="Part of the id" aria-label="Part of the device id" maxLength={64} onChange={(event) => setId(event.target.value)} />
         <select aria-label="Which devices" value={only} onChange={(event) => setOnly(event.target.value as Only)}><option value="">all</option><option value="online">online</option><option value="offline">offline</option><option value="degraded">degraded</option></select>
       </p>
       <Loaded live={live}>
         {({ items }) => items.length === 0
-          ? <Empty>{selector || only ? 'No device matches.' : <>No device has enrolled yet. <code>reef device enroll</code> prints the line to run on one.</>}</Empty>
+          ? <Empty>{selector || id || only ? 'No device matches.' : <>No device has enrolled yet. <code>reef device enroll</code> prints the line to run on one.</>}</Empty>
           : <Table label="Devices" head={['Device', 'Presence', 'Health', 'Runs', 'Labels', 'Host']}>{items.map((device) => <Row key={device.id} device={device} />)}</Table>}
       </Loaded>
       {turn}

@@ -13,7 +13,7 @@ import { Enrolment } from './enrolment.service.ts';
 
 const labels = z.record(z.string().max(63), z.string().max(63));
 const limit = z.coerce.number().int().min(1).max(1_000).default(100);
-const listQuery = z.object({ selector: z.string().max(2_000).optional(), online: z.enum(['true', 'false']).transform((text) => text === 'true').optional(), health: z.enum(['HEALTHY', 'DEGRADED']).optional(), bundle: z.string().regex(/^[0-9a-f]{64}$/).optional().describe('devices that run it'), limit, cursor: z.string().max(64).optional() });
+const listQuery = z.object({ selector: z.string().max(2_000).optional(), online: z.enum(['true', 'false']).transform((text) => text === 'true').optional(), health: z.enum(['HEALTHY', 'DEGRADED']).optional(), bundle: z.string().regex(/^[0-9a-f]{64}$/).optional().describe('devices that run it'), id: z.string().trim().max(64).optional().describe('a part of the id'), limit, cursor: z.string().max(64).optional() });
 // Written out: `agentConfig.partial()` would fill in the defaults of what was not named.
 export const configChange = z.object({
   telemetryWindowS: agentConfig.shape.telemetryWindowS.unwrap().optional(), maxFps: agentConfig.shape.maxFps.unwrap().optional(), telemetryBytesPerHour: agentConfig.shape.telemetryBytesPerHour, capture: agentConfig.shape.capture,

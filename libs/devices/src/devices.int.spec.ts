@@ -211,6 +211,8 @@ describe('reports', () => {
     expect(await devices.get('lyon-1')).toMatchObject({ capabilities, reported: { health: 'DEGRADED', conditions: ['NO_ACCELERATOR'] }, lastSeenAt: clock.now() });
     expect((await devices.list({ limit: 10, health: 'DEGRADED' })).items.map(({ id }) => id)).toEqual(['lyon-1']);
     expect((await devices.list({ limit: 10, health: 'HEALTHY' })).items).toEqual([]);
+    expect((await devices.list({ limit: 10, id: 'on-', selector: 'site=lyon' })).items.map(({ id }) => id)).toEqual(['lyon-1', 'lyon-2']);
+    expect((await devices.list({ limit: 10, id: '%' })).items).toEqual([]);
   });
 
   it('of strangers are not taken', async () => {

@@ -37,13 +37,13 @@ export class Devices {
   }
 
   /** @param query.cursor the last id of the page before */
-  async list(query: { selector?: string | undefined; online?: boolean | undefined; health?: string | undefined; bundle?: string | undefined; limit: number; cursor?: string | undefined }): Promise<{ items: DeviceView[]; nextCursor: string | null }> {
-    const { sql, params } = selectorSql(parseSelector(query.selector ?? ''), 'labels', 6);
+  async list(query: { selector?: string | undefined; online?: boolean | undefined; health?: string | undefined; bundle?: string | undefined; /** A part of it. */ id?: string | undefined; limit: number; cursor?: string | undefined }): Promise<{ items: DeviceView[]; nextCursor: string | null }> {
+    const { sql, params } = selectorSql(parseSelector(query.selector ?? ''), 'labels', 7);
     const rows = await this.db.query<{ id: string }[]>(
       `SELECT id FROM devices WHERE retired_at IS NULL AND ($1::text IS NULL OR id > $1) AND ($2::boolean IS NULL OR online = $2)
         AND ($4::text IS NULL OR EXISTS (SELECT 1 FROM reported r WHERE r.device_id = id AND r.health = $4))
-        AND ($5::text IS NULL OR EXISTS (SELECT 1 FROM reported r, jsonb_each(r.workloads) w WHERE r.device_id = id AND w.value ->> 'running' = $5)) AND ${sql} ORDER BY id LIMIT $3`,
-      [query.cursor ?? null, query.online ?? null, query.limit + 1, query.health ?? null, query.bundle ?? null, ...params],
+        AND ($5::text IS NULL OR EXISTS (SELECT 1 FROM reported r, jsonb_each(r.workloads) w WHERE r.device_id = id AND w.value ->> 'running' = $5)) AND ($6::text IS NULL OR strpos(id, $6) > 0) AND ${sql} ORDER BY id LIMIT $3`,
+      [query.cursor ?? null, query.online ?? null, query.limit + 1, query.health ?? null, query.bundle ?? null, query.id || null, ...params],
     );
     const ids = rows.slice(0, query.limit).map(({ id }) => id);
     return { items: await this.views(ids), nextCursor: rows.length > query.limit ? ids.at(-1)! : null };

@@ -22,10 +22,10 @@ const askS = 15;
 
 export function registerDevices(program: Command): void {
   const device = program.command('device').description('the fleet');
-  device.command('ls').description('list devices').option('-l, --selector <labels>', 'such as site=lyon,line in (a,b)').option('--online', 'only those connected now').option('--degraded', 'only those that are not well')
-    .action(action(async ({ output, client }, options: { selector?: string; online?: boolean; degraded?: boolean }) => {
+  device.command('ls').description('list devices').option('-l, --selector <labels>', 'such as site=lyon,line in (a,b)').option('--online', 'only those connected now').option('--degraded', 'only those that are not well').option('--id <part>', 'only those with this in their id')
+    .action(action(async ({ output, client }, options: { selector?: string; online?: boolean; degraded?: boolean; id?: string }) => {
       const api = await client();
-      const items = await api.all<DeviceView>('/devices', { selector: options.selector, online: options.online, health: options.degraded ? 'DEGRADED' : undefined });
+      const items = await api.all<DeviceView>('/devices', { selector: options.selector, online: options.online, id: options.id, health: options.degraded ? 'DEGRADED' : undefined });
       const names = await versionsOf(api, items.flatMap(({ reported }) => Object.values(reported?.workloads ?? {}).map(({ running }) => running)));
       output.show(items, () => table(['device', 'presence', 'health', 'host', 'labels', 'runs'], items.map((one) => [
         one.id, one.online ? tone('online') : `${tone('offline')} ${ago(one.lastSeenAt)}`, one.reported && tone(one.reported.health), one.capabilities?.hostClass,
