@@ -27,34 +27,41 @@ export class AlertWebhook {
 
   constructor(private readonly db: DataSource, private readonly clock: Clock, private readonly log: Logger, private readonly options: WebhookOptions) {}
 
-  /** Sends what is due. @returns how many alerts the receiver has taken */
+  /** Sends what is due, until nothing is or the receiver cannot take any. @returns how many alerts it has taken */
   async deliver(): Promise<number> {
-    let delivered = 0;
-    for (;;) {
-      const claimed = await this.claim();
-      // Alertmanager sends a group at a time, and a group has one state.
-      for (const group of Map.groupBy(claimed, ({ kind, closed }) => `${kind} ${closed}`).values()) {
-        const fault = await this.post(group);
-        await this.settle(group, fault);
-        if (!fault) delivered += group.length;
-      }
-      if (claimed.length < most) return delivered;
+    for (let delivered = 0; ;) {
+      const group = await this.claim();
+      if (group.length === 0) return delivered;
+      const refusal = await this.post(group);
+      await this.settle(group, refusal?.why);
+      if (!refusal) delivered += group.length;
+      // One that is down is asked once a round, however much there is to tell.
+      else if (refusal.down) return delivered;
     }
   }
 
-  /** Nobody else takes these until the time for an answer is long over. What opened and closed before anybody was to be told of it is nothing to tell; that something ended is told through a silence, too. */
+  /**
+   * Alerts of one kind that are all open or all closed, which is one message, as Alertmanager has it. Nobody else takes them until the time for an answer is long over.
+   * What opened and closed before anybody was to be told of it is nothing to tell; that something ended is told through a silence, too.
+   */
   private async claim(): Promise<Untold[]> {
     const now = this.clock.now();
     return this.db.transaction(async (tx) => {
       const silenced = await silencedSql(tx, now, 4);
+      const due = `(a.tell_after IS NULL OR a.tell_after <= $1) AND a.told <> CASE a.state WHEN 'CLOSED' THEN 'resolved' ELSE 'firing' END`;
       const [rows] = await tx.query<[Untold[], number]>(`
+        WITH due AS MATERIALIZED (
+          SELECT a.id, a.kind, a.state = 'CLOSED' AS closed, d.labels FROM (
+            SELECT * FROM alerts WHERE state IN ('OPEN', 'ACKNOWLEDGED') UNION ALL SELECT * FROM alerts WHERE state = 'CLOSED' AND closed_at > $3 AND (told <> 'nothing' OR tell_tries > 0)
+          ) a LEFT JOIN devices d ON d.id = a.device_id WHERE ${due} AND (a.state = 'CLOSED' OR NOT ${silenced.sql})
+        ), first AS (
+          SELECT kind, closed FROM due ORDER BY id LIMIT 1
+        )
         UPDATE alerts u SET tell_tries = u.tell_tries + 1, tell_after = $2 FROM (
-          SELECT a.id, d.labels FROM alerts a LEFT JOIN devices d ON d.id = a.device_id
-          WHERE a.state <> 'PENDING' AND a.told <> CASE a.state WHEN 'CLOSED' THEN 'resolved' ELSE 'firing' END AND (a.tell_after IS NULL OR a.tell_after <= $1)
-            AND CASE a.state WHEN 'CLOSED' THEN (a.told <> 'nothing' OR a.tell_tries > 0) AND a.closed_at > $3 ELSE NOT ${silenced.sql} END
-          ORDER BY a.id LIMIT ${most} FOR NO KEY UPDATE OF a SKIP LOCKED
-        ) due WHERE u.id = due.id
-        RETURNING u.id, u.kind, u.subject, u.severity, u.device_id AS device, u.workload, u.rollout_id AS rollout, due.labels, u.state = 'CLOSED' AS closed, u.opened_at AS "openedAt", u.closed_at AS "closedAt", u.tell_tries AS tries, u.times, u.summary, u.advice, u.numbers`,
+          SELECT a.id, due.labels FROM alerts a JOIN due ON due.id = a.id JOIN first ON first.kind = due.kind AND first.closed = due.closed
+          WHERE ${due} AND (a.state = 'CLOSED') = due.closed ORDER BY a.id LIMIT ${most} FOR NO KEY UPDATE OF a SKIP LOCKED
+        ) claimed WHERE u.id = claimed.id
+        RETURNING u.id, u.kind, u.subject, u.severity, u.device_id AS device, u.workload, u.rollout_id AS rollout, claimed.labels, u.state = 'CLOSED' AS closed, u.opened_at AS "openedAt", u.closed_at AS "closedAt", u.tell_tries AS tries, u.times, u.summary, u.advice, u.numbers`,
       [now, new Date(now.getTime() + 4 * this.timeoutMs), new Date(now.getTime() - giveUpMs), ...silenced.params]);
       return rows;
     });
@@ -64,15 +71,15 @@ export class AlertWebhook {
     return this.options.timeoutMs ?? 10_000;
   }
 
-  /** @returns what was wrong; nothing where the receiver answered 2xx */
-  private async post(alerts: readonly Untold[]): Promise<string | undefined> {
+  /** @returns why it was not taken, and whether anything else would be; nothing where the receiver answered 2xx */
+  private async post(alerts: readonly Untold[]): Promise<{ why: string; down: boolean } | undefined> {
     const body = JSON.stringify(messageOf(alerts, this.options.consoleUrl));
     try {
       const response = await fetch(this.options.url, { method: 'POST', redirect: 'error', body, headers: { 'content-type': 'application/json', 'user-agent': 'reefkeeper', ...this.signature(alerts, body) }, signal: AbortSignal.timeout(this.timeoutMs) });
       await response.body?.cancel();
-      return response.ok ? undefined : `it answered ${response.status}`;
+      return response.ok ? undefined : { why: `it answered ${response.status}`, down: response.status >= 500 || response.status === 429 };
     } catch (error) {
-      return ((error as Error).cause as Error | undefined)?.message ?? (error as Error).message;
+      return { why: ((error as Error).cause as Error | undefined)?.message ?? (error as Error).message, down: true };
     }
   }
 

@@ -356,6 +356,25 @@ describe('the webhook', () => {
     expect(told().at(-1)).toEqual(['firing', 'cam-2']);
   });
 
+  it('a receiver that is down is asked once a round, however much there is to tell; one that refuses a kind hears of the others', async () => {
+    const many = (kind: string, count: number) => database.db.query("INSERT INTO alerts (kind, subject, severity, state, since, opened_at, last_seen_at, summary, advice) SELECT $1, 'x' || g, 'warning', 'OPEN', $3, $3, $3, 's', 'a' FROM generate_series(1, $2::int) g", [kind, count, clock.now()]);
+    await many('device.offline', 250);
+    await many('device.hot', 1);
+    answers = [503];
+    expect(await webhook().deliver()).toBe(0);
+    expect(taken.length).toBe(1);
+    clock.advance(60_000);
+    answers = [400];
+    expect(await webhook().deliver()).toBeGreaterThan(100);
+    expect(taken.slice(1).map(({ body }) => `${body.commonLabels.alertname} ${body.alerts.length}`).sort()).toEqual(['device.hot 1', 'device.offline 100', 'device.offline 100', 'device.offline 50']);
+    clock.advance(60_000);
+    await webhook().deliver();
+    expect(await database.db.query("SELECT told, count(*)::int AS n FROM alerts GROUP BY told")).toEqual([{ told: 'firing', n: 251 }]);
+    // What was closed long ago, before there was a webhook, is nobody's concern.
+    await database.db.query("UPDATE alerts SET state = 'CLOSED', closed_at = $1, told = 'nothing'", [clock.now()]);
+    expect(await webhook().deliver()).toBe(0);
+  });
+
   it('a receiver that does not answer is given up for the time being', async () => {
     const deaf = createServer(() => {}).listen(0, '127.0.0.1');
     await once(deaf, 'listening');

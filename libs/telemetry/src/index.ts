@@ -1,7 +1,7 @@
 import type { SchemaSlice } from '@reefkeeper/platform';
 import { AlertRow, SilenceRow } from './alerts.entity.ts';
 import { Capture } from './captures.entity.ts';
-import { Alerts1764000004010, Captures1764000004004, TelemetryExport1764000004020, TelemetryExtras1764000004002, TelemetryLost1764000004003, TelemetryWindows1764000004001 } from './migrations.ts';
+import { Alerts1764000004010, AlertsToldWithoutIndex1764000004011, Captures1764000004004, TelemetryExport1764000004020, TelemetryExtras1764000004002, TelemetryLost1764000004003, TelemetryWindows1764000004001 } from './migrations.ts';
 import { TelemetryWindow } from './telemetry.entity.ts';
 
 export { alertStates, type AlertKind, type AlertKinds, type AlertState, type Fact, type Severity } from './alert.ts';
@@ -21,4 +21,4 @@ export * from './telemetry.views.ts';
 export { openPubSubSink } from './pubsub-sink.ts';
 export { WindowExport, type ExportedWindow, type WindowSink } from './window-export.ts';
 
-export const telemetrySchema: SchemaSlice = { entities: [TelemetryWindow, Capture, AlertRow, SilenceRow], migrations: [TelemetryWindows1764000004001, TelemetryExtras1764000004002, TelemetryLost1764000004003, Captures1764000004004, Alerts1764000004010, TelemetryExport1764000004020] };
+export const telemetrySchema: SchemaSlice = { entities: [TelemetryWindow, Capture, AlertRow, SilenceRow], migrations: [TelemetryWindows1764000004001, TelemetryExtras1764000004002, TelemetryLost1764000004003, Captures1764000004004, Alerts1764000004010, AlertsToldWithoutIndex1764000004011, TelemetryExport1764000004020] };

@@ -165,3 +165,16 @@ export class TelemetryExport1764000004020 implements MigrationInterface {
     await runner.query('DROP TABLE telemetry_export');
   }
 }
+
+/** Untold alerts are found among those that are not closed and those closed lately; without a webhook this index would only have grown. */
+export class AlertsToldWithoutIndex1764000004011 implements MigrationInterface {
+  name = 'AlertsToldWithoutIndex1764000004011';
+
+  async up(runner: QueryRunner): Promise<void> {
+    await runner.query('DROP INDEX alerts_untold');
+  }
+
+  async down(runner: QueryRunner): Promise<void> {
+    await runner.query("CREATE INDEX alerts_untold ON alerts (tell_after) WHERE state <> 'PENDING' AND told <> CASE state WHEN 'CLOSED' THEN 'resolved' ELSE 'firing' END");
+  }
+}
