@@ -6,8 +6,8 @@ import { ChangeFeed, openLogger, PlatformModule } from '@reefkeeper/platform';
 import { ProblemFilter } from '@reefkeeper/platform/http';
 import { RolloutsModule } from '@reefkeeper/rollouts';
 import { DevicesModule } from '@reefkeeper/devices';
-import { DevicesController } from '@reefkeeper/devices/http';
-import { FreezesController, RolloutsController } from '@reefkeeper/rollouts/http';
+import { ConfigRulesController, DevicesController } from '@reefkeeper/devices/http';
+import { FreezesController, RolloutsController, SitesController } from '@reefkeeper/rollouts/http';
 import { execa } from 'execa';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { ended, openWorld, type World } from '../../../../libs/rollouts/src/world.fixture.ts';
@@ -26,7 +26,7 @@ beforeAll(async () => {
   feed = new ChangeFeed(world.database.url, log);
   await feed.start();
   app = await NestFactory.create<NestFastifyApplication>({
-    module: App, imports: [PlatformModule.forRoot({ db: world.database.db, clock: world.clock, log, objects: {} as never, queues: {} as never, feed }), RolloutsModule, DevicesModule], controllers: [RolloutsController, FreezesController, DevicesController],
+    module: App, imports: [PlatformModule.forRoot({ db: world.database.db, clock: world.clock, log, objects: {} as never, queues: {} as never, feed }), RolloutsModule, DevicesModule], controllers: [RolloutsController, FreezesController, SitesController, DevicesController, ConfigRulesController],
     providers: [{ provide: APP_PIPE, useClass: StandardSchemaValidationPipe }, { provide: APP_FILTER, useFactory: () => new ProblemFilter(log) }],
   }, new FastifyAdapter(), { logger: false });
   app.setGlobalPrefix('api/v1');
@@ -87,4 +87,30 @@ it('pins, freezes and paces: said in the preview, shown while they hold', async 
   expect((await reef('unfreeze', freeze)).stdout).toContain('no longer frozen');
   const wrong = await reef('rollout', 'create', 'm@3', '--window', 'funday 22:00-05:00');
   expect([wrong.exitCode, wrong.stderr]).toEqual([2, expect.stringContaining('--window takes days and a time') as string]);
+}, 240_000);
+
+it('limits of sites, configuration that is kept, devices that wait by their own word, and waves that are none', async () => {
+  const [first, second] = await world.fleet.add(2, { labels: { site: 'nancy', link: 'lte' } });
+  const set = await reef('config', 'set', 'lte', '--selector', 'link=lte', '--link', 'metered', '--data-budget', '20MB/day', '--priority', '3');
+  expect([set.stderr, set.stdout]).toEqual(['', 'lte: link metered, data 20.0 MB a day, for 2 devices now (link=lte), of which 2 are told something new, and for those that come to match']);
+  await reef('device', 'configure', first!.id, '--data-budget', 'own');
+  expect((await world.devices.get(first!.id)).desired).toMatchObject({ own: { dataBudget: null }, config: { link: 'metered', dataBudget: null }, rules: ['lte'] });
+  expect((await reef('device', 'configure', first!.id, '--hand-back', 'data-budget')).stdout).toContain('1 device configured');
+  expect((await world.devices.get(first!.id)).desired).toMatchObject({ own: {}, config: { dataBudget: { bytes: 20_000_000 } } });
+  expect((await reef('config', 'ls')).stdout).toMatch(/lte +3 +2 +link=lte +link metered, data 20.0 MB a day/);
+
+  expect((await reef('site', 'limit', 'nancy', '--concurrency', '1', '--rate', '2MB')).stdout).toBe('site nancy, 2 devices: 1 at once, 2.0 MB a second, whatever rollouts tell there');
+  expect((await reef('site', 'ls')).stdout).toMatch(/nancy +2 +0 +1 +2.0 MB +site/);
+  await world.version(7);
+  const wrong = await reef('rollout', 'preview', 'm@7', '-l', 'site=nancy', '--wave', '3x', '100%');
+  expect([wrong.exitCode, wrong.stderr]).toEqual([2, expect.stringContaining('"3x" is neither a number nor a percentage. A wave is a percentage') as string]);
+  const nobody = await reef('rollout', 'preview', 'm@7', '-l', 'site=nancy', '--wave', 'nanci', '100%');
+  expect([nobody.exitCode, nobody.stderr]).toEqual([5, expect.stringContaining('No device has the label nanci; did you mean site=nancy?') as string]);
+
+  second!.waitsFor = { code: 'budget_exceeded', message: 'needs 4 MB and 1 is left' };
+  const made = await reef('rollout', 'create', 'm@7', '-l', 'site=nancy', '--wave', '100%', '--soak', '2', '--deadline', '600', '--observe', '0', '--json');
+  const { rollout: id } = JSON.parse(made.stdout.split('\n')[0]!) as { rollout: string };
+  await world.run(60, id, ({ waves }) => waves[0]!.waiting === 1 && waves[0]!.counts.SUCCEEDED === 1);
+  expect((await reef('rollout', 'show', id)).stdout).toMatch(/open +waiting *\n[^]*waiting for its data budget: 1 device \(coral-\d+\), budget_exceeded/);
+  expect((await reef('rollout', 'explain', id)).stdout).toMatch(/1 device waiting for its data budget \(coral-\d+\): needs 4 MB and 1 is left/);
 }, 240_000);
