@@ -9,23 +9,26 @@ export interface CompiledShape {
   /** Written into the package, so that two files can differ in nothing else. */
   compiler?: string;
   classes?: number;
+  /** What a segment takes or gives, where that is not the whole model's. */
+  input?: { name: string; shape: number[] };
+  output?: { name: string; shape: number[] };
 }
 
 /**
  * A model compiled for the Edge TPU as far as anything outside the chip can tell: 8 x 8 x 3 in, ten scores out, everything in one
  * `edgetpu-custom-op`, with a package that says what the compiler's say. Its instructions are none.
  */
-export function compiledModel({ classes = 10, ...shape }: CompiledShape = {}): Buffer {
+export function compiledModel({ classes = 10, input = { name: 'picture', shape: [1, 8, 8, 3] }, output = { name: 'scores', shape: [1, classes] }, ...shape }: CompiledShape = {}): Buffer {
   const net = new TfliteBuilder();
-  const picture = net.input([1, 8, 8, 3], { name: 'picture', type: 'UINT8', scale: 1 / 255, zeroPoint: 0 });
-  const scores = net.tensor({ name: 'scores', shape: [1, classes], type: 'UINT8', scale: 1 / 256, zeroPoint: 0 });
+  const picture = net.input(input.shape, { name: input.name, type: 'UINT8', scale: input.name === 'picture' ? 1 / 255 : 1 / 256, zeroPoint: 0 });
+  const scores = net.tensor({ ...output, type: 'UINT8', scale: 1 / 256, zeroPoint: 0 });
   net.op('CUSTOM', [picture], [scores], { customCode: 'edgetpu-custom-op', customOptions: flexMap('4', edgeTpuPackage(shape)) });
   net.output(scores);
   return Buffer.from(net.build());
 }
 
 /** Field numbers as measured on public files: see `libs/edgetpu/src/compiled.ts`, which reads them. */
-function edgeTpuPackage({ minRuntime = 14, token = 0x5eedn, parameterBytes = 4_096, compiler = '16.0' }: Omit<CompiledShape, 'classes'>): Uint8Array {
+function edgeTpuPackage({ minRuntime = 14, token = 0x5eedn, parameterBytes = 4_096, compiler = '16.0' }: Omit<CompiledShape, 'classes' | 'input' | 'output'>): Uint8Array {
   const multi = new Builder();
   const executables = [executable(1, parameterBytes, token), executable(2, 0, token)].map((bytes) => multi.createByteVector(bytes));
   const list = vectorOf(multi, executables);

@@ -38,7 +38,7 @@ export class Accelerators {
   private last: Probe = { tfliteVersion: null, runtime: null, devices: [] };
   private readonly backoff: Backoff;
   private readonly health: TpuHealth;
-  private placed = new Map<string, string>();
+  private placed = new Map<string, string[]>();
   private busy: Promise<unknown> = Promise.resolve();
 
   constructor(private readonly options: AcceleratorOptions) {
@@ -66,10 +66,10 @@ export class Accelerators {
   }
 
   /** Where each workload belongs now. */
-  placement(wanted: readonly Placeable[]): Map<string, EdgeTpuDevice> {
+  placement(wanted: readonly Placeable[]): Map<string, EdgeTpuDevice[]> {
     const devices = this.usable;
     this.placed = place(wanted, devices, this.placed);
-    return new Map([...this.placed].map(([workload, path]) => [workload, devices.find((device) => device.path === path)!]));
+    return new Map([...this.placed].map(([workload, paths]) => [workload, paths.map((path) => devices.find((device) => device.path === path)!)]));
   }
 
   /** @returns whether something changed */

@@ -345,7 +345,7 @@ export class Agent {
     const { accelerators, workloads } = this;
     return {
       accelerator: accelerators.now, acceleratorFailing: accelerators.failing, cameraLost: workloads.cameraLost,
-      devices: new Map([...workloads].map(([name, serving]) => [name, serving.device])), stateWasDamaged: this.state.was === 'lost', disk: this.disk.trouble, clockWrong: this.clock.wrong, damaged: this.repairs.workloads,
+      devices: new Map([...workloads].map(([name, serving]) => [name, serving.devices])), stateWasDamaged: this.state.was === 'lost', disk: this.disk.trouble, clockWrong: this.clock.wrong, damaged: this.repairs.workloads,
       wrong: this.aftercare.wrong,
       crashLooping: new Set([...workloads].filter(([, serving]) => serving.crashLooping).map(([name]) => name)),
     };

@@ -26,8 +26,10 @@ export interface Answer {
   tensors: Tensors;
   outputs: Uint8Array[];
   preprocessUs: number;
-  /** The native call alone. */
+  /** The native call alone; all segments together, where the model has some. */
   invokeUs: number;
+  /** Of each segment. */
+  stagesUs: number[];
   /** Both and the way to the child and back; without the wait for the turn. */
   totalUs: number;
 }

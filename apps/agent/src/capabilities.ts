@@ -10,7 +10,7 @@ export const agentVersion = typeof REEF_AGENT_VERSION === 'string' ? REEF_AGENT_
 export async function capabilitiesOf(probe: Probe, said: { release?: string | undefined; peer?: Capabilities['peer'] } = {}): Promise<Capabilities> {
   return {
     agentVersion, tfliteVersion: probe.tfliteVersion, edgetpuRuntime: probe.runtime, edgetpus: probe.devices,
-    hostClass: await hostClass(), arch: arch().slice(0, 16), memoryBytes: totalmem(),
+    hostClass: await hostClass(), arch: arch().slice(0, 16), memoryBytes: totalmem(), pipelines: true,
     timeZone: new Intl.DateTimeFormat().resolvedOptions().timeZone, ...(said.peer ? { peer: said.peer } : {}), ...(said.release ? { release: said.release } : {}),
   };
 }

@@ -21,7 +21,7 @@ afterEach(async () => rm(dir, { recursive: true, force: true }));
 
 const white = (width = 400, height = 200) => sharp({ create: { width, height, channels: 3, background: '#fff' } }).withExif({ IFD0: { Copyright: 'somebody' } }).jpeg().toBuffer();
 const answer = (...scores: number[]): Answer => ({
-  slot: { bundle: 'ab'.repeat(32), variant: 'cpu-int8', backend: 'cpu' }, manifest: { task: 'classification', labels: ['cat', 'dog', 'eel'] } as unknown as Manifest, preprocessUs: 0, invokeUs: 0, totalUs: 0,
+  slot: { bundle: 'ab'.repeat(32), variant: 'cpu-int8', backend: 'cpu' }, manifest: { task: 'classification', labels: ['cat', 'dog', 'eel'] } as unknown as Manifest, preprocessUs: 0, invokeUs: 0, stagesUs: [0], totalUs: 0,
   tensors: { inputs: [], outputs: [{ name: 's', shape: [1, 3], dtype: 'float32', scale: null, zeroPoint: null, bytes: 12 }] }, outputs: [new Uint8Array(Float32Array.from(scores).buffer)],
 });
 const open = (more: { maxBytes?: number; mask?: string } = {}) => Captures.open(join(dir, 'kept'), new Disk(dir), { maxBytes: more.maxBytes ?? 10_000_000, mask: more.mask, log: openLogger('agent', 'silent'), clock: () => now });

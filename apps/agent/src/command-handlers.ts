@@ -64,13 +64,21 @@ export function commandHandlers(world: CommandWorld): CommandHandlers {
     bench: async (args) => {
       const [name, serving] = workloads.chosen(args)[0]!;
       const runs = Math.min(1_000, Math.max(1, Math.trunc(Number(args.runs ?? 50)) || 50));
-      const sorted = (await serving.bench(runs)).sort((a, b) => a - b);
-      const at = (q: number) => Math.round(sorted[Math.min(sorted.length - 1, Math.floor(q * sorted.length))]!);
-      return { workload: name, runs, p50Us: at(0.5), p95Us: at(0.95), p99Us: at(0.99), maxUs: at(1) };
+      const { invokesUs, stages, perSecond } = await serving.bench(runs);
+      return {
+        workload: name, runs, ...quantilesOf(invokesUs), perSecond: Math.round(perSecond * 10) / 10,
+        ...(stages.length > 1 ? { segments: stages.map((stage) => ({ edgetpu: stage.edgetpu, ...quantilesOf(stage.invokesUs) })) } : {}),
+      };
     },
 
     learn: (args, id) => learn(world, args, id),
   };
+}
+
+function quantilesOf(us: readonly number[]): Record<'p50Us' | 'p95Us' | 'p99Us' | 'maxUs', number> {
+  const sorted = us.toSorted((a, b) => a - b);
+  const at = (q: number) => Math.round(sorted[Math.min(sorted.length - 1, Math.floor(q * sorted.length))]!);
+  return { p50Us: at(0.5), p95Us: at(0.95), p99Us: at(0.99), maxUs: at(1) };
 }
 
 async function temperatures({ found }: Accelerators, sysfs: string): Promise<{ host: number | null; edgetpus: Record<string, number | null> }> {

@@ -47,7 +47,7 @@ describe.skipIf(!canBuildFakeEdgeTpu)('an agent with Edge TPUs that come, go and
     const { bundle } = publishForTpu(fleet, 1);
     const { deviceId } = await start();
     await fleet.want(device, 1, { classifier: onTpu(bundle, { cpuFallback: false }) }, window);
-    const waiting = await fleet.reportWhere(({ conditions, workloads }) => conditions.includes('NO_ACCELERATOR') && workloads.classifier?.execution?.step === 'install', 10_000);
+    const waiting = await fleet.reportWhere(({ conditions, workloads }) => conditions.includes('NO_ACCELERATOR') && workloads.classifier?.execution?.step === 'install' && workloads.classifier.execution.state === 'QUEUED', 10_000);
     expect(waiting).toMatchObject({ health: 'DEGRADED', workloads: { classifier: { running: null, execution: { state: 'QUEUED', failure: { code: 'no_accelerator' } } } } });
     await new Promise((resolve) => { setTimeout(resolve, 2_500); });
     // It has looked again meanwhile, and neither given up nor died over it.

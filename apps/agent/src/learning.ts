@@ -2,6 +2,7 @@ import { createReadStream } from 'node:fs';
 import { mkdir, readdir, readFile, rm } from 'node:fs/promises';
 import { join, relative, sep } from 'node:path';
 import { pipeline } from 'node:stream/promises';
+import { segmentsOf } from '@reefkeeper/bundle';
 import { encodeLearned } from '@reefkeeper/bundle/learned';
 import { extractorOf, learnFromImages, readModel, type LearnImage, type Session } from '@reefkeeper/edgetpu';
 import { answersOnce } from '@reefkeeper/inference';
@@ -42,6 +43,7 @@ export async function learnAndOffer(command: string, args: LearnArgs, world: Lea
   if (!runner) throw new ReefError('inference.not_running', 'unavailable', `Nothing is served by ${args.workload} now; an extractor has to run before anything can be learnt on it.`);
   const { manifest, slot } = runner;
   const variant = manifest.variants.find(({ name }) => name === slot.variant)!;
+  if (segmentsOf(variant).length > 1) throw new ReefError('learn.segmented', 'invalid', `${args.workload} runs a model that is cut into segments (${variant.name}); nothing can be learnt on it here. Roll out a version of it that is compiled whole.`);
   const extractor = extractorOf(readModel(await readFile(world.store.blobPath(variant.file.digest))), { isExtractor: manifest.task === 'embedding' });
   const images = await imagesOf(args, world);
   const current = (): Runner => {

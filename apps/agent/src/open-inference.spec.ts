@@ -8,7 +8,7 @@ const tensor = (name: string, shape: number[], dtype: 'int8' | 'float32', scale:
 const tensors: Tensors = { inputs: [tensor('picture', [1, 4], 'int8')], outputs: [tensor('scores', [1, 2], 'int8', 1 / 256, -128), tensor('raw', [1, 2], 'float32', null, null)] };
 const manifest = { model: 'colours', version: 7, task: 'classification', labels: ['a', 'b'], inputs: [{ name: 'picture' }], outputs: [{ name: 'scores' }, { name: '' }] } as unknown as Manifest;
 const slot = { bundle: 'ab'.repeat(32), variant: 'cpu-int8', backend: 'cpu' as const };
-const answer: Answer = { slot, manifest, tensors, outputs: [Uint8Array.from([0x80, 0x7f]), new Uint8Array(Float32Array.from([0.25, -2]).buffer)], preprocessUs: 1, invokeUs: 2.4, totalUs: 3 };
+const answer: Answer = { slot, manifest, tensors, outputs: [Uint8Array.from([0x80, 0x7f]), new Uint8Array(Float32Array.from([0.25, -2]).buffer)], preprocessUs: 1, invokeUs: 2.4, stagesUs: [2.4], totalUs: 3 };
 
 const body = (request: unknown) => Buffer.from(JSON.stringify(request));
 const input = (more: Record<string, unknown> = {}) => ({ name: 'picture', shape: [1, 4], datatype: 'INT8', data: [1, 2, 3, 4], ...more });

@@ -6,38 +6,44 @@ export interface Placeable {
   pin: string | null;
   /** Models compiled together; apart from each other they would gain nothing from it. */
   group: string | null;
+  /** How many it runs on, a segment on each. */
+  edgeTpus: number;
 }
 
 /**
- * Which workload runs on which Edge TPU; a workload that cannot run on any is missing in the answer. Pure, and the same for the same facts in
- * any order. What a workload may rely on: it keeps its Edge TPU as long as that one is there and its pin allows it, for moving means loading
+ * Which workload runs on which Edge TPUs: one, or as many as its model has segments, each another; a workload that cannot run on any is missing in the answer. Pure, and the same for the same facts in
+ * any order. What a workload may rely on: it keeps an Edge TPU as long as that one is there and its pin allows it, for moving means loading
  * anew. The only move without need is to an Edge TPU that nobody uses, from one that two parties share.
  */
-export function place(wanted: readonly Placeable[], devices: readonly EdgeTpuDevice[], before: ReadonlyMap<string, string> = new Map()): Map<string, string> {
-  const placed = new Map<string, string>();
+export function place(wanted: readonly Placeable[], devices: readonly EdgeTpuDevice[], before: ReadonlyMap<string, readonly string[]> = new Map()): Map<string, string[]> {
+  const placed = new Map<string, string[]>();
   const paths = devices.map(({ path }) => path);
   const parties = partiesOf(wanted, devices);
-  const load = (path: string) => [...placed.values()].filter((one) => one === path).length;
-  const seat = (party: Placeable[], path: string) => { for (const { workload } of party) placed.set(workload, path); };
+  const load = (path: string) => [...placed.values()].filter((seats) => seats.includes(path)).length;
+  const seat = (party: Placeable[], seats: string[]) => { for (const { workload } of party) placed.set(workload, seats); };
+  const allowedTo = ({ pin }: Placeable) => (pin === null ? paths : matching(devices, pin).map(({ path }) => path));
+  /** Where a party sat and still may. */
+  const keptBy = (party: Placeable[]) => party.map(({ workload }) => (before.get(workload) ?? []).filter((path) => allowedTo(party[0]!).includes(path)));
 
   const movable: Placeable[][] = [];
   for (const party of parties) {
-    const { pin } = party[0]!;
-    const allowed = pin === null ? paths : matching(devices, pin).map(({ path }) => path);
-    const kept = party.map(({ workload }) => before.get(workload)).find((path) => path !== undefined && allowed.includes(path));
-    if (kept !== undefined) seat(party, kept);
-    if (pin === null) movable.push(party);
+    const { pin, edgeTpus } = party[0]!;
+    const kept = keptBy(party).find((seats) => seats.length >= edgeTpus);
+    if (kept) seat(party, kept.slice(0, edgeTpus));
+    if (pin === null && edgeTpus === 1) movable.push(party);
   }
   for (const party of parties.filter(([first]) => !placed.has(first!.workload))) {
-    const { pin } = party[0]!;
-    const allowed = pin === null ? paths : matching(devices, pin).map(({ path }) => path);
-    const [least] = allowed.toSorted((a, b) => load(a) - load(b) || a.localeCompare(b));
-    if (least !== undefined) seat(party, least);
+    const { edgeTpus } = party[0]!;
+    const kept = keptBy(party)[0]!;
+    const others = allowedTo(party[0]!).filter((path) => !kept.includes(path)).toSorted((a, b) => load(a) - load(b) || a.localeCompare(b));
+    const seats = [...kept, ...others].slice(0, edgeTpus);
+    // A part of a model is of no use.
+    if (seats.length === edgeTpus) seat(party, seats);
   }
   for (const idle of paths.toSorted().filter((path) => load(path) === 0)) {
-    const seats = (path: string) => movable.filter(([first]) => placed.get(first!.workload) === path);
-    const parted = paths.toSorted((a, b) => load(b) - load(a) || a.localeCompare(b)).map(seats).find((there) => there.length > 0 && load(placed.get(there[0]![0]!.workload)!) > there.at(-1)!.length);
-    if (parted) seat(parted.at(-1)!, idle);
+    const seats = (path: string) => movable.filter(([first]) => placed.get(first!.workload)?.[0] === path);
+    const parted = paths.toSorted((a, b) => load(b) - load(a) || a.localeCompare(b)).map(seats).find((there) => there.length > 0 && load(placed.get(there[0]![0]!.workload)![0]!) > there.at(-1)!.length);
+    if (parted) seat(parted.at(-1)!, [idle]);
   }
   return placed;
 }
@@ -47,7 +53,7 @@ function partiesOf(wanted: readonly Placeable[], devices: readonly EdgeTpuDevice
   const parties = new Map<string, Placeable[]>();
   if (devices.length === 0) return [];
   for (const one of wanted.toSorted((a, b) => a.workload.localeCompare(b.workload))) {
-    const key = one.pin === null && one.group !== null ? `group ${one.group}` : `workload ${one.workload}`;
+    const key = one.pin === null && one.group !== null && one.edgeTpus === 1 ? `group ${one.group}` : `workload ${one.workload}`;
     parties.set(key, [...(parties.get(key) ?? []), one]);
   }
   return [...parties.values()];

@@ -1,3 +1,4 @@
+import { edgeTpusOf } from '@reefkeeper/bundle';
 import { activationLimitS, type Desired, type ExecutionStep, type Failure, type WantedWorkload } from '@reefkeeper/protocol';
 import type { EdgeTpuDevice } from '@reefkeeper/inference';
 import type { DiskTrouble } from './disk.ts';
@@ -185,12 +186,11 @@ export function chooseVariant(wanted: Pick<WantedWorkload, 'variant' | 'policy'>
   if (!found) return { ok: false, reason: 'bundle.variant_missing', message: `The bundle has no variant ${wanted.variant}; it has ${installed.variants.map(({ name }) => name).join(', ')}.` };
   if (!needsAccelerator(found.name)) return { ok: true, variant: { variant: found.name, backend: 'cpu' } };
   const { device } = wanted.policy;
-  const there = accelerator.present && (device === undefined || matching(accelerator.devices, device).length > 0);
-  if (there && (found.minRuntime === null || accelerator.runtime === null || accelerator.runtime >= found.minRuntime)) {
+  if (accelerator.present && hasAccelerators(found.name, accelerator, device) && (found.minRuntime === null || accelerator.runtime === null || accelerator.runtime >= found.minRuntime)) {
     return { ok: true, variant: { variant: found.name, backend: 'edgetpu' } };
   }
   if (wanted.policy.cpuFallback && installed.variants.some(({ name }) => name === cpuVariant)) return { ok: true, variant: { variant: cpuVariant, backend: 'cpu' } };
-  return { ok: false, reason: 'NO_ACCELERATOR', message: device === undefined ? `${wanted.variant} needs an Edge TPU and none answers.` : `${wanted.variant} is to run on the Edge TPU ${device}, which does not answer.` };
+  return { ok: false, reason: 'NO_ACCELERATOR', message: edgeTpusOf(found.name) > 1 ? `${wanted.variant} needs ${edgeTpusOf(found.name)} Edge TPUs${device === undefined ? '' : ` (${device})`}, which do not all answer.` : device === undefined ? `${wanted.variant} needs an Edge TPU and none answers.` : `${wanted.variant} is to run on the Edge TPU ${device}, which does not answer.` };
 }
 
 export function variantKey(bundle: string, variant: string): string {
@@ -200,7 +200,14 @@ export function variantKey(bundle: string, variant: string): string {
 export const cpuVariant = 'cpu-int8';
 
 export function needsAccelerator(variant: string): boolean {
-  return variant.startsWith('edgetpu');
+  return edgeTpusOf(variant) > 0;
+}
+
+/** Whether the Edge TPUs that `variant` runs on are there. @param pin `policy.device` */
+export function hasAccelerators(variant: string, accelerator: Accelerator, pin: string | undefined): boolean {
+  if (!accelerator.present) return false;
+  const needed = edgeTpusOf(variant);
+  return pin === undefined ? needed === 1 || accelerator.devices.length >= needed : matching(accelerator.devices, pin).length >= needed;
 }
 
 /** The bundle the controller names, if it is here whole; else our own last good one. */

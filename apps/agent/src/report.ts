@@ -1,7 +1,6 @@
 import type { Desired, Execution as ReportedExecution, Reported, ReportedWorkload } from '@reefkeeper/protocol';
 import type { DiskTrouble } from './disk.ts';
-import { matching } from './placement.ts';
-import { needsAccelerator, type Accelerator } from './plan.ts';
+import { hasAccelerators, needsAccelerator, type Accelerator } from './plan.ts';
 import type { AgentState } from './state.ts';
 import { isOpen, onTrial, type Execution, type WorkloadState } from './workload.ts';
 
@@ -9,8 +8,8 @@ export interface Live {
   accelerator: Accelerator;
   /** An Edge TPU has failed so often that it is left alone for a while. */
   acceleratorFailing: boolean;
-  /** Path of the Edge TPU that each workload is on. */
-  devices: ReadonlyMap<string, string | undefined>;
+  /** Paths of the Edge TPUs that each workload is on. */
+  devices: ReadonlyMap<string, readonly string[]>;
   /** Of the step at hand, by workload. */
   percent: ReadonlyMap<string, number>;
   /** Workloads whose model fails its self-test in service, with nothing to go back to. */
@@ -41,7 +40,7 @@ export function reportOf(state: Readonly<AgentState>, live: Live): Pick<Reported
     observedRevision: state.desired?.revision ?? null,
     health: conditions.length === 0 ? 'HEALTHY' : 'DEGRADED', conditions,
     workloads: Object.fromEntries(Object.entries(state.workloads).map(([name, workload]) => [name, {
-      ...reportedWorkload(workload, live.percent.get(name) ?? null, live.devices.get(name) ?? null), ...(live.learning?.has(name) ? { learning: live.learning.get(name)! } : {}),
+      ...reportedWorkload(workload, live.percent.get(name) ?? null, live.devices.get(name)?.join(', ') || null), ...(live.learning?.has(name) ? { learning: live.learning.get(name)! } : {}),
     }])),
   };
 }
@@ -66,7 +65,7 @@ function conditionsOf(state: Readonly<AgentState>, live: Live): string[] {
 
 /** Some workload wants an Edge TPU, perhaps a certain one, that does not answer. */
 export function missesAccelerator(desired: Desired | null, accelerator: Accelerator): boolean {
-  return Object.values(desired?.workloads ?? {}).some(({ variant, policy: { device } }) => needsAccelerator(variant) && (!accelerator.present || (device !== undefined && matching(accelerator.devices, device).length === 0)));
+  return Object.values(desired?.workloads ?? {}).some(({ variant, policy: { device } }) => needsAccelerator(variant) && !hasAccelerators(variant, accelerator, device));
 }
 
 function wantsAccelerator(desired: Desired | null): boolean {

@@ -1,79 +1,76 @@
-import { decodeGolden, judgeGolden, type Manifest } from '@reefkeeper/bundle';
-import { quantisePixels, readImage, resizePixels, type EdgeTpuDevice, type LoadedModel } from '@reefkeeper/inference';
+import { decodeGolden, judgeGolden, segmentsOf, type Manifest } from '@reefkeeper/bundle';
+import { quantisePixels, readImage, resizePixels, type EdgeTpuDevice } from '@reefkeeper/inference';
 import { asReefError, ReefError } from '@reefkeeper/platform/errors';
 import { readFile } from 'node:fs/promises';
 import type { Question, Tensors } from './answer.ts';
-import { InvokeDeadline } from './deadline.ts';
-import type { Hosts, Lease } from './hosts.ts';
+import { wired, type Source } from './segments.ts';
+import { Stage, type StageOptions } from './stage.ts';
 import type { Store } from './store.ts';
 import type { Slot } from './workload.ts';
 
-export interface RunnerOptions {
-  hosts: Hosts;
-  edgetpu?: string | undefined;
-  /** For a slot on the Edge TPU. */
-  device?: EdgeTpuDevice | undefined;
-  /** An invoke that takes longer than its own past allows, but never less than `floorMs`, means that the driver hangs. */
-  deadline?: { floorMs: number; ceilingMs: number };
+export interface RunnerOptions extends StageOptions {
+  /** For a slot on Edge TPUs: one for each segment. */
+  devices?: readonly EdgeTpuDevice[];
 }
 
-/** So many inferences in a row that the Edge TPU does not do mean that it is lost; the child would go on failing for ever. */
-const lostAfter = 5;
-
-/** Ends of an inference process, and failures to get one, that say nothing about the model in it. */
-export const blameless: ReadonlySet<string> = new Set(['artifact.checksum_mismatch', 'bundle.not_installed', 'inference.no_device', 'inference.accelerator_lost', 'inference.neighbour_ended']);
-
-/** One loaded model: perhaps proved, perhaps serving. It lives in a child process, which models of one Edge TPU share. */
+/**
+ * One loaded model: perhaps proved, perhaps serving. It runs in one stage, or, cut into segments, in one after the other: each segment's Edge TPU works on
+ * what the one before has given, so that as many questions as there are segments may be under way at once. They are answered in the order asked.
+ */
 export class Runner {
-  private inFlight: Promise<unknown> = Promise.resolve();
   private readonly uses = new Set<Promise<unknown>>();
   private ended: ReefError | undefined;
-  private failuresInARow = 0;
-  private readonly deadline: InvokeDeadline;
-
-  private constructor(readonly slot: Slot, readonly device: EdgeTpuDevice | undefined, readonly manifest: Manifest, private readonly lease: Lease, private readonly model: LoadedModel, deadline: RunnerOptions['deadline']) {
-    this.deadline = new InvokeDeadline(deadline ?? { floorMs: 5_000, ceilingMs: 10_000 });
-    lease.host.on('exit', this.hostEnded);
-  }
-
+  private closing: Promise<void> | undefined;
   private readonly exitListeners: ((why: ReefError) => void)[] = [];
-  private readonly hostEnded = (why: ReefError): void => {
-    const { diedOver } = this.lease.host;
-    const ours = diedOver === null || diedOver === this.model.id || blameless.has(why.code);
-    const ended = ours ? why : new ReefError('inference.neighbour_ended', 'unavailable', `Another model on the same Edge TPU took the inference process down (${why.code}).`, { cause: why });
-    this.ended = ended;
-    for (const listener of this.exitListeners) listener(ended);
-  };
+
+  private constructor(readonly slot: Slot, readonly manifest: Manifest, private readonly stages: readonly Stage[], private readonly sources: readonly Source[][]) {
+    for (const stage of stages) stage.onExit((why) => this.stageEnded(why));
+    const dead = stages.find(({ crashed }) => crashed);
+    if (dead) this.stageEnded(dead.crashed!);
+  }
 
   /** @throws ReefError `bundle.not_installed`, `artifact.checksum_mismatch`, `inference.*` */
   static async start(store: Store, slot: Slot, options: RunnerOptions): Promise<Runner> {
     const manifest = await store.manifest(slot.bundle);
     const variant = manifest?.variants.find(({ name }) => name === slot.variant);
     if (!manifest || !variant) throw new ReefError('bundle.not_installed', 'not_found', `Bundle ${slot.bundle} with variant ${slot.variant} is not on this device.`);
-    const { digest } = variant.file;
-    const device = slot.backend === 'edgetpu' ? options.device : undefined;
-    if (slot.backend === 'edgetpu' && !device) throw new ReefError('inference.no_device', 'unavailable', 'No Edge TPU answers.');
-    const lease = await options.hosts.take(device);
+    const files = segmentsOf(variant);
+    const devices = slot.backend === 'edgetpu' ? options.devices ?? [] : files.map(() => undefined);
+    if (devices.length < files.length) throw new ReefError('inference.no_device', 'unavailable', files.length === 1 ? 'No Edge TPU answers.' : `The model has ${files.length} segments, each for an Edge TPU of its own, and not so many answer.`);
+    const stages: Stage[] = [];
     try {
-      const edgetpu = device ? { edgetpu: { device, ...(options.edgetpu ? { library: options.edgetpu } : {}) } } : {};
-      const model = await lease.host.load({ path: store.blobPath(digest), digest, ...edgetpu });
-      return new Runner(slot, device, manifest, lease, model, options.deadline);
+      for (const [at, { digest }] of files.entries()) stages.push(await Stage.load({ path: store.blobPath(digest), digest }, devices[at], options));
+      return new Runner(slot, manifest, stages, wired(stages.map(({ tensors }) => tensors)));
     } catch (error) {
-      await lease.release();
+      await Promise.all(stages.map((stage) => stage.close()));
       throw error;
     }
   }
 
+  /** Of the child that it asks first. */
   get pid(): number | undefined {
-    return this.lease.host.pid;
+    return this.stages[0]!.pid;
+  }
+
+  /** Where it runs, in the order of its segments; none on the CPU. */
+  get devices(): EdgeTpuDevice[] {
+    return this.stages.flatMap(({ device }) => device ?? []);
+  }
+
+  /** How many questions may be under way at once. */
+  get width(): number {
+    return this.stages.length;
   }
 
   get crashed(): ReefError | undefined {
     return this.ended;
   }
 
+  /** Called once, also where it has ended already. */
   onExit(listener: (why: ReefError) => void): void {
-    this.exitListeners.push(listener);
+    const { ended } = this;
+    if (ended) queueMicrotask(() => listener(ended));
+    else this.exitListeners.push(listener);
   }
 
   /** @throws ReefError `golden.failed`, `golden.malformed`, or `inference.*` when the model cannot even run */
@@ -93,11 +90,11 @@ export class Runner {
   }
 
   get tensors(): Tensors {
-    return this.model;
+    return { inputs: this.stages[0]!.tensors.inputs, outputs: this.stages.at(-1)!.tensors.outputs };
   }
 
   get tfliteVersion(): string {
-    return this.model.tfliteVersion;
+    return this.stages[0]!.tfliteVersion;
   }
 
   /** From the first look at this runner to the last: `close` waits for `job`, so what has begun here is also finished here. */
@@ -108,35 +105,56 @@ export class Runner {
     return used;
   }
 
-  /** @throws ReefError `inference.*` */
-  infer(inputs: Uint8Array[]): ReturnType<LoadedModel['infer']> {
-    const answer = this.model.infer(inputs, { deadlineMs: this.deadline.ms });
-    this.inFlight = answer;
-    answer.then(({ invokeUs }) => {
-      this.deadline.note(invokeUs);
-      this.failuresInARow = 0;
-    }, (error: unknown) => {
-      if (asReefError(error).code !== 'inference.failed' || this.slot.backend !== 'edgetpu' || this.ended) return;
-      this.failuresInARow += 1;
-      if (this.failuresInARow === lostAfter) this.lease.host.kill(new ReefError('inference.accelerator_lost', 'unavailable', `The Edge TPU at ${this.device?.path} failed ${lostAfter} inferences in a row; its process was ended.`));
+  /** What has begun here is over. */
+  async idle(): Promise<void> {
+    await Promise.allSettled(this.uses);
+  }
+
+  /** @returns `invokeUs` of all stages together, `stagesUs` of each @throws ReefError `inference.*` */
+  infer(inputs: Uint8Array[]): Promise<{ outputs: Uint8Array[]; invokeUs: number; stagesUs: number[] }> {
+    return this.use(async () => {
+      const given: Uint8Array[][] = [inputs];
+      const stagesUs: number[] = [];
+      for (const [at, stage] of this.stages.entries()) {
+        const { outputs, invokeUs } = await stage.infer(at === 0 ? inputs : this.sources[at]!.map(({ from, tensor }) => given[from]![tensor]!));
+        given.push(outputs);
+        stagesUs.push(invokeUs);
+      }
+      return { outputs: given.at(-1)!, invokeUs: stagesUs.reduce((sum, us) => sum + us, 0), stagesUs };
     });
-    return answer;
   }
 
-  /** Latencies of `runs` inferences of one and the same input, microseconds, in order. */
-  async bench(runs: number, image: string | Pixels | undefined): Promise<number[]> {
-    const inputs = image && this.manifest.inputs[0]!.preprocessing.kind === 'image' ? [await imageInput(this, image)] : this.model.inputs.map(({ bytes }) => Buffer.alloc(bytes));
-    const invokes: number[] = [];
-    for (let run = 0; run < runs; run += 1) invokes.push((await this.infer(inputs)).invokeUs);
-    return invokes;
+  /** `runs` inferences of one and the same input, as many at once as it has stages. @returns microseconds of each, in order, and how many it did a second */
+  async bench(runs: number, image: string | Pixels | undefined): Promise<{ invokesUs: number[]; stages: { edgetpu: string | null; invokesUs: number[] }[]; perSecond: number }> {
+    const inputs = image && this.manifest.inputs[0]!.preprocessing.kind === 'image' ? [await imageInput(this, image)] : this.tensors.inputs.map(({ bytes }) => Buffer.alloc(bytes));
+    const answers: { invokeUs: number; stagesUs: number[] }[] = [];
+    const begin = performance.now();
+    let left = runs;
+    await Promise.all(this.stages.map(async () => {
+      while (left > 0) {
+        left -= 1;
+        const { invokeUs, stagesUs } = await this.infer(inputs);
+        answers.push({ invokeUs, stagesUs });
+      }
+    }));
+    return {
+      invokesUs: answers.map(({ invokeUs }) => invokeUs), perSecond: (1_000 * runs) / (performance.now() - begin),
+      stages: this.stages.map(({ device }, at) => ({ edgetpu: device?.path ?? null, invokesUs: answers.map(({ stagesUs }) => stagesUs[at]!) })),
+    };
   }
 
-  /** After what is in flight; a second call does nothing. */
-  async close(): Promise<void> {
-    await Promise.allSettled([...this.uses, this.inFlight]);
-    if (!this.ended) await this.model.unload().catch(() => {});
-    this.lease.host.off('exit', this.hostEnded);
-    await this.lease.release();
+  /** After what is in flight; a second call waits for the first. */
+  close(): Promise<void> {
+    this.closing ??= this.idle().then(async () => { await Promise.all(this.stages.map((stage) => stage.close())); });
+    return this.closing;
+  }
+
+  private stageEnded(why: ReefError): void {
+    if (this.ended) return;
+    this.ended = why;
+    for (const listener of this.exitListeners) listener(why);
+    // The other segments are of no use without it, and in the way of what comes up next.
+    void this.close();
   }
 }
 

@@ -37,7 +37,7 @@ export interface ServingOptions {
 }
 
 /**
- * One workload's live inference. Invariants: questions are answered one after the other, in the order asked; at most one runner is served
+ * One workload's live inference. Invariants: questions are answered one after the other (in a pipeline of segments, one behind the other), in the order asked; at most one runner is served
  * from; a swap closes the old one only after its last question has been answered, and the next goes to the new one. So none is lost, none
  * is answered twice, and the answers change from old to new once.
  */
@@ -46,6 +46,10 @@ export class Serving {
   private readonly windows: OpenWindows;
   private readonly turns = new Turns();
   private readonly recent = new RecentResults();
+  /** The latest question of those that have their turn is with its runner, or came to nothing. */
+  private begun = Promise.resolve();
+  /** Whom the latest question went to. */
+  private asked: Runner | undefined;
   private trial: Observation | undefined;
   private shadowed: Shadow | undefined;
   /** Whole times of the latest answers of the runner that serves, microseconds. */
@@ -58,7 +62,10 @@ export class Serving {
     this.windows = new OpenWindows(workload, options.onWindow);
     this.upkeep = new Upkeep({
       start, log, firstDelayMs, maxDelayMs,
-      onUse: () => { this.paces = []; },
+      onUse: (runner) => {
+        this.paces = [];
+        this.turns.allow(runner.width);
+      },
       // Windows of what is served no longer end with it.
       onRetired: () => this.windows.closeOthers(this.slot),
       onEnd: (slot, why, blamed, inARow) => {
@@ -79,9 +86,9 @@ export class Serving {
     return this.runner?.pid;
   }
 
-  /** Path of the Edge TPU it is served from now. */
-  get device(): string | undefined {
-    return this.runner?.device?.path;
+  /** Paths of the Edge TPUs it is served from now. */
+  get devices(): string[] {
+    return this.runner?.devices.map(({ path }) => path) ?? [];
   }
 
   /** What serves now, for whoever wants to ask it something, too. */
@@ -121,6 +128,9 @@ export class Serving {
     const over = await turn;
     try {
       const runner = await this.arrival(signal);
+      // What the one before is still at is answered first.
+      if (this.asked !== runner) await this.asked?.idle();
+      this.asked = runner;
       return await this.answer(runner, question, early?.runner === runner ? early.inputs : undefined);
     } finally {
       over();
@@ -215,7 +225,7 @@ export class Serving {
     }
   }
 
-  async bench(runs: number): Promise<number[]> {
+  async bench(runs: number): ReturnType<Runner['bench']> {
     if (!this.runner) throw new ReefError('inference.not_running', 'unavailable', 'Nothing is being served by this workload now.');
     const frame = await this.options.frames?.next(this.runner);
     return this.runner.bench(runs, frame && imageOf(frame));
@@ -239,6 +249,7 @@ export class Serving {
 
   private async feed(frames: FrameSource): Promise<void> {
     const { signal } = this.stopped;
+    const asked = new Set<Promise<void>>();
     let due = performance.now();
     while (!signal.aborted) {
       const frame = this.runner && (await frames.next(this.runner));
@@ -247,11 +258,14 @@ export class Serving {
         continue;
       }
       due = Math.max(due + 1_000 / this.options.fps(), performance.now() - 1_000 / this.options.fps());
-      await this.ask(questionOf(frame), signal).catch((thrown: unknown) => this.dropped(thrown));
+      const one: Promise<void> = this.ask(questionOf(frame), signal).then(() => {}, (thrown: unknown) => this.dropped(thrown)).finally(() => asked.delete(one));
+      asked.add(one);
+      if (asked.size >= (this.runner?.width ?? 1)) await Promise.race(asked);
       const ahead = due - performance.now();
       // Sleeping at least a turn of the event loop: MQTT and downloads must not starve behind a slow model.
       await sleep(Math.max(1, ahead), signal).catch(() => {});
     }
+    await Promise.all(asked);
   }
 
   /** A frame of the folder that cannot even be read is a fault like any other; what the model did wrong is counted already. */
@@ -263,12 +277,22 @@ export class Serving {
   }
 
   private answer(runner: Runner, question: Question, early?: Promise<Prepared>): Promise<Answer> {
+    const [before, begun] = [this.begun, Promise.withResolvers<void>()];
+    this.begun = begun.promise;
     return runner.use(async () => {
-      const { inputs, preprocessUs } = await (early ?? prepared(question, runner));
+      const ready = (early ?? prepared(question, runner));
+      const { inputs, preprocessUs } = await ready.catch((thrown: unknown) => {
+        void before.then(begun.resolve);
+        throw thrown;
+      });
+      // One that is prepared sooner does not overtake.
+      await before;
       try {
         const begin = performance.now();
-        const { outputs, invokeUs } = await runner.infer(inputs);
-        const answer: Answer = { slot: runner.slot, manifest: runner.manifest, tensors: runner.tensors, outputs, preprocessUs, invokeUs, totalUs: preprocessUs + (performance.now() - begin) * 1_000 };
+        const answering = runner.infer(inputs);
+        begun.resolve();
+        const { outputs, invokeUs, stagesUs } = await answering;
+        const answer: Answer = { slot: runner.slot, manifest: runner.manifest, tensors: runner.tensors, outputs, preprocessUs, invokeUs, stagesUs, totalUs: preprocessUs + (performance.now() - begin) * 1_000 };
         this.count(answer, question);
         if (runner === this.runner) this.shadowed?.offer(question, answer);
         if (question.picture !== undefined) this.options.onPicture?.(question.picture, answer);
@@ -283,10 +307,10 @@ export class Serving {
   }
 
   private count(answer: Answer, { id, label }: Question): void {
-    const { slot, manifest, preprocessUs, invokeUs, totalUs } = answer;
+    const { slot, manifest, preprocessUs, invokeUs, stagesUs, totalUs } = answer;
     const best = classesOf(answer, 1)?.[0];
     const right = (truth: string) => best !== undefined && isRight(manifest, best.index, truth);
-    this.windows.of(slot).add({ preprocessUs, invokeUs, totalUs, score: best?.score ?? null, correct: best === undefined || label === null ? null : right(label) });
+    this.windows.of(slot).add({ preprocessUs, invokeUs, stagesUs, totalUs, score: best?.score ?? null, correct: best === undefined || label === null ? null : right(label) });
     if (best && id !== undefined) this.recent.add(id, { slot, top1: best.index, label: best.label, right });
     this.paces.push(totalUs);
     if (this.paces.length > 240) this.paces = this.paces.slice(-120);

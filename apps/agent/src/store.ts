@@ -3,7 +3,7 @@ import { createReadStream } from 'node:fs';
 import { mkdir, open, readdir, readFile, rename, rm, stat, statfs, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
-import { bundleDigest, parseManifest, unverifiedManifest, type Manifest } from '@reefkeeper/bundle';
+import { bundleDigest, parseManifest, segmentsOf, unverifiedManifest, type Manifest } from '@reefkeeper/bundle';
 import { ReefError } from '@reefkeeper/platform/errors';
 import writeFileAtomic from 'write-file-atomic';
 import { Disk } from './disk.ts';
@@ -183,7 +183,7 @@ export class Store {
       stored.add(bundle);
       const manifest = await this.manifest(bundle);
       if (!manifest) continue;
-      const sizes = await Promise.all(manifest.variants.map(async ({ file }) => (await stat(this.blobPath(file.digest)).catch(() => undefined))?.size === file.bytes));
+      const sizes = await Promise.all(manifest.variants.map(async (variant) => (await Promise.all(segmentsOf(variant).map(async ({ digest, bytes }) => (await stat(this.blobPath(digest)).catch(() => undefined))?.size === bytes))).every(Boolean)));
       const variants = manifest.variants.filter((_, index) => sizes[index]).map(({ name, minRuntime }) => ({ name, minRuntime }));
       if (variants.length > 0) installed.set(bundle, { variants });
     }
@@ -212,18 +212,18 @@ export class Store {
 /** The files a device needs to serve `variant`, with the one to fall back to and the self-test. */
 export function filesFor(manifest: Manifest, variant: string, cpuFallback: boolean): BlobName[] {
   const names = new Set([variant, ...(cpuFallback && needsAccelerator(variant) ? [cpuVariant] : [])]);
-  return unique([...manifest.variants.filter(({ name }) => names.has(name)).map(({ file }) => file), ...(manifest.golden ? [manifest.golden] : [])]);
+  return unique([...manifest.variants.filter(({ name }) => names.has(name)).flatMap(segmentsOf), ...(manifest.golden ? [manifest.golden] : [])]);
 }
 
 /** What a file may be made from, likeliest first: the files that play its part in older bundles. */
 export function basesOf(file: BlobName, manifest: Manifest, older: readonly Manifest[]): BlobName[] {
-  const names = manifest.variants.filter((variant) => variant.file.digest === file.digest).map(({ name }) => name);
+  const parts = manifest.variants.flatMap((variant) => segmentsOf(variant).flatMap(({ digest }, at) => (digest === file.digest ? [{ name: variant.name, at }] : [])));
   const golden = manifest.golden?.digest === file.digest;
-  return unique(older.flatMap((one) => [...one.variants.filter(({ name }) => names.includes(name)).map((variant) => variant.file), ...(golden && one.golden ? [one.golden] : [])]));
+  return unique(older.flatMap((one) => [...one.variants.flatMap((variant) => segmentsOf(variant).filter((_, at) => parts.some((part) => part.name === variant.name && part.at === at))), ...(golden && one.golden ? [one.golden] : [])]));
 }
 
 function filesOf(manifest: Manifest): BlobName[] {
-  return unique([...manifest.variants.map(({ file }) => file), ...(manifest.golden ? [manifest.golden] : [])]);
+  return unique([...manifest.variants.flatMap(segmentsOf), ...(manifest.golden ? [manifest.golden] : [])]);
 }
 
 function unique(files: BlobName[]): BlobName[] {

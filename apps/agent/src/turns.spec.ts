@@ -32,3 +32,27 @@ it('who leaves the line does not hold it up, and gets no turn', async () => {
   (await turns.take(never))();
   expect(turns.waiting).toBe(0);
 });
+
+it('as many at once as are allowed, and fewer again when it is narrowed', async () => {
+  const turns = new Turns();
+  turns.allow(2);
+  const [first, second] = [await turns.take(never), await turns.take(never)];
+  const begun: number[] = [];
+  const others = [3, 4].map(async (number) => {
+    const over = await turns.take(never);
+    begun.push(number);
+    return over;
+  });
+  turns.allow(1);
+  first();
+  await Promise.resolve();
+  expect([begun, turns.waiting]).toEqual([[], 2]);
+  second();
+  (await others[0]!)();
+  (await others[1]!)();
+  expect(begun).toEqual([3, 4]);
+  const waits = [await turns.take(never), turns.take(never)] as const;
+  turns.allow(2);
+  (await waits[1])();
+  waits[0]();
+});

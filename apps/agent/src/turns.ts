@@ -1,16 +1,24 @@
-/** One at a time, in the order asked. Who no longer wants to wait leaves the line without holding it up. */
+/** At most `width` at a time, begun in the order asked. Who no longer wants to wait leaves the line without holding it up. */
 export class Turns {
   private readonly line: { begin: () => void }[] = [];
-  private taken = false;
+  private taken = 0;
+  private width = 1;
 
   get waiting(): number {
     return this.line.length;
   }
 
+  /** How many may have their turn at once from now on. */
+  allow(width: number): void {
+    this.width = width;
+    this.next();
+  }
+
   /** @returns what ends the turn; to be called exactly once. @throws the reason of `signal` */
   async take(signal: AbortSignal): Promise<() => void> {
     signal.throwIfAborted();
-    if (this.taken) {
+    if (this.taken < this.width && this.line.length === 0) this.taken += 1;
+    else {
       await new Promise<void>((resolve, reject) => {
         const place = { begin: () => {
           signal.removeEventListener('abort', leave);
@@ -24,12 +32,17 @@ export class Turns {
         this.line.push(place);
       });
     }
-    this.taken = true;
     return () => {
-      const next = this.line.shift();
-      // Stays taken: it passes from hand to hand, so nobody who asks now gets in between.
-      if (next) next.begin();
-      else this.taken = false;
+      this.taken -= 1;
+      this.next();
     };
+  }
+
+  private next(): void {
+    while (this.taken < this.width && this.line.length > 0) {
+      // Taken for the one in line, so that nobody who asks now gets in between.
+      this.taken += 1;
+      this.line.shift()!.begin();
+    }
   }
 }

@@ -1,7 +1,8 @@
 import { asReefError, type ReefError } from '@reefkeeper/platform/errors';
 import type { Logger } from '@reefkeeper/platform/logger';
 import { Backoff, sleep } from './backoff.ts';
-import { blameless, type Runner } from './runner.ts';
+import type { Runner } from './runner.ts';
+import { blameless } from './stage.ts';
 import { crashLoopAt, sameSlot, type Slot } from './workload.ts';
 
 export interface UpkeepOptions {

@@ -5,6 +5,8 @@ import type { Slot } from './workload.ts';
 export interface Sample {
   preprocessUs: number;
   invokeUs: number;
+  /** Of each segment; one where the model is whole. */
+  stagesUs: readonly number[];
   totalUs: number;
   /** Top-1 score, 0 to 1; null where the output has none. */
   score: number | null;
@@ -14,9 +16,13 @@ export interface Sample {
 
 export type ClosedWindow = Omit<Telemetry, 'bootId' | 'seq' | 'temperatureC'>;
 
+/** A window has latencies of eight stages at most. */
+const mostSegments = 5;
+
 /** What happened on one workload and one bundle since it was opened. */
 export class Window {
   private readonly latency = { preprocess: new Sketch(), invoke: new Sketch(), total: new Sketch() };
+  private readonly segments: Sketch[] = [];
   private readonly scores = new Sketch();
   private readonly errors = new Map<string, number>();
   private inferences = 0;
@@ -33,6 +39,7 @@ export class Window {
     this.latency.preprocess.add(sample.preprocessUs);
     this.latency.invoke.add(sample.invokeUs);
     this.latency.total.add(sample.totalUs);
+    if (sample.stagesUs.length > 1) for (const [at, us] of sample.stagesUs.slice(0, mostSegments).entries()) (this.segments[at] ??= new Sketch()).add(us);
     if (sample.score !== null) this.scores.add(Math.max(0, sample.score) * 1_000);
     if (sample.correct !== null) this.label(sample.correct);
   }
@@ -81,7 +88,7 @@ export class Window {
       workload: this.workload, ...this.slot,
       startedAt: this.startedAt.toISOString(), durationMs: Math.max(0, Math.round(nowMs - this.openedMs)),
       inferences: this.inferences, errors: Object.fromEntries(this.errors),
-      latency: { preprocess: preprocess.toBase64(), invoke: invoke.toBase64(), total: total.toBase64() },
+      latency: { preprocess: preprocess.toBase64(), invoke: invoke.toBase64(), total: total.toBase64(), ...Object.fromEntries(this.segments.map((sketch, at) => [`segment${at + 1}`, sketch.toBase64()])) },
       labelled: this.labelled, correct: this.correct,
       ...(this.shadowed ? { shadow: { ...this.shadowed, latency: this.shadowed.latency.toBase64(), active: this.shadowed.active.toBase64() } } : {}),
       ...(this.metrics.size > 0 ? { metrics: Object.fromEntries(this.metrics) } : {}),

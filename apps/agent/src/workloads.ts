@@ -1,5 +1,6 @@
 import { asReefError, ReefError } from '@reefkeeper/platform/errors';
 import type { Logger } from '@reefkeeper/platform/logger';
+import { edgeTpusOf } from '@reefkeeper/bundle';
 import type { EdgeTpuDevice } from '@reefkeeper/inference';
 import type { Desired } from '@reefkeeper/protocol';
 import type { Accelerators } from './accelerator.ts';
@@ -82,21 +83,22 @@ export class Workloads {
     return serving;
   }
 
-  /** A runner of its own for `slot`, on the Edge TPU where the workload belongs. @throws ReefError as `Runner.start` */
+  /** A runner of its own for `slot`, on the Edge TPUs where the workload belongs. @throws ReefError as `Runner.start` */
   async start(workload: string, slot: Slot): Promise<Runner> {
     const { settings, store, state, accelerators, repairs, reportSoon } = this.options;
-    const device = slot.backend === 'edgetpu' ? (await this.placement()).get(workload) : undefined;
+    const devices = slot.backend === 'edgetpu' ? (await this.placement(workload, slot)).get(workload) ?? [] : [];
     const { REEF_EDGETPU_LIBRARY: edgetpu, REEF_HANG_FLOOR_MS: floorMs, REEF_HANG_CEILING_MS: ceilingMs } = settings;
     try {
-      const runner = await Runner.start(store, slot, { hosts: this.hosts, edgetpu, device, deadline: { floorMs, ceilingMs } });
-      // On which Edge TPU it is now, once it serves.
-      if (device) reportSoon(500);
+      const runner = await Runner.start(store, slot, { hosts: this.hosts, edgetpu, devices, deadline: { floorMs, ceilingMs } });
+      // On which Edge TPUs it is now, once it serves.
+      if (devices.length > 0) reportSoon(500);
       return runner;
     } catch (error) {
-      const { code } = asReefError(error);
+      const { code, detail } = asReefError(error);
       const { running, execution } = state.workload(workload);
       if ((code === 'artifact.checksum_mismatch' || code === 'bundle.not_installed') && sameSlot(slot, running) && !isOpen(execution)) repairs.met(workload);
-      if (device && code === 'inference.no_device') accelerators.failed(device, code);
+      const missed = devices.find(({ path }) => path === detail?.edgetpu);
+      if (missed && code === 'inference.no_device') accelerators.failed(missed, code);
       throw error;
     }
   }
@@ -105,7 +107,7 @@ export class Workloads {
   async spread(): Promise<void> {
     const placed = await this.placement();
     for (const [workload, serving] of this.serving) {
-      const [now, then] = [serving.device, placed.get(workload)?.path];
+      const [now, then] = [serving.devices.join(), placed.get(workload)?.map(({ path }) => path).join()];
       if (!now || !then || now === then || isOpen(this.options.state.workload(workload).execution)) continue;
       this.options.log.info({ workload, from: now, to: then }, 'moves to another Edge TPU');
       await serving.restart();
@@ -129,12 +131,13 @@ export class Workloads {
     for (const serving of this.serving.values()) serving.closeWindows();
   }
 
-  /** Of what runs the model: its Edge TPU, or the board's processor. */
+  /** Of what runs the model: the hottest of its Edge TPUs, or the board's processor. */
   async temperatureOf({ workload, backend }: Pick<ClosedWindow, 'workload' | 'backend'>): Promise<number | null> {
     const { settings: { REEF_SYSFS: sysfs }, accelerators } = this.options;
     if (backend === 'cpu') return hostTemperature(sysfs);
-    const device = accelerators.found.devices.find(({ path }) => path === this.serving.get(workload)?.device);
-    return device ? edgeTpuTemperature(device, sysfs) : null;
+    const paths = this.serving.get(workload)?.devices ?? [];
+    const measured = await Promise.all(accelerators.found.devices.filter(({ path }) => paths.includes(path)).map((device) => edgeTpuTemperature(device, sysfs)));
+    return measured.reduce((most, one) => (one === null || (most !== null && most >= one) ? most : one), null);
   }
 
   async stop(): Promise<void> {
@@ -151,8 +154,8 @@ export class Workloads {
     return this.camera.view(workload);
   }
 
-  /** Which Edge TPU each workload belongs on, as things are. */
-  private async placement(): Promise<Map<string, EdgeTpuDevice>> {
+  /** Which Edge TPUs each workload belongs on, as things are. @param starting about to run as `slot`, whatever is wanted */
+  private async placement(starting?: string, as?: Slot): Promise<Map<string, EdgeTpuDevice[]>> {
     const { state, store, accelerators } = this.options;
     const { desired, workloads } = state.now;
     const names = [...new Set([...Object.keys(desired?.workloads ?? {}), ...Object.keys(workloads)])];
@@ -162,7 +165,8 @@ export class Workloads {
       if (!(one && needsAccelerator(one.variant)) && slot?.backend !== 'edgetpu') return [];
       const manifest = await store.manifest(one?.bundle ?? slot!.bundle);
       const variant = manifest?.variants.find(({ name }) => name === (one?.variant ?? slot!.variant));
-      return [{ workload, pin: one?.policy.device ?? null, group: variant?.cacheTokens?.[0] ?? null }];
+            const edgeTpus = Math.max(edgeTpusOf(workload === starting ? as!.variant : slot?.backend === 'edgetpu' ? slot.variant : one!.variant), 1);
+      return [{ workload, pin: one?.policy.device ?? null, group: variant?.cacheTokens?.[0] ?? null, edgeTpus }];
     });
     return accelerators.placement((await Promise.all(wanted)).flat());
   }

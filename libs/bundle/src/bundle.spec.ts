@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { bundleDigest, canonicalManifest, loadOrCreateSigningKey, signBundle, verifyBundle, type Envelope, type Manifest, type SigningKey } from './index.ts';
+import { bundleDigest, canonicalManifest, edgeTpusOf, loadOrCreateSigningKey, parseManifest, segmentsOf, signBundle, verifyBundle, type Envelope, type Manifest, type SigningKey } from './index.ts';
 
 const sample: Manifest = {
   schema: 1, model: 'lite0', version: 3, task: 'classification', labels: ['cat', 'dog', 'hot dog'],
@@ -104,5 +104,27 @@ describe('bundle', () => {
       expect(bundleDigest(back)).toBe(bundleDigest(manifest));
       expect(back.labels).toEqual(labels);
     }), { numRuns: 100 });
+  });
+});
+
+describe('a variant in segments', () => {
+  const of = (...digits: string[]) => digits.map((digit) => ({ digest: digit.repeat(64), bytes: 7 }));
+  const cut = (name: string, ...moreSegments: { digest: string; bytes: number }[]): Manifest => ({
+    ...sample, variants: [...sample.variants, { name, kind: 'edgetpu', minRuntime: 14, file: of('c')[0]!, ...(moreSegments.length > 0 ? { moreSegments } : {}) }],
+  });
+
+  it('is signed with all its files, in order; one file is a variant as ever', () => {
+    const manifest = cut('edgetpu-14-x3', ...of('d', 'e'));
+    const read = verifyBundle(signBundle(manifest, key), [key]);
+    expect(read.variants.map(segmentsOf)).toEqual([of('a').map((one) => ({ ...one, bytes: 5 })), of('c', 'd', 'e')]);
+    expect(JSON.parse(Buffer.from(signBundle(manifest, key).payload, 'base64').toString('utf8'))).toMatchObject({ subject: [{}, { name: 'cpu-int8' }, { name: 'edgetpu-14-x3' }, { name: 'edgetpu-14-x3, segment 2' }, { digest: { sha256: 'e'.repeat(64) } }] });
+  });
+
+  it.each([['too few', cut('edgetpu-14-x3', ...of('d'))], ['none', cut('edgetpu-14-x2')], ['a name that says nothing of them', cut('edgetpu-14', ...of('d'))]])('%s is refused', (_what, manifest) => {
+    expect(() => parseManifest(manifest)).toThrow(expect.objectContaining({ code: 'bundle.malformed', message: expect.stringContaining('edgetpu-14-x2 has two') }));
+  });
+
+  it('says by its name how many Edge TPUs it takes', () => {
+    expect(['cpu-int8', 'agent-amd64', 'edgetpu-14', 'edgetpu-14-x2', 'edgetpu-13-x16', 'edgetpu-x0'].map(edgeTpusOf)).toEqual([0, 0, 1, 2, 16, 1]);
   });
 });

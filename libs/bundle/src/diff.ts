@@ -1,4 +1,4 @@
-import type { Manifest } from './manifest.ts';
+import { segmentsOf, type Manifest } from './manifest.ts';
 
 /** One value that differs; `from` or `to` is undefined where there is none. */
 export interface FieldChange { path: string; from: unknown; to: unknown }
@@ -34,7 +34,7 @@ export function diffManifests(from: Manifest, to: Manifest): ManifestDiff {
 
 function partsOf(manifest: Manifest): Map<string, { digest: string; bytes: number }> {
   const file = ({ digest, bytes }: { digest: string; bytes: number }) => ({ digest, bytes });
-  return new Map([...manifest.variants.map((variant): [string, { digest: string; bytes: number }] => [variant.name, file(variant.file)]), ...(manifest.golden ? [['golden', file(manifest.golden)] as const] : [])]);
+  return new Map([...manifest.variants.flatMap((variant) => segmentsOf(variant).map((one, at): [string, { digest: string; bytes: number }] => [at === 0 ? variant.name : `${variant.name}, segment ${at + 1}`, file(one)])), ...(manifest.golden ? [['golden', file(manifest.golden)] as const] : [])]);
 }
 
 function labelsChange(from: readonly string[], to: readonly string[]): LabelsChange | null {

@@ -49,6 +49,11 @@ export type Task = z.infer<typeof task>;
 export const variantKind = z.enum(['cpu-int8', 'edgetpu', 'agent']);
 export type VariantKind = z.infer<typeof variantKind>;
 
+/** How many Edge TPUs a variant of this name runs on: `edgetpu-14` on one, `edgetpu-14-x2` on two, all others on none. */
+export function edgeTpusOf(variant: string): number {
+  return variant.startsWith('edgetpu') ? Math.max(1, Number(/-x(\d{1,2})$/.exec(variant)?.[1] ?? 1)) : 0;
+}
+
 export const manifestVariant = z.looseObject({
   name: z.string().regex(/^[a-z0-9][a-z0-9-]{0,39}$/),
   kind: variantKind,
@@ -57,8 +62,17 @@ export const manifestVariant = z.looseObject({
   /** Parameter-caching tokens of a compiled model: models with a common one stay on one Edge TPU together. */
   cacheTokens: z.array(z.string().max(64)).max(64).optional(),
   file,
+  /** A model that is cut for several Edge TPUs: `file` is its first segment, these follow in order. Its name says how many (`edgetpu-14-x2`). */
+  moreSegments: z.array(file).min(1).max(15).optional(),
+}).refine(({ name, kind, moreSegments = [] }) => (kind === 'edgetpu' && edgeTpusOf(name) > 1) === moreSegments.length > 0 && (moreSegments.length === 0 || edgeTpusOf(name) === moreSegments.length + 1), {
+  path: ['moreSegments'], message: 'a variant has as many segments as its name says Edge TPUs (edgetpu-14-x2 has two)',
 });
 export type ManifestVariant = z.infer<typeof manifestVariant>;
+
+/** The files that a variant is run from, in order: one, or its segments. */
+export function segmentsOf({ file: first, moreSegments = [] }: ManifestVariant): { digest: string; bytes: number }[] {
+  return [first, ...moreSegments];
+}
 
 const sourceFile = z.looseObject({ digest, filename: z.string().max(255) });
 

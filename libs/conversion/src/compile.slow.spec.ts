@@ -5,6 +5,7 @@ import { mkdir, readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { segmentsOf, unverifiedManifest } from '@reefkeeper/bundle';
 import { compiledModel } from '../../../test/support/compiled.ts';
 import { genericFailure, goodReport, isAlive, standInCompiler, type CompilerAct, type StandIn } from '../../../test/support/stand-in-compiler.ts';
 import { findCompiler } from './compiler.ts';
@@ -237,21 +238,27 @@ describe('several runtimes', () => {
 });
 
 describe('flags', () => {
-  it('segments are files of the version, and none of its bundle', async () => {
+  it('segments are a variant for devices with as many Edge TPUs, which may have them', async () => {
     const segments = [compiledModel({ parameterBytes: 1_000 }), compiledModel({ parameterBytes: 2_000 })];
     const stand = await compiler({ does: 'succeed', outputs: segments });
     expect(await world.settled(await world.push('cut', smallNet(17), { compile: { numSegments: 2 } }))).toMatchObject({ state: 'SUCCEEDED' });
     const version = await world.registry.versionByRef('cut');
-    expect(version.variants.map(({ name }) => name)).toEqual(['cpu-int8']);
+    expect(version.variants.map(({ name }) => name)).toEqual(['cpu-int8', 'edgetpu-14', 'edgetpu-14-x2']);
+    const { variants } = unverifiedManifest(JSON.parse((await world.registry.envelopeOf(version.bundleDigest!)).toString('utf8')));
+    expect(segmentsOf(variants.find(({ name }) => name === 'edgetpu-14-x2')!).map(({ bytes }) => bytes)).toEqual(segments.map(({ length }) => length));
     expect(version.pipelines).toMatchObject([{ minRuntime: 14, nondeterministic: null, segments: [{ bytes: segments[0]!.length, details: { onChipBytes: 1_000 } }, { details: { onChipBytes: 2_000 } }] }]);
     expect(version.pipelines[0]!.segments[0]!.details.tokens).toEqual(version.pipelines[0]!.segments[1]!.details.tokens);
-    for (const { digest } of version.pipelines[0]!.segments) expect([await world.objects.has(digest), await world.registry.openToDevices(digest)]).toEqual([true, false]);
+    for (const { digest } of version.pipelines[0]!.segments) expect([await world.objects.has(digest), await world.registry.openToDevices(digest)]).toEqual([true, true]);
     expect(stand.runs()[0]).toEqual(expect.arrayContaining(['--num_segments', '2']));
+    // Compiled whole as well: not every device has two.
+    expect(stand.runs()[1]).not.toContain('--num_segments');
+    expect(version.variants.find(({ name }) => name === 'edgetpu-14-x2')).toMatchObject({ bytes: segments[0]!.length, details: { onChipBytes: 3_000, moreSegments: [{ bytes: segments[1]!.length }] } });
   });
 
   it('a missing segment is no success', async () => {
     await compiler({ does: 'succeed', outputs: [compiledModel()] });
-    expect(await world.settled(await world.push('half-cut', smallNet(18), { compile: { numSegments: 2 } }))).toMatchObject({ state: 'FAILED', error: { code: 'compile.output_missing' } });
+    expect(await world.settled(await world.push('half-cut', smallNet(18), { compile: { numSegments: 2 } }))).toMatchObject({ state: 'SUCCEEDED' });
+    expect(await world.registry.versionByRef('half-cut')).toMatchObject({ pipelines: [], failedVariants: [{ name: 'edgetpu-x2', code: 'compile.output_missing' }] });
   });
 
   it('reach the command line', async () => {

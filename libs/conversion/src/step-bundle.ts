@@ -34,26 +34,34 @@ function learnedHold({ device, parent }: LearningOrigin, { parity, variants }: M
   return { code: 'learn.unconfirmed', message: `Learnt by ${device} on ${parent}${accuracy ? `; ${(100 * accuracy.int8).toFixed(1)} % right on ${accuracy.labelled} images` : ''}.`, variants: variants.map(({ name }) => name) };
 }
 
-/** What the compiler made and failed to make, as the version shows it. Segments are files of the version, not of its bundle: agents run no pipelines. */
+/** What the compiler made and failed to make, as the version shows it. The row of a variant in segments has its first one's digest, and the others in its details. */
 function compiledParts({ compile, inspect }: StepContext['outputs'], inManifest: ManifestVariant[]): Pick<Publication, 'variants' | 'hold' | 'pipelines' | 'failedVariants'> {
   const doubts = new Map((compile?.compiled ?? []).map(({ model, nondeterministic }) => [model.digest, nondeterministic ?? null]));
   const details = new Map((inspect?.compiled ?? []).map((one) => [one.model.digest, one.details]));
-  const variants = inManifest.map(({ name, kind, minRuntime, file: { digest, bytes } }) => {
-    const nondeterministic = doubts.get(digest);
-    return { name, kind, minRuntime, digest, bytes, details: nondeterministic ? { ...details.get(digest), nondeterministic } : details.get(digest) ?? null };
-  });
   const pipelines = (inspect?.pipelines ?? []).map(({ minRuntime, segments }, at) => ({
     minRuntime, nondeterministic: compile?.pipelines?.[at]?.nondeterministic ?? null, segments: segments.map(({ model: { digest, bytes }, details: facts }) => ({ digest, bytes, details: facts })),
   }));
-  const held = [
-    ...variants.flatMap(({ name, digest }) => (doubts.get(digest) ? [{ name, why: doubts.get(digest)! }] : [])),
-    ...pipelines.flatMap(({ minRuntime, nondeterministic }) => (nondeterministic ? [{ name: `pipeline-${minRuntime}`, why: nondeterministic }] : [])),
-  ];
+  for (const { nondeterministic, segments } of pipelines) doubts.set(segments[0]!.digest, nondeterministic);
+  const variants = inManifest.map(({ name, kind, minRuntime, moreSegments, file: { digest, bytes } }) => {
+    const nondeterministic = doubts.get(digest);
+    const cut = moreSegments && pipelines.find(({ segments }) => segments[0]!.digest === digest);
+    const known = { ...(cut ? { ...togetherOf(cut.segments), moreSegments } : details.get(digest)), ...(nondeterministic ? { nondeterministic } : {}) };
+    return { name, kind, minRuntime, digest, bytes, details: Object.keys(known).length > 0 ? known : null };
+  });
+  const held = variants.flatMap(({ name, digest }) => (doubts.get(digest) ? [{ name, why: doubts.get(digest)! }] : []));
   return {
     variants, pipelines,
     hold: held.length === 0 ? null : { code: 'compile.nondeterministic', message: held.map(({ name, why }) => `${name}: ${why}`).join(' '), variants: held.map(({ name }) => name) },
-    failedVariants: (compile?.failed ?? []).map(({ runtime, code, message }) => ({ name: runtime === null ? 'edgetpu' : `edgetpu-${runtime}`, minRuntime: runtime, code, message })),
+    failedVariants: (compile?.failed ?? []).map(({ runtime, segments, code, message }) => ({ name: `edgetpu${runtime === null ? '' : `-${runtime}`}${segments === undefined ? '' : `-x${segments}`}`, minRuntime: runtime, code, message })),
   };
+}
+
+/** What the segments of a model come to. */
+function togetherOf(segments: readonly { details: Record<string, unknown> }[]): Record<string, unknown> {
+  const sum = (name: string) => segments.reduce((all, { details }) => all + Number(details[name] ?? 0), 0);
+  const cpuOps: Record<string, number> = {};
+  for (const { details } of segments) for (const [op, count] of Object.entries((details.cpuOps ?? {}) as Record<string, number>)) cpuOps[op] = (cpuOps[op] ?? 0) + count;
+  return { onChipBytes: sum('onChipBytes'), streamedBytes: sum('streamedBytes'), cpuOps };
 }
 
 function cacheTokensOf({ tokens }: Record<string, unknown>): Pick<ManifestVariant, 'cacheTokens'> {
@@ -71,6 +79,11 @@ export function manifestOf(context: Pick<StepContext, 'jobId' | 'version' | 'req
     // Two wanted runtimes may compile to the same one.
     const name = `edgetpu-${minRuntime}`;
     if (!variants.some((variant) => variant.name === name)) variants.push({ name, kind: 'edgetpu', minRuntime, ...cacheTokensOf(details), file: { ...model } });
+  }
+  for (const { minRuntime, segments } of outputs.inspect?.pipelines ?? []) {
+    const name = `edgetpu-${minRuntime}-x${segments.length}`;
+    const [first, ...moreSegments] = segments.map(({ model }) => ({ ...model }));
+    if (!variants.some((variant) => variant.name === name)) variants.push({ name, kind: 'edgetpu', minRuntime, file: first!, moreSegments });
   }
   return {
     schema: 1, model: version.model, version: version.version, task: request.task, labels: request.labels,

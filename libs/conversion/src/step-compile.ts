@@ -1,6 +1,6 @@
 import { ReefError } from '@reefkeeper/platform/errors';
 import { compileRecipe, compileTogether } from './compile-driver.ts';
-import { compileOptions, compilerFlags } from './compile-options.ts';
+import { compileOptions, compilerFlags, type CompileOptions } from './compile-options.ts';
 import { compileLearned, isLearned } from './learned-head.ts';
 import { compilerVersion, findCompiler } from './compiler.ts';
 import { outputOf, type StepContext, type StepExecutor, type StepOutputs } from './steps.ts';
@@ -17,7 +17,7 @@ export function compileStep(configured: string | undefined): StepExecutor<'compi
       if (isLearned(context)) return { source: context.request.source.digest, learning: context.request.learning };
       const compiler = await findCompiler(configured);
       return {
-        model: outputOf(context, 'convert').model.digest, flags: runtimesOf(context).map((runtime) => compilerFlags(optionsOf(context), runtime)), eligible: outputOf(context, 'analyze').eligible, together: optionsOf(context).together?.map((one) => one.digest),
+        model: outputOf(context, 'convert').model.digest, flags: runtimesOf(context).flatMap((runtime) => cutsOf(context).map((cut) => compilerFlags(cut, runtime))), eligible: outputOf(context, 'analyze').eligible, together: optionsOf(context).together?.map((one) => one.digest),
         compiler: compiler && (await compilerVersion(compiler, context.workDir, context.signal)),
       };
     },
@@ -39,11 +39,11 @@ export function compileStep(configured: string | undefined): StepExecutor<'compi
       for (const [at, one] of digests.entries()) models.push({ digest: one, path: await context.fetch(one, digests.length === 1 ? 'model.tflite' : `model-${at}.tflite`) });
       const version = await compilerVersion(command, context.workDir, context.signal);
       const output = { compiled: [], pipelines: [], failed: [], compilerVersion: version } as Required<StepOutputs['compile']>;
-      const options = optionsOf(context);
-      const runtimes = runtimesOf(context);
+      const wanted = runtimesOf(context).flatMap((runtime) => cutsOf(context).map((options) => ({ runtime, options })));
       let first: ReefError | undefined;
-      for (const [index, runtime] of runtimes.entries()) {
-        context.progress(Math.round((100 * index) / runtimes.length), runtime === null ? 'compiling' : `compiling for runtime ${runtime}`);
+      for (const [index, { runtime, options }] of wanted.entries()) {
+        const what = `compiling${options.numSegments ? ` in ${options.numSegments} segments` : ''}${runtime === null ? '' : ` for runtime ${runtime}`}`;
+        context.progress(Math.round((100 * index) / wanted.length), what);
         try {
           const { files, nondeterministic, ...made } = await (models.length > 1 ? compileTogether : compileRecipe)(context, { command, compilerVersion: version, models, runtime, options });
           if (options.numSegments) output.pipelines.push({ runtime: Math.max(...files.map(({ facts }) => facts.minRuntime)), segments: files.map(({ object }) => object), nondeterministic });
@@ -53,8 +53,8 @@ export function compileStep(configured: string | undefined): StepExecutor<'compi
           // One runtime's failure does not sink the others; anything that is not the compiler's answer does.
           if (context.signal.aborted || !(thrown instanceof ReefError) || !thrown.code.startsWith('compile.')) throw thrown;
           first ??= thrown;
-          output.failed.push({ runtime, code: thrown.code, message: thrown.message });
-          if (runtimes.length > 1) context.log(`${runtime === null ? '' : `Runtime ${runtime}: `}${thrown.message} (${thrown.code})`, 'err');
+          output.failed.push({ runtime, ...(options.numSegments ? { segments: options.numSegments } : {}), code: thrown.code, message: thrown.message });
+          if (wanted.length > 1) context.log(`${what}: ${thrown.message} (${thrown.code})`, 'err');
         }
       }
       const made = [...output.compiled, ...output.pipelines];
@@ -69,7 +69,13 @@ function runtimesOf({ request }: Pick<StepContext, 'request'>): (number | null)[
   return request.runtimes && request.runtimes.length > 0 ? request.runtimes : [null];
 }
 
+/** What is cut into segments is compiled whole as well, for devices with fewer Edge TPUs. */
+function cutsOf(context: Pick<StepContext, 'request'>): CompileOptions[] {
+  const { numSegments, ...whole } = optionsOf(context);
+  return numSegments === undefined ? [whole] : [{ ...whole, numSegments }, whole];
+}
+
 /** Jobs from before there were options have none. */
-function optionsOf({ request }: Pick<StepContext, 'request'>) {
+function optionsOf({ request }: Pick<StepContext, 'request'>): CompileOptions {
   return compileOptions.parse(request.compile ?? {});
 }

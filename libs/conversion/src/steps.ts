@@ -20,7 +20,7 @@ export interface StepOutputs {
     /** Cut into segments, one file for each Edge TPU. */
     pipelines?: { runtime: number; segments: StoredObject[]; nondeterministic: string | null }[];
     /** Wanted runtimes that came to nothing, while others did not; null = the compiler's default. */
-    failed?: { runtime: number | null; code: string; message: string }[];
+    failed?: { runtime: number | null; segments?: number; code: string; message: string }[];
     compilerVersion: string | null;
   };
   inspect: {

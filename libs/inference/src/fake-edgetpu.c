@@ -1,6 +1,6 @@
 /* A stand-in for libedgetpu, for tests: the real one's C interface (edgetpu_c.h) and a delegate with the ABI of TFLite before 2.10, which
  * claims `edgetpu-custom-op` and does arithmetic that a test can foresee: output byte i = (sum of all input bytes + i) mod 256.
- * Moods: dead gives no delegate, old refuses models, lost fails at invoke, hang never returns, crash dies, wrong answers one too many.
+ * Moods: dead gives no delegate, old refuses models, lost fails at invoke, hang never returns, slow takes 50 ms, crash dies, wrong answers one too many.
  * A file `devices` beside the library, lines of `usb|pci PATH MOOD`, says what is plugged in; it is read at every call, so a test can pull
  * devices out and change their moods while they run. Without the file there is one device of each of the first moods, /fake/MOOD. */
 #define _GNU_SOURCE
@@ -81,6 +81,7 @@ static TfLiteStatus op_invoke(TfLiteContext *context, TfLiteNode *node) {
   if (is(path, "lost")) return kTfLiteError;
   if (is(path, "crash")) abort();
   while (is(path, "hang")) sleep(1);
+  if (is(path, "slow")) usleep(50000);
   unsigned sum = is(path, "wrong");
   for (int i = 0; i < node->inputs->size; i++) {
     const TfLiteTensor *input = &context->tensors[node->inputs->data[i]];

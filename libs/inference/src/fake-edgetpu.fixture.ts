@@ -16,7 +16,7 @@ export const fakeDevices = {
   hang: { type: 'usb', path: '/fake/hang' },
 } as const;
 
-export interface FakeDevice { type: 'usb' | 'pci'; path: string; mood?: 'good' | 'dead' | 'old' | 'lost' | 'hang' | 'crash' | 'wrong' }
+export interface FakeDevice { type: 'usb' | 'pci'; path: string; mood?: 'good' | 'dead' | 'old' | 'lost' | 'hang' | 'slow' | 'crash' | 'wrong' }
 
 /** Builds the stand-in against the headers of TFLite 2.9 that npm ships. */
 export function buildFakeEdgeTpu(): { library: string; plug(...devices: FakeDevice[]): void; remove(): void } {

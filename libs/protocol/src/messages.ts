@@ -140,6 +140,8 @@ export const capabilities = z.object({
   memoryBytes: z.number().int().nonnegative(),
   /** IANA name of the zone that the device's clock is set to (`Europe/Paris`). */
   timeZone: z.string().max(64).optional(),
+  /** It runs models that are cut into segments, one on each of several Edge TPUs. */
+  pipelines: z.literal(true).optional(),
   /** There where the device hands files to others. */
   peer: peerAddress.optional(),
   /** Release of the agent: `factory` (of its package) or a bundle's digest; absent where it cannot be updated from here. */

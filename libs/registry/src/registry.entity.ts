@@ -32,7 +32,7 @@ export interface FailedVariant {
   message: string;
 }
 
-/** The model cut into segments, one for each of several Edge TPUs, in order. Agents do not run these. */
+/** The model cut into segments, one for each of several Edge TPUs, in order: the files behind the variant `edgetpu-N-xM`. */
 export interface SegmentedModel {
   minRuntime: number;
   nondeterministic: string | null;

@@ -36,7 +36,7 @@ class SegmentType {
   @Field(() => JsonScalar) details!: Record<string, unknown>;
 }
 
-@ObjectType('SegmentedModel', { description: 'The model cut into segments, one for each of several Edge TPUs; agents do not run these' })
+@ObjectType('SegmentedModel', { description: 'The model cut into segments, one for each of several Edge TPUs; devices that have as many run the variant edgetpu-N-xM from them' })
 class SegmentedModelType {
   @Field(() => Int) minRuntime!: number;
   @Field(() => String, { nullable: true }) nondeterministic!: string | null;

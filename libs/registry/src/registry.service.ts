@@ -227,7 +227,8 @@ export class Registry {
   async openToDevices(digest: string): Promise<boolean> {
     const [found] = (await this.db.query(`
       SELECT 1 WHERE EXISTS (SELECT 1 FROM variants f JOIN versions v ON v.id = f.version_id WHERE f.digest = $1 AND v.state = 'READY')
-        OR EXISTS (SELECT 1 FROM artifacts WHERE digest = $1 AND role = 'golden')`, [digest])) as unknown[];
+        OR EXISTS (SELECT 1 FROM artifacts WHERE digest = $1 AND role = 'golden')
+        OR EXISTS (SELECT 1 FROM versions WHERE state = 'READY' AND pipelines <> '[]' AND pipelines @> $2::jsonb)`, [digest, JSON.stringify([{ segments: [{ digest }] }])])) as unknown[];
     return found !== undefined;
   }
 

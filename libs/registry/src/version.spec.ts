@@ -4,8 +4,10 @@ import { parseRef, refOf, variantFor, versionMoves, versionStates, type VersionS
 
 const cpu = { name: 'cpu-int8', kind: 'cpu-int8', minRuntime: null } as const;
 const tpu = (minRuntime: number) => ({ name: `edgetpu-${minRuntime}`, kind: 'edgetpu', minRuntime }) as const;
-const ready = (...variants: (typeof cpu | ReturnType<typeof tpu>)[]) => ({ state: 'READY' as VersionState, variants });
+const cut = (minRuntime: number, segments: number) => ({ ...tpu(minRuntime), name: `edgetpu-${minRuntime}-x${segments}` }) as const;
+const ready = (...variants: (typeof cpu | ReturnType<typeof tpu> | ReturnType<typeof cut>)[]) => ({ state: 'READY' as VersionState, variants });
 const coral = (edgetpuRuntime: number | null) => ({ edgetpuRuntime, edgetpus: [{ type: 'usb', path: '/dev/bus/usb/001/002' }] });
+const pair = (edgetpuRuntime: number, count = 2) => ({ edgetpuRuntime, pipelines: true as const, edgetpus: Array.from({ length: count }, (_, at) => ({ type: 'pci', path: `/dev/apex_${at}` })) });
 const plain = { edgetpuRuntime: null, edgetpus: [] };
 
 describe('variantFor', () => {
@@ -23,11 +25,22 @@ describe('variantFor', () => {
     ['no TPU, nothing to fall back to', ready(tpu(14)), plain, true, 'no_cpu_variant'],
     ['not compiled, fallback', ready(cpu), coral(14), true, 'cpu-int8'],
     ['not compiled, strict', ready(cpu), coral(14), false, 'not_compiled'],
+    ['as many TPUs as segments', ready(cpu, tpu(14), cut(14, 2)), pair(14), true, 'edgetpu-14-x2'],
+    ['more TPUs than segments', ready(cpu, cut(14, 2), cut(14, 3)), pair(14, 4), true, 'edgetpu-14-x3'],
+    ['segments for a newer runtime', ready(cpu, tpu(13), cut(14, 2)), pair(13), true, 'edgetpu-13'],
+    ['too few TPUs, compiled whole, too', ready(cpu, tpu(14), cut(14, 3)), pair(14), true, 'edgetpu-14'],
+    ['too few TPUs, fallback', ready(cpu, cut(14, 2)), coral(14), true, 'cpu-int8'],
+    ['too few TPUs, strict', ready(cpu, cut(14, 3)), pair(14), false, 'too_few_accelerators'],
+    ['an agent that chains no segments', ready(cpu, cut(14, 2)), { ...pair(14), pipelines: undefined }, false, 'too_few_accelerators'],
     ['capabilities never told', ready(cpu, tpu(14)), null, true, 'cpu-int8'],
     ['not ready', { state: 'BUILDING' as VersionState, variants: [cpu] }, plain, true, 'version_not_ready'],
   ])('%s', (_what, version, device, cpuFallback, expected) => {
     const choice = variantFor(version, device, { cpuFallback });
     expect(choice.ok ? choice.variant.name : choice.reason).toBe(expected);
+  });
+
+  it.each([[undefined, 'edgetpu-14-x2'], ['pci', 'edgetpu-14-x2'], ['usb', 'edgetpu-14'], ['pci:0', 'edgetpu-14'], ['/dev/apex_0', 'edgetpu-14']])('a workload that may use %s gets %s', (device, expected) => {
+    expect(variantFor(ready(cpu, tpu(14), cut(14, 2)), pair(14), { cpuFallback: true, device })).toMatchObject({ ok: true, variant: { name: expected } });
   });
 
   it('never hands a device what its runtime cannot load', () => {

@@ -1,4 +1,4 @@
-import type { VariantKind } from '@reefkeeper/bundle';
+import { edgeTpusOf, type VariantKind } from '@reefkeeper/bundle';
 
 export const versionStates = ['DRAFT', 'BUILDING', 'READY', 'FAILED', 'CANCELED'] as const;
 export type VersionState = (typeof versionStates)[number];
@@ -32,24 +32,30 @@ export interface DeviceRuntime {
   /** RuntimeVersion(N) of libedgetpu; null = none or not known. */
   edgetpuRuntime: number | null;
   edgetpus: readonly unknown[];
+  /** Its agent runs models that are cut into segments. */
+  pipelines?: true | undefined;
   /** Node's word for the machine. */
   arch?: string;
   /** Which release of the agent runs; absent where it cannot be updated. */
   release?: string | undefined;
 }
 
-export type VariantRefusal = 'version_not_ready' | 'no_accelerator' | 'runtime_unknown' | 'runtime_too_old' | 'not_compiled' | 'no_cpu_variant' | 'not_updatable' | 'no_build';
+export type VariantRefusal = 'version_not_ready' | 'no_accelerator' | 'too_few_accelerators' | 'runtime_unknown' | 'runtime_too_old' | 'not_compiled' | 'no_cpu_variant' | 'not_updatable' | 'no_build';
 
 export type VariantChoice<V> = { ok: true; variant: V } | { ok: false; reason: VariantRefusal; message: string };
 
 /**
- * Which variant a device gets: the Edge TPU one for the highest runtime it has, else `cpu-int8` where the policy lets it.
+ * Which variant a device gets: the one for the most Edge TPUs that it has and the highest runtime that fits, else `cpu-int8` where the policy lets it.
  * A device that never told its capabilities (null) is taken for one without an Edge TPU.
  */
-export function variantFor<V extends VariantChoiceInput['variants'][number]>(version: { state: VersionState; variants: readonly V[] }, device: DeviceRuntime | null, policy: { cpuFallback: boolean }): VariantChoice<V> {
+export function variantFor<V extends VariantChoiceInput['variants'][number]>(version: { state: VersionState; variants: readonly V[] }, device: DeviceRuntime | null, policy: { cpuFallback: boolean; device?: string | undefined }): VariantChoice<V> {
   if (version.state !== 'READY') return { ok: false, reason: 'version_not_ready', message: `The version is ${version.state}; only a READY one can run.` };
   if (version.variants.some(({ kind }) => kind === 'agent')) return buildFor(version.variants, device);
-  const compiled = version.variants.filter((variant) => variant.kind === 'edgetpu').sort((a, b) => (b.minRuntime ?? 0) - (a.minRuntime ?? 0));
+  const anywhere = version.variants.filter((variant) => variant.kind === 'edgetpu');
+  // Segments need an Edge TPU each, and an agent that chains them.
+  const allowed = device ? allowedBy(policy.device, device.edgetpus) : 0;
+  const most = device?.pipelines ? Math.max(1, allowed) : 1;
+  const compiled = anywhere.filter(({ name }) => edgeTpusOf(name) <= most).sort((a, b) => edgeTpusOf(b.name) - edgeTpusOf(a.name) || (b.minRuntime ?? 0) - (a.minRuntime ?? 0));
   const runtime = device?.edgetpuRuntime ?? null;
   const refusal = refusalOf();
   if (!refusal) return { ok: true, variant: compiled.find((variant) => (variant.minRuntime ?? 0) <= runtime!)! };
@@ -60,12 +66,22 @@ export function variantFor<V extends VariantChoiceInput['variants'][number]>(ver
 
   function refusalOf(): { reason: VariantRefusal; message: string } | undefined {
     if (!device || device.edgetpus.length === 0) return { reason: 'no_accelerator', message: 'The device has no Edge TPU.' };
-    if (compiled.length === 0) return { reason: 'not_compiled', message: 'The version is not compiled for the Edge TPU.' };
+    if (anywhere.length === 0) return { reason: 'not_compiled', message: 'The version is not compiled for the Edge TPU.' };
+    if (compiled.length === 0) {
+      const fewest = Math.min(...anywhere.map(({ name }) => edgeTpusOf(name)));
+      return { reason: 'too_few_accelerators', message: fewest > allowed ? `The version is cut for ${fewest} Edge TPUs; the device has ${device.edgetpus.length}${policy.device === undefined ? '' : `, and may use ${policy.device}`}.` : 'The version is cut into segments, which the agent on the device is too old to run; update it.' };
+    }
     if (runtime === null) return { reason: 'runtime_unknown', message: 'The device does not say which Edge TPU runtime it has.' };
     const lowest = Math.min(...compiled.map((variant) => variant.minRuntime ?? 0));
     if (lowest > runtime) return { reason: 'runtime_too_old', message: `The device has Edge TPU runtime ${runtime}; the version needs ${lowest}. Update libedgetpu on the device, or build the version for runtime ${runtime}.` };
     return undefined;
   }
+}
+
+/** How many Edge TPUs a workload may use. @param pin `policy.device`: all of a type, or one by path or count */
+function allowedBy(pin: string | undefined, edgetpus: DeviceRuntime['edgetpus']): number {
+  if (pin === undefined) return edgetpus.length;
+  return pin === 'usb' || pin === 'pci' ? edgetpus.filter((one) => (one as { type?: string }).type === pin).length : Math.min(1, edgetpus.length);
 }
 
 /** Of a release of the agent: the build for the device's machine. */

@@ -34,7 +34,9 @@ function zonedOf({ labels, capabilities }: FleetDevice): Pick<Candidate, 'zone' 
   return { zone, invalidZone: invalid };
 }
 
-/** What a device fetches at most: the whole variant, without its delta. */
+/** What a device fetches at most: the whole variant, all its segments, without their deltas. */
 export function bytesOf(version: Version, variant: string): number {
-  return Number(version.variants.find(({ name }) => name === variant)?.bytes ?? 0);
+  const found = version.variants.find(({ name }) => name === variant);
+  const more = (found?.details?.moreSegments ?? []) as { bytes: number }[];
+  return more.reduce((sum, { bytes }) => sum + bytes, Number(found?.bytes ?? 0));
 }

@@ -93,6 +93,16 @@ export function registerDevices(program: Command): void {
     const warm = Object.entries({ processor: host, ...edgetpus }).flatMap(([what, celsius]) => (celsius === null ? [] : [`${what} ${celsius.toFixed(1)} C`]));
     output.show({ device: id, tookMs, ...result }, () => `${id} answered within ${tookMs} ms${warm.length > 0 ? `; ${warm.join(', ')}` : ''}`);
   }));
+  device.command('bench <id>').description('how fast a workload\'s model runs on a device: percentiles of one inference, and how many a second').option('-w, --workload <name>', 'this one; otherwise the first').option('--runs <count>', 'inferences to run, at most 1000', '50')
+    .action(action(async ({ output, client }, id: string, options: { workload?: string; runs: string }) => {
+      const { result } = await ask(await client(), id, 'bench', { ...(options.workload ? { workload: options.workload } : {}), runs: numberOf('--runs', options.runs) }, 60);
+      const { segments = [], ...whole } = result as Partial<Bench> & { workload: string; runs: number; segments?: (Bench & { edgetpu: string | null })[] };
+      const row = (what: string, one: Partial<Bench>) => [what, ...(['p50Us', 'p95Us', 'p99Us', 'maxUs'] as const).map((name) => `${((one[name] ?? 0) / 1_000).toFixed(1)} ms`)];
+      output.show({ device: id, ...result }, () => [
+        `${whole.workload} on ${id}: ${whole.runs} inferences${whole.perSecond === undefined ? '' : `, ${whole.perSecond} a second`}`,
+        table(['', 'p50', 'p95', 'p99', 'max'], [row('model', whole), ...segments.map((one, at) => row(`segment ${at + 1} on ${one.edgetpu ?? 'the CPU'}`, one))]),
+      ].join('\n'));
+    }));
   configOptions(device.command('configure [id]').description('what its link costs, how much of it downloads and telemetry may take, which pictures it captures; of one device, or of all that match now (for those that come later: reef config set)').option('-l, --selector <labels>', 'such as site=lyon'))
     .option('--hand-back <setting...>', 'say nothing of it on the device any more, so that rules (reef config ls) or the defaults decide: link, data-budget, telemetry-budget, capture')
     .addHelpText('after', '\nExample:\n  reef device configure --selector link=lte --link metered --data-budget 20MB/day')
@@ -112,14 +122,16 @@ export function registerDevices(program: Command): void {
 }
 
 /** @throws ReefError `device.refused`, `device.silent` */
-async function ask(api: Client, id: string, kind: string, args: Record<string, unknown> = {}): Promise<{ result: Record<string, unknown>; tookMs: number }> {
+interface Bench { p50Us: number; p95Us: number; p99Us: number; maxUs: number; perSecond?: number }
+
+async function ask(api: Client, id: string, kind: string, args: Record<string, unknown> = {}, withinS = askS): Promise<{ result: Record<string, unknown>; tookMs: number }> {
   const begin = Date.now();
-  const sent = await api.post<{ id: string }>(`/devices/${encodeURIComponent(id)}/commands`, { kind, args, ttlS: askS });
+  const sent = await api.post<{ id: string }>(`/devices/${encodeURIComponent(id)}/commands`, { kind, args, ttlS: withinS });
   for (;;) {
     const now = await api.get<{ state: string; answer: { result: Record<string, unknown>; failure: { message: string } | null } | null }>(`/devices/${encodeURIComponent(id)}/commands/${sent.id}`);
     const tookMs = Date.now() - begin;
     if (now.state === 'SUCCEEDED') return { result: now.answer?.result ?? {}, tookMs };
-    if (tookMs > askS * 1_000) throw new ReefError('device.silent', 'unavailable', `${id} did not answer within ${askS} s. \`reef device show ${id}\` says when it was last seen.`);
+    if (tookMs > withinS * 1_000) throw new ReefError('device.silent', 'unavailable', `${id} did not answer within ${withinS} s. \`reef device show ${id}\` says when it was last seen.`);
     if (now.state === 'FAILED') throw new ReefError('device.refused', 'unavailable', `${id} refused: ${now.answer?.failure?.message ?? 'without a reason'}`);
     await sleep(50);
   }

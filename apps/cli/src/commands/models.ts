@@ -23,7 +23,7 @@ export interface VersionView {
   id: string; model: string; version: number; ref: string; state: string; task: string; createdAt: string; bundleDigest: string | null; error: { code: string; message: string } | null;
   failedVariants: { name: string; code: string; message: string }[]; pipelines: { minRuntime: number; segments: { digest: string; bytes: number; details: { onChipBytes?: number; streamedBytes?: number } }[] }[];
   hold: { code: string; message: string } | null; confirmedAt: string | null; confirmedBy: string | null;
-  variants: { name: string; kind: string; minRuntime: number | null; digest: string; bytes: number }[];
+  variants: { name: string; kind: string; minRuntime: number | null; digest: string; bytes: number; details?: { moreSegments?: unknown[] } | null }[];
   labels: string[] | null; analysis: { verdict?: string; summary?: string } | null; lineage: Record<string, unknown> | null;
   parity: {
     samples: number; agreement: number | null; accuracy: { float: number; int8: number } | null;
@@ -94,7 +94,7 @@ export function registerModels(program: Command): Command {
       const version = await api.get<VersionView>(pathOf(ref));
       const stem = `${version.model}-v${version.version}`;
       const files = [
-        ...version.variants.map((one) => ({ file: `${stem}_${one.name}.tflite`, digest: one.digest, bytes: one.bytes })),
+        ...version.variants.filter(({ details }) => !details?.moreSegments).map((one) => ({ file: `${stem}_${one.name}.tflite`, digest: one.digest, bytes: one.bytes })),
         ...version.pipelines.flatMap(({ minRuntime, segments }) => segments.map((one, at) => ({ file: `${stem}_runtime_${minRuntime}_segment_${at}_of_${segments.length}_edgetpu.tflite`, digest: one.digest, bytes: one.bytes }))),
       ];
       if (files.length === 0) throw new ReefError('version.state_wrong', 'conflict', `${version.ref} is ${version.state} and has no files yet.`);

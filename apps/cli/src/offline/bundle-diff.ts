@@ -1,6 +1,6 @@
 import { readFile, stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
-import { bundleDigest, diffManifests, makeDelta, unverifiedManifest, type FileChange, type Manifest, type ManifestDiff } from '@reefkeeper/bundle';
+import { bundleDigest, diffManifests, makeDelta, segmentsOf, unverifiedManifest, type FileChange, type Manifest, type ManifestDiff } from '@reefkeeper/bundle';
 import { ReefError } from '@reefkeeper/platform/errors';
 import type { Client } from '../client.ts';
 import { pathOf } from '../commands/models.ts';
@@ -80,7 +80,7 @@ async function deltaBetween(from: OpenBundle, to: OpenBundle, old: string, next:
 }
 
 export function filesOf(manifest: Manifest): { digest: string; bytes: number }[] {
-  const files = [...manifest.variants.map(({ file }) => file), ...(manifest.golden ? [manifest.golden] : [])];
+  const files = [...manifest.variants.flatMap(segmentsOf), ...(manifest.golden ? [manifest.golden] : [])];
   return [...new Map(files.map(({ digest, bytes: size }) => [digest, { digest, bytes: size }])).values()];
 }
 

@@ -1,0 +1,130 @@
+import { mkdtemp, readdir, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { segmentsOf } from '@reefkeeper/bundle';
+import { cutModel, readModel } from '@reefkeeper/edgetpu';
+import { Sketch } from '@reefkeeper/protocol';
+import { buildFakeEdgeTpu, canBuildFakeEdgeTpu } from '../../../libs/inference/src/fake-edgetpu.fixture.ts';
+import { compiledModel } from '../../../test/support/compiled.ts';
+import { joined, startAgent } from '../../../test/support/device.ts';
+import { colourFrames, eventually, Fleet } from '../../../test/support/fleet.ts';
+import { publishForTpu } from '../../../test/support/tpu-bundle.ts';
+import type { Agent } from './agent.ts';
+import { TpuHealth } from './tpu-health.ts';
+
+const device = 'reef-p';
+const window = { telemetryWindowS: 1 };
+const [one, two, three] = [1, 2, 3].map((at) => ({ type: 'usb' as const, path: `/sys/bus/usb/devices/${at}-1` })) as [Usb, Usb, Usb];
+type Usb = { type: 'usb'; path: string };
+
+describe.skipIf(!canBuildFakeEdgeTpu)('a model in segments, each on an Edge TPU of its own (needs gcc)', () => {
+  const tpus = canBuildFakeEdgeTpu ? buildFakeEdgeTpu() : { library: '', plug: () => {}, remove: () => {} };
+  afterAll(() => tpus.remove());
+
+  let fleet: Fleet;
+  let dir: string;
+  let agent: Agent;
+  beforeEach(async () => {
+    fleet = await Fleet.open();
+    dir = await mkdtemp(join(tmpdir(), 'reef-pipeline-'));
+    await colourFrames(join(dir, 'frames'));
+    await joined(fleet, dir, device);
+  });
+  afterEach(async () => {
+    await agent.stop();
+    await fleet.close();
+    await rm(dir, { recursive: true, force: true });
+  });
+
+  async function start(env: Record<string, string> = {}): Promise<void> {
+    agent = await startAgent(dir, { FRAMES_DIR: join(dir, 'frames'), FRAMES_FPS: '100', REEF_EDGETPU_LIBRARY: tpus.library, REEF_PROBE_MAX_S: '0.2', REEF_DISK_RESERVE: '0', REEF_LOCAL_API: 'off', ...env }, { health: new TpuHealth(), aftercare: { tickMs: 200 } });
+  }
+  const cut = (bundle: string, policy: object = {}) => ({ bundle, variant: 'edgetpu-14-x2', policy: { observeS: 0, ...policy } });
+  const settled = (revision: number, workload = 'classifier') => fleet.reportWhere(({ workloads }) => workloads[workload]?.execution?.revision === revision && !['IN_PROGRESS', 'QUEUED'].includes(workloads[workload].execution.state), 60_000);
+  const bench = async (id: string) => {
+    await fleet.command(device, { id, kind: 'bench', args: { workload: 'classifier', runs: 20 } });
+    return (await eventually(() => fleet.results.find((result) => result.id === id))).result as { p50Us: number; perSecond: number; segments?: { edgetpu: string; p50Us: number }[] };
+  };
+
+  it('answers as the whole model does, from real files of TensorFlow Lite', async () => {
+    tpus.plug(one, two);
+    await start();
+    const parts = (model: Buffer): { digest: string; bytes: number }[] => {
+      const read = readModel(model);
+      return [{ to: 2 }, { from: 2 }].map((range) => fleet.put(Buffer.from(cutModel(read, range))));
+    };
+    // Its self-test is the whole model's: the same answers, to the step.
+    const { bundle, manifest } = fleet.publish(1, { ballast: 3, alter: (whole) => {
+      const [file, ...moreSegments] = parts(fleet.blobs.get(whole.variants[0]!.file.digest)!);
+      return { ...whole, variants: [...whole.variants, { name: 'edgetpu-14-x2', kind: 'edgetpu', minRuntime: 14, file: file!, moreSegments }] };
+    } });
+    await fleet.want(device, 1, { classifier: cut(bundle) }, window);
+    expect(await settled(1)).toMatchObject({ health: 'HEALTHY', workloads: { classifier: { running: bundle, variant: 'edgetpu-14-x2', backend: 'edgetpu', execution: { state: 'SUCCEEDED' } } } });
+    expect((await fleet.reportWhere(({ workloads }) => !!workloads.classifier?.device)).workloads.classifier!.device).toBe(`${one.path}, ${two.path}`);
+    const served = await eventually(() => fleet.windows.find(({ inferences, labelled }) => inferences > 10 && labelled > 10));
+    expect(served).toMatchObject({ bundle, variant: 'edgetpu-14-x2', errors: {}, correct: served.labelled });
+    const stored = await readdir(join(dir, 'store/blobs'));
+    for (const { digest } of segmentsOf(manifest.variants[1]!)) expect(stored).toContain(digest);
+    expect((await bench('b1')).segments).toMatchObject([{ edgetpu: one.path, p50Us: expect.any(Number) }, { edgetpu: two.path, p50Us: expect.any(Number) }]);
+  });
+
+  it('works on the next frame while the one before is in the next segment', async () => {
+    tpus.plug({ ...one, mood: 'slow' }, { ...two, mood: 'slow' });
+    await start();
+    const { bundle } = publishForTpu(fleet, 1, { segments: [] });
+    await fleet.want(device, 1, { classifier: cut(bundle) }, window);
+    expect(await settled(1)).toMatchObject({ workloads: { classifier: { execution: { state: 'SUCCEEDED' } } } });
+    // 100 ms a frame, a frame every 50 ms.
+    const full = await eventually(() => fleet.windows.find(({ durationMs, inferences }) => durationMs > 500 && (1_000 * inferences) / durationMs > 14));
+    expect(full).toMatchObject({ errors: {} });
+    const p50Ms = (stage: string) => Sketch.fromBase64(full.latency[stage]!).quantile(0.5)! / 1_000;
+    for (const segment of ['segment1', 'segment2']) expect(p50Ms(segment)).toBeGreaterThan(45);
+    expect(p50Ms('invoke')).toBeGreaterThan(90);
+  });
+
+  it('shares Edge TPUs with others; without one of its own it falls back to the CPU, and comes back', async () => {
+    tpus.plug(one, two);
+    await start();
+    const [pipeline, other] = [publishForTpu(fleet, 1, { segments: [], cpu: true }), publishForTpu(fleet, 2)];
+    await fleet.want(device, 1, { classifier: cut(pipeline.bundle), other: { bundle: other.bundle, variant: 'edgetpu-14', policy: { observeS: 0 } } }, window);
+    await settled(1);
+    expect(await settled(1, 'other')).toMatchObject({ health: 'HEALTHY', workloads: { other: { backend: 'edgetpu' } } });
+    tpus.plug(one);
+    const ill = await fleet.reportWhere(({ conditions, workloads }) => conditions.includes('NO_ACCELERATOR') && workloads.classifier?.backend === 'cpu', 60_000);
+    expect(ill).toMatchObject({ health: 'DEGRADED', workloads: { classifier: { running: pipeline.bundle, variant: 'cpu-int8' } } });
+    await fleet.reportWhere(({ workloads }) => workloads.other?.device === one.path && workloads.classifier?.device === null);
+    tpus.plug(one, three);
+    const well = await fleet.reportWhere(({ health, workloads }) => health === 'HEALTHY' && workloads.classifier?.backend === 'edgetpu' && workloads.classifier.device?.includes(three.path) === true, 60_000);
+    expect(well.workloads).toMatchObject({ classifier: { variant: 'edgetpu-14-x2', execution: { revision: 1, state: 'SUCCEEDED' } }, other: { running: other.bundle } });
+    expect(well.workloads.classifier!.device!.split(', ').sort()).toEqual([one.path, three.path]);
+  });
+
+  it('is killed where one segment hangs, and started again as a whole', async () => {
+    tpus.plug(one, two);
+    await start({ REEF_HANG_FLOOR_MS: '200', REEF_HANG_CEILING_MS: '400' });
+    const { bundle } = publishForTpu(fleet, 1, { segments: [] });
+    await fleet.want(device, 1, { classifier: cut(bundle, { probationS: 0 }) }, window);
+    await settled(1);
+    await eventually(() => fleet.windows.some(({ inferences }) => inferences > 5));
+    tpus.plug(one, { ...two, mood: 'hang' });
+    await eventually(() => fleet.windows.some(({ errors }) => (errors['inference.hung'] ?? 0) > 0));
+    tpus.plug(one, two);
+    fleet.windows.length = 0;
+    const again = await eventually(() => fleet.windows.find(({ inferences, errors }) => inferences > 5 && Object.keys(errors).length === 0), 60_000);
+    expect(again).toMatchObject({ bundle, variant: 'edgetpu-14-x2' });
+  });
+
+  it('files that are no segments of one model are refused, and one Edge TPU is too few', async () => {
+    tpus.plug(one);
+    await start();
+    const pipeline = publishForTpu(fleet, 1, { segments: [] });
+    await fleet.want(device, 1, { classifier: cut(pipeline.bundle, { cpuFallback: false }) }, window);
+    expect(await fleet.reportWhere(({ conditions, workloads }) => conditions.includes('NO_ACCELERATOR') && workloads.classifier?.execution?.state === 'QUEUED')).toMatchObject({ workloads: { classifier: { running: null, execution: { failure: { code: 'no_accelerator' } } } } });
+    tpus.plug(one, two);
+    expect(await settled(1)).toMatchObject({ health: 'HEALTHY', workloads: { classifier: { running: pipeline.bundle } } });
+    const strangers = publishForTpu(fleet, 2, { segments: [undefined, compiledModel({ input: { name: 'features', shape: [1, 8] } })] });
+    await fleet.want(device, 2, { classifier: cut(strangers.bundle) }, window);
+    expect(await settled(2)).toMatchObject({ workloads: { classifier: { running: pipeline.bundle, execution: { state: 'FAILED', failure: { code: 'inference.segments_differ', message: expect.stringContaining('shape 1x16 and 1x8') } } } } });
+  });
+});

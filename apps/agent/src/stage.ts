@@ -1,0 +1,98 @@
+import type { EdgeTpuDevice, LoadedModel } from '@reefkeeper/inference';
+import { asReefError, ReefError } from '@reefkeeper/platform/errors';
+import type { Tensors } from './answer.ts';
+import { InvokeDeadline } from './deadline.ts';
+import type { Hosts, Lease } from './hosts.ts';
+
+export interface StageOptions {
+  hosts: Hosts;
+  edgetpu?: string | undefined;
+  /** An invoke that takes longer than its own past allows, but never less than `floorMs`, means that the driver hangs. */
+  deadline?: { floorMs: number; ceilingMs: number };
+}
+
+/** So many inferences in a row that the Edge TPU does not do mean that it is lost; the child would go on failing for ever. */
+const lostAfter = 5;
+
+/** Ends of an inference process, and failures to get one, that say nothing about the model in it. */
+export const blameless: ReadonlySet<string> = new Set(['artifact.checksum_mismatch', 'bundle.not_installed', 'inference.no_device', 'inference.accelerator_lost', 'inference.neighbour_ended']);
+
+/** One model file, loaded in a child process which it may share with others of its Edge TPU: a whole model, or one segment of it. */
+export class Stage {
+  private ended: ReefError | undefined;
+  private failuresInARow = 0;
+  private readonly deadline: InvokeDeadline;
+  private readonly listeners: ((why: ReefError) => void)[] = [];
+
+  private constructor(readonly device: EdgeTpuDevice | undefined, private readonly lease: Lease, private readonly model: LoadedModel, deadline: StageOptions['deadline']) {
+    this.deadline = new InvokeDeadline(deadline ?? { floorMs: 5_000, ceilingMs: 10_000 });
+    lease.host.on('exit', this.hostEnded);
+  }
+
+  private readonly hostEnded = (why: ReefError): void => {
+    const { diedOver } = this.lease.host;
+    const ours = diedOver === null || diedOver === this.model.id || blameless.has(why.code);
+    this.ended = ours ? why : new ReefError('inference.neighbour_ended', 'unavailable', `Another model on the same Edge TPU took the inference process down (${why.code}).`, { cause: why });
+    for (const listener of this.listeners) listener(this.ended);
+  };
+
+  /** @throws ReefError `artifact.checksum_mismatch`, `inference.*`, with the Edge TPU's path as `detail.edgetpu` */
+  static async load(file: { path: string; digest: string }, device: EdgeTpuDevice | undefined, { hosts, edgetpu: library, deadline }: StageOptions): Promise<Stage> {
+    const lease = await hosts.take(device);
+    try {
+      const edgetpu = device ? { edgetpu: { device, ...(library ? { library } : {}) } } : {};
+      return new Stage(device, lease, await lease.host.load({ ...file, ...edgetpu }), deadline);
+    } catch (error) {
+      await lease.release();
+      const { code, kind, message, detail } = asReefError(error);
+      throw new ReefError(code, kind, message, { cause: error, detail: { ...detail, ...(device ? { edgetpu: device.path } : {}) } });
+    }
+  }
+
+  get pid(): number | undefined {
+    return this.lease.host.pid;
+  }
+
+  get tensors(): Tensors {
+    return this.model;
+  }
+
+  get tfliteVersion(): string {
+    return this.model.tfliteVersion;
+  }
+
+  /** Why its process ended; undefined while it runs. */
+  get crashed(): ReefError | undefined {
+    return this.ended;
+  }
+
+  onExit(listener: (why: ReefError) => void): void {
+    this.listeners.push(listener);
+  }
+
+  /** After what it was asked before. @throws ReefError `inference.*` */
+  async infer(inputs: Uint8Array[]): Promise<{ outputs: Uint8Array[]; invokeUs: number }> {
+    try {
+      const answer = await this.model.infer(inputs, { deadlineMs: this.deadline.ms });
+      this.deadline.note(answer.invokeUs);
+      this.failuresInARow = 0;
+      return answer;
+    } catch (error) {
+      this.noteFailure(asReefError(error).code);
+      throw error;
+    }
+  }
+
+  /** Nothing may be asked of it any more. */
+  async close(): Promise<void> {
+    if (!this.ended) await this.model.unload().catch(() => {});
+    this.lease.host.off('exit', this.hostEnded);
+    await this.lease.release();
+  }
+
+  private noteFailure(code: string): void {
+    if (code !== 'inference.failed' || !this.device || this.ended) return;
+    this.failuresInARow += 1;
+    if (this.failuresInARow === lostAfter) this.lease.host.kill(new ReefError('inference.accelerator_lost', 'unavailable', `The Edge TPU at ${this.device.path} failed ${lostAfter} inferences in a row; its process was ended.`));
+  }
+}
