@@ -87,7 +87,7 @@ export function DeviceAlerts({ id }: { id: string }) {
 export function AlertsCount() {
   const { data } = useLive<AlertCounts>('/alerts/counts', changed);
   if (!data || data.open === 0) return null;
-  return <span className={`count ${data.kinds.some(({ severity, open }) => severity === 'critical' && open > 0) ? 'bad' : 'warn'}`} aria-label={`${data.open} open`}>{number(data.open)}</span>;
+  return <span role="img" className={`count ${data.kinds.some(({ severity, open }) => severity === 'critical' && open > 0) ? 'bad' : 'warn'}`} aria-label={`${data.open} open`}>{number(data.open)}</span>;
 }
 
 function AlertTable({ label, alerts, done }: { label: string; alerts: Alert[]; done: () => void }) {
