@@ -1,5 +1,7 @@
+import { readModel } from '@reefkeeper/edgetpu';
 import type { TensorInfo } from '@reefkeeper/inference';
 import { expect, it } from 'vitest';
+import { sharedModel, sharedPresent } from '../../../libs/edgetpu/src/shared.fixture.ts';
 import { wired } from './segments.ts';
 
 const tensor = (name: string, more: Partial<TensorInfo> = {}): TensorInfo => ({ name, shape: [1, 4], dtype: 'int8', scale: 0.5, zeroPoint: 3, bytes: 4, ...more });
@@ -19,4 +21,19 @@ it.each([
   ['another zero point', tensor('a', { zeroPoint: 0 }), /zero point 3 and 0/],
 ])('%s is refused', (_what, input, message) => {
   expect(() => wired([segment([tensor('picture')], [tensor('a')]), segment([input], [tensor('scores')])])).toThrow(expect.objectContaining({ code: 'inference.segments_differ', message: expect.stringMatching(message) }));
+});
+
+it.skipIf(!sharedPresent)('what the compiler made of SSD MobileNet v2 hangs together, in this order only (needs the public models)', () => {
+  const [first, second] = [0, 1].map((at) => {
+    const graph = readModel(sharedModel(`coral/pipeline/ssd_mobilenet_v2_coco_quant_postprocess_segment_${at}_of_2_edgetpu.tflite`)).subgraphs[0]!;
+    const info = (index: number): TensorInfo => {
+      const { name, shape, type, quantisation } = graph.tensors[index]!;
+      return { name, shape, dtype: type.toLowerCase() as TensorInfo['dtype'], scale: quantisation?.scale[0] ?? null, zeroPoint: quantisation?.zeroPoint[0] ?? null, bytes: 0 };
+    };
+    return segment(graph.inputs.map(info), graph.outputs.map(info));
+  });
+  const sources = wired([first!, second!]);
+  expect(sources[1]!.length).toBeGreaterThan(0);
+  expect(sources[1]!.every(({ from }) => from === 1)).toBe(true);
+  expect(() => wired([second!, first!])).toThrow(expect.objectContaining({ code: 'inference.segments_differ' }));
 });
