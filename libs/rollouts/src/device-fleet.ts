@@ -42,7 +42,8 @@ export class DeviceFleet implements Fleet {
       FROM rollout_executions e JOIN reported r ON r.device_id = e.device_id AND r.observed_revision >= e.revision CROSS JOIN LATERAL (SELECT r.workloads -> $2 AS said) s
       JOIN desired_workloads w ON w.device_id = e.device_id AND w.workload = $2 AND w.bundle = $3
       WHERE e.rollout_id = $1 AND e.state = 'SUCCEEDED' AND e.fault IS NULL AND e.rollback_state IS NULL AND ($4::int IS NULL OR e.wave = $4)
-        AND (said -> 'fault' ->> 'bundle' = $3 OR (said ->> 'running' <> $3 AND coalesce(said -> 'execution' ->> 'state', '') NOT IN ('QUEUED', 'IN_PROGRESS')))`, [id, workload, bundle, wave]);
+        AND (said -> 'fault' ->> 'bundle' = $3 OR (said ->> 'running' IS DISTINCT FROM $3 AND coalesce(said -> 'execution' ->> 'state', '') NOT IN ('QUEUED', 'IN_PROGRESS')
+          AND (said ->> 'running' IS NOT NULL OR said -> 'execution' ->> 'bundle' = $3)))`, [id, workload, bundle, wave]);
     return new Map(rows.map(({ device, fault }) => [device, fault ?? { code: 'execution.left', message: 'The device runs something else again and has not said why.' }]));
   }
 

@@ -139,8 +139,8 @@ export class FakeDevice {
   }
 
   /** What runs is left for what ran before, as on probation. */
-  async leaveVersion(failure: { code: string; message: string }): Promise<void> {
-    this.fault = { bundle: this.running!, failure };
+  async leaveVersion(failure: { code: string; message: string } | null): Promise<void> {
+    if (failure) this.fault = { bundle: this.running!, failure };
     this.running = this.previous;
     await this.report();
   }

@@ -74,3 +74,13 @@ it('a version that a device leaves after its success fails the wave, also one th
   expect(await executionOf(id, canary)).toMatchObject({ state: 'SUCCEEDED', fault: { code: 'probation.crashed' }, rollbackState: 'SUCCEEDED' });
   expect((await listEvents(world.database.db, id)).items.filter(({ code }) => code === 'probation_crashed')).toHaveLength(1);
 });
+
+it('one that runs nothing again, as an agent that is back on the release of its package, and gives no reason, has left it, too', async () => {
+  const [device] = await world.fleet.add(2);
+  await world.version(1);
+  const { id } = await world.create({ version: 'm@1', waves: [{ percent: 100 }], soakS: 30, deadlineS: 60, onFailure: 'pause' });
+  await world.run(20, id, ({ waves }) => waves[0]!.counts.SUCCEEDED === 2);
+  await device!.leaveVersion(null);
+  expect(await world.run(60, id, ended)).toMatchObject({ state: 'PAUSED', stateReason: { code: 'install_failures_failed' }, waves: [{ faults: 1, counts: { SUCCEEDED: 2 } }] });
+  expect(await executionOf(id, device!.id)).toMatchObject({ state: 'SUCCEEDED', fault: { code: 'execution.left' } });
+});
