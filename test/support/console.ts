@@ -33,11 +33,13 @@ export class Tab {
   async visit(path: string, shows: string | RegExp, { again = false, usable = true }: { again?: boolean; usable?: boolean } = {}): Promise<string[]> {
     const { page, faults } = this;
     faults.length = 0;
+    // Not a choice in a list, which is there before anything else is.
+    const content = page.locator('main').getByText(shows).filter({ visible: true }).first();
     await page.goto(path);
-    await page.locator('main').getByText(shows).first().waitFor({ timeout: 20_000 });
+    await content.waitFor({ timeout: 30_000 });
     if (again) {
       await page.reload();
-      await page.locator('main').getByText(shows).first().waitFor({ timeout: 20_000 });
+      await content.waitFor({ timeout: 30_000 });
     }
     await page.locator('[aria-busy]').first().waitFor({ state: 'detached', timeout: 20_000 });
     const found = [...faults, ...(usable ? await this.unusable() : [])];
