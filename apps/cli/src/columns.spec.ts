@@ -1,7 +1,11 @@
+import { stripVTControlCharacters } from 'node:util';
 import fc from 'fast-check';
 import { expect, it } from 'vitest';
 import { widthsWithin } from './columns.ts';
 import { table } from './output.ts';
+
+/** As a person reads it: where CI is set, colours are on without a terminal. */
+const told = (...how: Parameters<typeof table>) => stripVTControlCharacters(table(...how));
 
 const word = fc.stringMatching(/^[a-z0-9-]{1,40}$/);
 const sentence = fc.array(word, { minLength: 0, maxLength: 12 }).map((words) => words.join(' '));
@@ -24,20 +28,20 @@ const head = ['rollout', 'state', 'why'];
 const cells = [[id, 'ROLLED_BACK', '0 % of labelled frames are right, 100 % before on the same devices; the limit is 95 %.']];
 
 it('on a terminal sentences wrap, ids stay whole, and no line is longer than it', () => {
-  const lines = table(head, cells, 80).split('\n');
+  const lines = told(head, cells, 80).split('\n');
   expect(Math.max(...lines.map((line) => line.trimEnd().length))).toBeLessThanOrEqual(80);
   expect(lines.length).toBeGreaterThan(3);
   expect(lines[1]).toContain(id);
 });
 
 it('where columns do not fit side by side, each row is told one below the other', () => {
-  expect(table(head, cells, 40)).toBe(`rollout  ${id}\nstate    ROLLED_BACK\nwhy      ${cells[0]![2]}`);
+  expect(told(head, cells, 40)).toBe(`rollout  ${id}\nstate    ROLLED_BACK\nwhy      ${cells[0]![2]}`);
 });
 
 it('columns in which nothing stands give way before that', () => {
-  expect(table(['job', 'cached', 'error'], [[id, null, undefined], [id, null, null]], 40)).toBe(table(['job'], [[id], [id]], 40));
+  expect(told(['job', 'cached', 'error'], [[id, null, undefined], [id, null, null]], 40)).toBe(told(['job'], [[id], [id]], 40));
 });
 
 it('in a pipe a row is a line, however long', () => {
-  expect(table(head, cells, Infinity).split('\n')).toHaveLength(2);
+  expect(told(head, cells, Infinity).split('\n')).toHaveLength(2);
 });
