@@ -1,17 +1,21 @@
 import { Backoff } from './backoff.ts';
 
+const saidMs = 3_000;
+
 /**
  * Workloads whose bundle is damaged on the disk, and when to try to mend it next: each on its own, so that one that cannot be mended (no
  * network) keeps nobody else waiting. In memory only: after a restart the damage is met again.
  */
 export class Repairs {
+  /** Mended just now, and said for a moment still: a file is fetched again in less time than a report takes, and who watches the fleet must hear of disks that rot. */
+  private readonly lately = new Map<string, NodeJS.Timeout>();
   private readonly open = new Map<string, { backoff: Backoff; notBeforeMs: number; timer: NodeJS.Timeout | undefined }>();
 
   constructor(private readonly poke: () => void, private readonly delays: { firstMs: number; maxMs: number } = { firstMs: 2_000, maxMs: 300_000 }) {}
 
-  /** All that are damaged. */
+  /** All that are damaged, or were a moment ago. */
   get workloads(): ReadonlySet<string> {
-    return new Set(this.open.keys());
+    return new Set([...this.open.keys(), ...this.lately.keys()]);
   }
 
   /** Those to be tried now. */
@@ -38,11 +42,21 @@ export class Repairs {
   }
 
   mended(workload: string): void {
-    clearTimeout(this.open.get(workload)?.timer);
-    this.open.delete(workload);
+    if (!this.close(workload)) return;
+    clearTimeout(this.lately.get(workload));
+    this.lately.set(workload, setTimeout(() => {
+      this.lately.delete(workload);
+      this.poke();
+    }, saidMs));
   }
 
   stop(): void {
-    for (const name of this.open.keys()) this.mended(name);
+    for (const name of this.open.keys()) this.close(name);
+    for (const timer of this.lately.values()) clearTimeout(timer);
+  }
+
+  private close(workload: string): boolean {
+    clearTimeout(this.open.get(workload)?.timer);
+    return this.open.delete(workload);
   }
 }
