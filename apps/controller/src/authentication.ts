@@ -1,12 +1,14 @@
 import { Inject, Injectable } from '@nestjs/common';
 import { ApiTokens } from '@reefkeeper/devices';
-import { ReefError } from '@reefkeeper/platform';
+import { ReefError, type ChangeFeed } from '@reefkeeper/platform';
 import type { Caller } from '@reefkeeper/platform/http';
 
 /** Who a bearer token belongs to. */
 @Injectable()
 export class Authentication {
-  constructor(@Inject(ApiTokens) private readonly tokens: ApiTokens) {}
+  constructor(@Inject(ApiTokens) private readonly tokens: ApiTokens, @Inject('FEED') feed: ChangeFeed) {
+    feed.onChange(({ kind }) => { if (kind === 'token') tokens.forget(); });
+  }
 
   /**
    * @param header what the client sent as `Authorization`

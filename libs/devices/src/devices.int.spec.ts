@@ -1,6 +1,6 @@
 import { ManualClock, openLogger, ChangeFeed } from '@reefkeeper/platform';
 import type { Reported } from '@reefkeeper/protocol';
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
 import { testDatabase, type TestDatabase } from '../../../test/support/database.ts';
 import { ApiTokens, AuditEntry, Commands, Desired, Devices, devicesSchema, Reports } from './index.ts';
 
@@ -292,8 +292,17 @@ describe('access', () => {
     expect(await tokens.find(`${made.token}x`)).toBeUndefined();
     expect(JSON.stringify(await tokens.list())).not.toContain('hash');
     expect(await database.db.query('SELECT 1 FROM api_tokens WHERE hash = $1 OR name = $1', [made.token])).toEqual([]);
+    const elsewhere = new ApiTokens(database.db, clock);
+    expect(await elsewhere.find(made.token)).toMatchObject({ name: 'ci' });
+    const feed = new ChangeFeed(database.url, openLogger('test', 'silent'));
+    feed.onChange(({ kind }) => { if (kind === 'token') elsewhere.forget(); });
+    await feed.start();
+    const onItsWay = tokens.find(made.token);
     await tokens.revoke(made.id, 'ana');
+    await onItsWay;
     expect(await tokens.find(made.token)).toBeUndefined();
+    await vi.waitFor(async () => expect(await elsewhere.find(made.token)).toBeUndefined(), { timeout: 900, interval: 5 });
+    await feed.stop();
     await expect(tokens.revoke(made.id, 'ana')).rejects.toMatchObject({ code: 'token.unknown' });
     await tokens.bootstrap('reef_first_administrator');
     await tokens.bootstrap('reef_first_administrator');

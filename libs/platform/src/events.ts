@@ -5,7 +5,7 @@ import type { Logger } from './logger.ts';
 
 /** A row of this kind changed. A hint only: the reader looks at the row, which is the truth, and polls in case a hint is lost. */
 export interface ChangeHint {
-  kind: 'job' | 'job_log' | 'version' | 'device' | 'desired' | 'rollout' | 'telemetry' | 'alert';
+  kind: 'job' | 'job_log' | 'version' | 'device' | 'desired' | 'rollout' | 'telemetry' | 'alert' | 'token';
   /** Of one row, or of several separated by commas (`idsOf`). */
   id: string;
 }
