@@ -90,7 +90,7 @@ function distance(samples: readonly SamplePair[], index: number): { cosine: numb
     }
     count += a.length;
     // Two zero vectors are alike; one is nothing like the other.
-    cosines += aa === 0 && bb === 0 ? 1 : aa === 0 || bb === 0 ? 0 : dot / Math.sqrt(aa) / Math.sqrt(bb);
+    cosines += aa === 0 && bb === 0 ? 1 : aa === 0 || bb === 0 ? 0 : Math.min(1, Math.max(-1, dot / Math.sqrt(aa) / Math.sqrt(bb)));
   }
   if (!Number.isFinite(cosines + sum)) return { cosine: null, maxError: null, meanError: null };
   return { cosine: cosines / samples.length, maxError: max, meanError: sum / Math.max(1, count) };

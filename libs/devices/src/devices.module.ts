@@ -17,9 +17,12 @@ const services = [Devices, Desired, ConfigRules, Reports, ApiTokens, Commands];
 
 @Module({ providers: services, exports: services })
 export class DevicesModule {
-  /** With the authority, enrolment too: only the controller has the CA's key. */
+  /** With the authority, enrolment too: only the controller has the CA's key. A module of its own over the one that is, or there would be two of every service. */
   static withAuthority(authority: Authority): DynamicModule {
     const providers = [{ provide: Authority, useValue: authority }, Enrolment];
-    return { module: DevicesModule, providers, exports: providers };
+    return { module: EnrolmentModule, imports: [DevicesModule], providers, exports: [...providers, DevicesModule] };
   }
 }
+
+@Module({})
+class EnrolmentModule {}
