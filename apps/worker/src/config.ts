@@ -5,6 +5,11 @@ import { z } from 'zod';
 
 const folder = z.string().min(1).transform((path) => resolve(path));
 
+const pubSubName = (what: 'subscription' | 'topic') => {
+  const letter = what[0]!.toUpperCase();
+  return z.string().regex(new RegExp(`^(?:projects/[^/]+/${what}s/)?[A-Za-z][\\w.~+%-]{2,254}$`), `a ${what}: projects/P/${what}s/${letter}, or ${letter} in the project of the credentials`);
+};
+
 const schema = commonConfig.extend({
   DATABASE_URL: z.url({ protocol: /^postgres(ql)?$/ }),
   REDIS_URL: z.url({ protocol: /^rediss?$/ }).optional(),
@@ -22,7 +27,7 @@ const schema = commonConfig.extend({
   WORKER_CONCURRENCY: z.coerce.number().int().min(1).max(64).default(1),
   REEF_EDGETPU_COMPILER: z.string().optional(),
   /** Pub/Sub subscription on a bucket's OBJECT_FINALIZE notifications: exports of AutoML Vision and Vertex AI that appear there become versions. */
-  REEF_BUCKET_WATCH: z.string().regex(/^(?:projects\/[^/]+\/subscriptions\/)?[A-Za-z][\w.~+%-]{2,254}$/, 'a subscription: projects/P/subscriptions/S, or S in the project of the credentials').optional(),
+  REEF_BUCKET_WATCH: pubSubName('subscription').optional(),
   /** An export is taken this long after the last object of it was written. */
   REEF_BUCKET_QUIET_S: z.coerce.number().min(0.1).max(3_600).default(30),
   /** `gs://bucket/flowers/=flowers, gs://bucket/=others`: model names by address, the longest that fits; others are named by their folder. */
@@ -33,7 +38,7 @@ const schema = commonConfig.extend({
     return [];
   })),
   /** Pub/Sub topic that gets every window of telemetry as a row, for BigQuery and the like. */
-  REEF_TELEMETRY_TOPIC: z.string().regex(/^(?:projects\/[^/]+\/topics\/)?[A-Za-z][\w.~+%-]{2,254}$/, 'a topic: projects/P/topics/T, or T in the project of the credentials').optional(),
+  REEF_TELEMETRY_TOPIC: pubSubName('topic').optional(),
   /** Stored files that nothing refers to are removed after so many days without use; 0 = never. */
   RETENTION_DAYS: z.coerce.number().min(0).max(36_500).default(30),
   /** Receives a POST when alerts open and close, as Prometheus Alertmanager sends it (docs/alerts.md). */

@@ -1,4 +1,4 @@
-import type { Logger } from '@reefkeeper/platform';
+import { openPubSub, type Logger } from '@reefkeeper/platform';
 import type { BucketWatch } from './bucket-watch.service.ts';
 
 export interface SubscriptionOptions {
@@ -14,8 +14,7 @@ const longestPauseMs = 60_000;
  * committed, so what a dying worker had in hand comes again, to any worker.
  */
 export async function watchBucket(watch: BucketWatch, { subscription: name, quietMs }: SubscriptionOptions, log: Logger): Promise<() => Promise<void>> {
-  const { PubSub } = await import('@google-cloud/pubsub');
-  const client = new PubSub(projectOf(name));
+  const client = await openPubSub(name);
   let stopped = false;
   let wake = () => {};
   let close = async () => {};
@@ -56,9 +55,4 @@ export async function watchBucket(watch: BucketWatch, { subscription: name, quie
 /** Attributes as in "Pub/Sub notifications for Cloud Storage": the event, the bucket and the object are there, whatever the payload. */
 async function take(watch: BucketWatch, { eventType, bucketId, objectId }: Record<string, string | undefined>, quietMs: number): Promise<void> {
   if (eventType === 'OBJECT_FINALIZE' && bucketId && objectId) await watch.sighted(bucketId, objectId, { quietMs });
-}
-
-function projectOf(name: string): { projectId?: string } {
-  const project = /^projects\/([^/]+)\/subscriptions\/[^/]+$/.exec(name)?.[1];
-  return project ? { projectId: project } : {};
 }

@@ -7,4 +7,5 @@ export * from './events.ts';
 export * from './logger.ts';
 export * from './objects.ts';
 export * from './platform.module.ts';
+export { openPubSub } from './pubsub.ts';
 export * from './queue.ts';

@@ -1,7 +1,7 @@
 import { Sketch } from '@reefkeeper/protocol';
 import type { AlertKind, AlertKinds, Fact } from './alert.ts';
 import { driftOf, driftSums } from './drift.ts';
-import { inMs } from './telemetry.views.ts';
+import { inMs, merged } from './telemetry.views.ts';
 
 /** One row of a source's SQL. */
 export interface SourceRow { kind: string; device: string | null; workload: string | null; rollout: string | null; numbers: Record<string, any> }
@@ -196,8 +196,7 @@ const latency: AlertSource = {
     const fact = { ...row, subject: `${row.device}/${row.workload}`, holds: false, numbers: {} };
     const open = live(fact.kind, fact.subject);
     if (!now) return [fact];
-    const [fresh, first] = [Sketch.fromBase64(now as string), new Sketch()];
-    for (const encoded of before as (string | null)[]) if (encoded) first.merge(Sketch.fromBase64(encoded));
+    const [fresh, first] = [Sketch.fromBase64(now as string), merged(before as (string | null)[])];
     const [p50Ms, p95Ms, p50BeforeMs, p95BeforeMs] = [inMs(fresh, 0.5), inMs(fresh, 0.95), inMs(first, 0.5), inMs(first, 0.95)];
     if (p50Ms === null || p95Ms === null || p50BeforeMs === null || p95BeforeMs === null || fresh.count < limits.inferences) return [];
     const times = limits.latencyTimes[open ? 1 : 0];

@@ -1,3 +1,4 @@
+import { openPubSub } from '@reefkeeper/platform';
 import type { WindowSink } from './window-export.ts';
 
 const publishMs = 60_000;
@@ -7,9 +8,7 @@ const publishMs = 60_000;
  * @param name `projects/P/topics/T`, or its name in the project of the credentials
  */
 export async function openPubSubSink(name: string): Promise<WindowSink & { close(): Promise<void> }> {
-  const { PubSub } = await import('@google-cloud/pubsub');
-  const project = /^projects\/([^/]+)\/topics\/[^/]+$/.exec(name)?.[1];
-  const client = new PubSub(project ? { projectId: project } : {});
+  const client = await openPubSub(name);
   const topic = client.topic(name, { batching: { maxMessages: 500, maxMilliseconds: 20 }, gaxOpts: { timeout: publishMs } });
   return {
     async publish(rows) {

@@ -17,19 +17,18 @@ export class TelemetrySweep implements OnApplicationBootstrap, BeforeApplication
   constructor(@Inject(Telemetry) private readonly telemetry: Telemetry, @Inject(Captures) private readonly captures: Captures, @Inject(Alerts) private readonly alerts: Alerts, @Inject('LOG') private readonly log: Logger, @Optional() @Inject('TELEMETRY_KEEP_S') private readonly keepS: number = defaultKeepS) {}
 
   onApplicationBootstrap(): void {
+    const rounds = [
+      { of: this.telemetry, keepS: this.keepS, done: 'old telemetry windows deleted', failed: 'telemetry sweep failed' },
+      { of: this.captures, keepS: capturesKeepS, done: 'unlabelled captures forgotten', failed: 'sweep of captures failed' },
+      { of: this.alerts, keepS: alertsKeepS, done: 'closed alerts forgotten', failed: 'sweep of closed alerts failed' },
+    ];
     this.timer = setInterval(() => {
-      this.telemetry.sweep(this.keepS).then(
-        (deleted) => { if (deleted > 0) this.log.info({ deleted, keepS: this.keepS }, 'old telemetry windows deleted'); },
-        (error: unknown) => { this.log.warn({ err: error }, 'telemetry sweep failed, trying again in an hour'); },
-      );
-      this.captures.sweep(capturesKeepS).then(
-        (deleted) => { if (deleted > 0) this.log.info({ deleted, keepS: capturesKeepS }, 'unlabelled captures forgotten'); },
-        (error: unknown) => { this.log.warn({ err: error }, 'sweep of captures failed, trying again in an hour'); },
-      );
-      this.alerts.sweep(alertsKeepS).then(
-        (deleted) => { if (deleted > 0) this.log.info({ deleted, keepS: alertsKeepS }, 'closed alerts forgotten'); },
-        (error: unknown) => { this.log.warn({ err: error }, 'sweep of closed alerts failed, trying again in an hour'); },
-      );
+      for (const { of, keepS, done, failed } of rounds) {
+        of.sweep(keepS).then(
+          (deleted) => { if (deleted > 0) this.log.info({ deleted, keepS }, done); },
+          (error: unknown) => { this.log.warn({ err: error }, `${failed}, trying again in an hour`); },
+        );
+      }
     }, everyMs).unref();
   }
 

@@ -4,7 +4,7 @@ import { addMoments, Sketch, type MetricMoments, type Telemetry as Window } from
 import { DataSource } from 'typeorm';
 import { driftOf, driftSums } from './drift.ts';
 import { TelemetryWindow } from './telemetry.entity.ts';
-import { inMs } from './telemetry.views.ts';
+import { merged, quantilesOf } from './telemetry.views.ts';
 
 export interface Ingested {
   /** Rows that are new. */
@@ -191,11 +191,11 @@ export class Telemetry {
       GROUP BY 1, 2, 3 ORDER BY 1, 2, 3`,
       [question.from, question.to, question.workload ?? null, question.devices ?? null, question.stepS, question.by === 'device']);
     return rows.map((row) => {
-      const latency = merged(row.sketches);
+      const { p50Ms, p95Ms, p99Ms } = quantilesOf(merged(row.sketches));
       const labelled = Number(row.labelled);
       return {
         at: row.at, group: row.group, bundle: row.bundle, inferences: Number(row.inferences), errors: Number(row.errors),
-        p50Ms: inMs(latency, 0.5), p95Ms: inMs(latency, 0.95), p99Ms: inMs(latency, 0.99), labelled, accuracy: labelled > 0 ? Number(row.correct) / labelled : null, temperatureC: row.temperature, drift: driftOf(row),
+        p50Ms, p95Ms, p99Ms, labelled, accuracy: labelled > 0 ? Number(row.correct) / labelled : null, temperatureC: row.temperature, drift: driftOf(row),
       };
     });
   }
@@ -237,9 +237,3 @@ function addedUp(windows: readonly Record<string, MetricMoments>[]): Record<stri
 }
 
 const jsonOrNull = (value: unknown): string | null => (value === undefined ? null : JSON.stringify(value));
-
-function merged(sketches: readonly (string | null)[]): Sketch {
-  const whole = new Sketch();
-  for (const encoded of sketches) if (encoded) whole.merge(Sketch.fromBase64(encoded));
-  return whole;
-}

@@ -43,6 +43,13 @@ export function inMs(latency: Sketch, q: number): number | null {
   return us === undefined ? null : Number((us / 1_000).toFixed(3));
 }
 
-function quantilesOf(sketch: Sketch): StageView {
+/** Of all of them together. */
+export function merged(sketches: readonly (string | null | undefined)[]): Sketch {
+  const whole = new Sketch();
+  for (const encoded of sketches) if (encoded) whole.merge(Sketch.fromBase64(encoded));
+  return whole;
+}
+
+export function quantilesOf(sketch: Sketch): StageView {
   return { count: sketch.count, p50Ms: inMs(sketch, 0.5), p95Ms: inMs(sketch, 0.95), p99Ms: inMs(sketch, 0.99) };
 }

@@ -1,8 +1,7 @@
 import type { Clock, Tx } from '@reefkeeper/platform';
-import { Sketch } from '@reefkeeper/protocol';
 import type { DataSource } from 'typeorm';
 import { TelemetryWindow } from './telemetry.entity.ts';
-import { inMs } from './telemetry.views.ts';
+import { merged, quantilesOf } from './telemetry.views.ts';
 
 /**
  * A window as a row of a table outside: flat, snake case, times in RFC 3339 (UTC), sketches as quantiles in milliseconds. `labels` and `error_codes` are JSON in a string, which BigQuery takes for a
@@ -55,6 +54,8 @@ export class WindowExport {
 
   /** @returns how many rows left */
   async run(): Promise<number> {
+    // Exports begin with the first run; what was there before stays where it is.
+    await this.db.query('INSERT INTO telemetry_export (at) VALUES ($1) ON CONFLICT DO NOTHING', [this.clock.now()]);
     let sent = 0;
     for (let look = 0; look < looksPerRun; look++) {
       const went = await this.db.transaction((tx) => this.look(tx));
@@ -66,8 +67,6 @@ export class WindowExport {
 
   /** @returns undefined when there is nothing to do for now */
   private async look(tx: Tx): Promise<number | undefined> {
-    // Exports begin with the first run; what was there before stays where it is.
-    await tx.query('INSERT INTO telemetry_export (at) VALUES ($1) ON CONFLICT DO NOTHING', [this.clock.now()]);
     const [position] = await tx.query<Position[]>('SELECT at, device, boot, seq FROM telemetry_export FOR UPDATE SKIP LOCKED');
     if (!position) return undefined;
     const [{ oldest }] = await tx.query<[{ oldest: Date | null }]>("SELECT min(xact_start) AS oldest FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid() AND datname = current_database()");
@@ -89,12 +88,11 @@ export class WindowExport {
     const devices = await tx.query<{ id: string; labels: Record<string, string> }[]>('SELECT id, labels FROM devices WHERE id = ANY($1)', [[...new Set(rows.map(({ deviceId }) => deviceId))]]);
     const labels = new Map(devices.map((device) => [device.id, JSON.stringify(device.labels)]));
     return rows.map((row) => {
-      const encoded = row.latency.total ?? row.latency.invoke;
-      const latency = encoded ? Sketch.fromBase64(encoded) : new Sketch();
+      const { p50Ms, p95Ms, p99Ms } = quantilesOf(merged([row.latency.total ?? row.latency.invoke]));
       return {
         device: row.deviceId, boot_id: row.bootId, seq: row.seq, workload: row.workload, bundle: row.bundle, variant: row.variant, backend: row.backend,
         started_at: row.startedAt.toISOString(), received_at: row.receivedAt.toISOString(), duration_ms: row.durationMs,
-        inferences: row.inferences, errors: row.errorCount, error_codes: JSON.stringify(row.errors), p50_ms: inMs(latency, 0.5), p95_ms: inMs(latency, 0.95), p99_ms: inMs(latency, 0.99),
+        inferences: row.inferences, errors: row.errorCount, error_codes: JSON.stringify(row.errors), p50_ms: p50Ms, p95_ms: p95Ms, p99_ms: p99Ms,
         labelled: row.labelled, correct: row.correct, temperature_c: row.temperatureC, drift_psi: row.drift?.psi ?? null, labels: labels.get(row.deviceId) ?? '{}',
       };
     });
