@@ -22,10 +22,11 @@ export function selectorHints(selector: readonly Requirement[], known: KnownLabe
 /** A key that nobody has is a slip of the pen, or the value of another label. */
 function insteadOf(key: string, known: KnownLabels): string {
   if (known.size === 0) return '; none has any label.';
-  const pairs = [...known].flatMap(([name, values]) => nearest(key, [...values.keys()], 0).map((value) => `${name}=${value}`));
-  const near = pairs.length > 0 ? pairs : nearest(key, [...known.keys()]);
+  const pairs = (most?: number) => [...known].flatMap(([name, values]) => nearest(key, [...values.keys()], most).map((value) => `${name}=${value}`));
+  const same = pairs(0);
+  const near = same.length > 0 ? same : nearest(key, [...known.keys()]);
   if (near.length > 0) return `; did you mean ${near.slice(0, 3).join(' or ')}?`;
-  const close = [...known].flatMap(([name, values]) => nearest(key, [...values.keys()]).map((value) => `${name}=${value}`));
+  const close = pairs();
   return close.length > 0 ? `; did you mean ${close.slice(0, 3).join(' or ')}?` : `; devices have ${[...known.keys()].slice(0, mostNamed).join(', ')}${known.size > mostNamed ? ', ...' : ''}.`;
 }
 

@@ -69,6 +69,15 @@ const earliest = (now: Date, ...dates: (Date | null)[]): Date => {
  */
 export const lookMs = (soakS: number, ageMs = 0): number => Math.max(Math.min(30_000, Math.max(pollMs, (soakS * 1_000) / looksPerSoak)), Math.min(600_000, ageMs / 20));
 
+const judged: ReadonlySet<string> = new Set(['RUNNING', 'ANALYSING', 'INCONCLUSIVE', 'FAILED']);
+
+/** Whether telemetry is read at this look: somebody serves the version, the wave is being judged, and either nobody is left to wait for or the last reading is old enough. */
+export function readsSamples({ state, wave: at, waves, settings }: Pick<Rollout, 'state' | 'wave' | 'waves' | 'settings'>, counts: Counts, waiting: number, readAtMs: number, nowMs: number): boolean {
+  const wave = waves[at];
+  if (state !== 'RUNNING' || counts.SUCCEEDED === 0 || !wave || !judged.has(wave.state)) return false;
+  return openCount(counts) === waiting || nowMs - readAtMs >= lookMs(settings.soakS, nowMs - (wave.startedAt?.getTime() ?? nowMs));
+}
+
 /**
  * The whole engine: state + facts + now -> what to do. No effect, no clock. Applying every decision up to a `wait` and calling again
  * ends; a rollout that has ended or waits for a person gets nothing.

@@ -3,7 +3,7 @@ import { databaseGone, hint, prepared, type Clock, type Logger, type Tx } from '
 import type { Health } from '@reefkeeper/telemetry';
 import { Telemetry } from '@reefkeeper/telemetry';
 import { DataSource } from 'typeorm';
-import { decide, lookMs, type Decision, type Facts } from './decide.ts';
+import { decide, lookMs, readsSamples, type Decision, type Facts } from './decide.ts';
 import type { Fleet } from './fleet.ts';
 import { follow, waitingSql, type Followup } from './follow.ts';
 import { ExecutionRow, RolloutRow, WaveRow } from './rollout.entity.ts';
@@ -14,7 +14,6 @@ import { join, lateTaken, newcomersOf, supersededBy, type Newcomer } from './new
 import { holdCodes, noPaceFacts } from './pacing.ts';
 import { observePace } from './pace-facts.ts';
 import { tallyOf, type Tally } from './tally.ts';
-import { openCount } from './verdict.ts';
 import { lineUp, lostOnTheWay, tellNext } from './way-back.ts';
 
 /** One locked rollout during a pass. */
@@ -148,7 +147,7 @@ export class RolloutEngine {
     const { row } = held;
     await this.followOpen(tx, held, now, only);
     let tally = await tallyOf(tx, row, held.waves);
-    const looked = row.state === 'RUNNING' && tally.counts.SUCCEEDED > 0 && this.lookDue(held, tally, now) && ['RUNNING', 'ANALYSING', 'INCONCLUSIVE', 'FAILED'].includes(held.waves[row.wave]?.state ?? '');
+    const looked = readsSamples(domainOf(held), tally.counts, tally.waiting?.devices ?? 0, this.looks.get(row.id)?.at ?? 0, now.getTime());
     if ((looked || (row.state === 'SUCCEEDED' && tally.late.counts.SUCCEEDED > 0)) && await this.noteFaults(tx, held, now)) tally = await tallyOf(tx, row, held.waves);
     const { counts, late, open, rollback, ...rest } = tally;
     if (row.state === 'ROLLING_BACK' && rollback.failed + rollback.unanswered > 0) rollback.lost = await lostOnTheWay(tx, row.id);
@@ -160,11 +159,6 @@ export class RolloutEngine {
     const samples = looked ? await this.samples(tx, row) : [];
     if (looked) this.looks.set(row.id, { at: now.getTime(), tookMs: performance.now() - began });
     return { facts: { counts, pace, pinned, rollback, samples, ...rest, ...await this.observeJoining(tx, held, late, now) }, looked, open };
-  }
-
-  private lookDue({ row, waves }: Held, { counts, waiting }: Tally, now: Date): boolean {
-    if (openCount(counts) === (waiting?.devices ?? 0)) return true;
-    return now.getTime() - (this.looks.get(row.id)?.at ?? 0) >= lookMs(row.settings.soakS, now.getTime() - (waves[row.wave]?.startedAt ?? now).getTime());
   }
 
   /** A success is one for good; that its device has left the version since is noted beside it. Returns whether any has. */
@@ -226,7 +220,7 @@ export class RolloutEngine {
   private async write(tx: Tx, id: string, moved: { device: string; to: Followup }[], now: Date): Promise<void> {
     await tx.query(`
       UPDATE rollout_executions e SET state = m.state, step = m.step, percent = m.percent, failure = CASE WHEN e.state IN ('QUEUED', 'IN_PROGRESS') THEN m.failure ELSE coalesce(m.failure, e.failure) END, transfer = coalesce(m.transfer, e.transfer),
-        timeout_from = CASE WHEN e.state = 'QUEUED' AND e.failure IS NOT NULL AND (m.state <> 'QUEUED' OR m.failure IS NULL) THEN $9::timestamptz ELSE e.timeout_from END, rollback_state = m.rollback_state, rollback_failure = coalesce(m.rollback_failure, e.rollback_failure),
+        timeout_from = CASE WHEN ${waitingSql('e.')} AND (m.state <> 'QUEUED' OR m.failure IS NULL) THEN $9::timestamptz ELSE e.timeout_from END, rollback_state = m.rollback_state, rollback_failure = coalesce(m.rollback_failure, e.rollback_failure),
         settled_at = CASE WHEN e.settled_at IS NULL AND m.state NOT IN ('PENDING', 'QUEUED', 'IN_PROGRESS') THEN $9::timestamptz ELSE e.settled_at END,
         rollback_settled_at = CASE WHEN m.rollback_state NOT IN ('QUEUED', 'IN_PROGRESS') THEN $9::timestamptz ELSE e.rollback_settled_at END
       FROM unnest($2::text[], $3::text[], $4::text[], $5::real[], $6::jsonb[], $7::text[], $8::jsonb[], $10::jsonb[]) AS m(device_id, state, step, percent, failure, rollback_state, rollback_failure, transfer)
@@ -326,7 +320,7 @@ export class RolloutEngine {
 
   /** A wave that has passed is over for those that still wait, too: as for devices that never answered, what they do later counts nowhere. */
   private async endWaits(tx: Tx, row: RolloutRow, now: Date): Promise<void> {
-    await tx.query(`UPDATE rollout_executions SET state = 'TIMED_OUT', settled_at = $3, failure = jsonb_build_object('code', failure ->> 'code', 'message', 'It was still waiting when its wave had passed, and takes the version when it may. ' || (failure ->> 'message')) WHERE rollout_id = $1 AND wave = $2 AND ${waitingSql}`, [row.id, row.wave, now]);
+    await tx.query(`UPDATE rollout_executions SET state = 'TIMED_OUT', settled_at = $3, failure = jsonb_build_object('code', failure ->> 'code', 'message', 'It was still waiting when its wave had passed, and takes the version when it may. ' || (failure ->> 'message')) WHERE rollout_id = $1 AND wave = $2 AND ${waitingSql()}`, [row.id, row.wave, now]);
   }
 
   private async leaveOut(tx: Tx, row: RolloutRow, ids: readonly string[], why: { code: string; message: string }, now: Date): Promise<void> {

@@ -82,8 +82,10 @@ export function isWaiting({ state, failure }: Pick<Followed, 'state' | 'failure'
 /** By the code of what a device waits for. */
 export const waitWords: Readonly<Record<string, string>> = { budget_exceeded: 'its data budget', no_accelerator: 'an Edge TPU', disk_full: 'room on its disk', disk_read_only: 'its disk to be writable', disk_failing: 'its disk' };
 
-/** The same of a row. */
-export const waitingSql = "state = 'QUEUED' AND failure IS NOT NULL";
+/** The same of a row. @param of its alias with a dot, where it needs one */
+export const waitingSql = (of = ''): string => `${of}state = 'QUEUED' AND ${of}failure IS NOT NULL`;
+/** Told, and an answer is on its way. Who waits by its own word fetches nothing, and would keep its place for days. */
+export const answeringSql = (of = ''): string => `${of}state IN ('QUEUED', 'IN_PROGRESS') AND NOT (${waitingSql(of)})`;
 
 /** Only what was said of our bundle at our revision or a later one. */
 function ofOurs(said: Execution | null, { bundle, revision }: Followed): Execution | undefined {

@@ -19,7 +19,6 @@ export * from './rollout.ts';
 export * from './rollouts.module.ts';
 export * from './rollouts.service.ts';
 export * from './site-limits.service.ts';
-export * from './site-shares.ts';
 export * from './statistics.ts';
 export * from './verdict.ts';
 export * from './views.ts';

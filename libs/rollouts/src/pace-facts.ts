@@ -1,7 +1,7 @@
 import { matches, parseSelector } from '@reefkeeper/devices';
 import type { Tx } from '@reefkeeper/platform';
 import type { Fleet, Place } from './fleet.ts';
-import { waitingSql } from './follow.ts';
+import { answeringSql } from './follow.ts';
 import { activeFreezes } from './freezes.service.ts';
 import { lookbackS, noPace, type Freeze, type PaceFacts, type Queue } from './pacing.ts';
 import type { RolloutRow } from './rollout.entity.ts';
@@ -19,9 +19,10 @@ export async function observePace(tx: Tx, fleet: Fleet, row: RolloutRow, wave: n
   // What others did until the lock was ours counts.
   const budgets = before.limited && free ? await siteBudgets(tx, row.id, pace, now) : before;
   const pending = await executions("wave = $2 AND state = 'PENDING'", wave);
-  // Who waits by its own word fetches nothing, and would keep its place for days.
-  const open = pace.maxInProgress !== null || budgets.limited ? await executions(`(state = 'IN_PROGRESS' OR (state = 'QUEUED' AND NOT (${waitingSql})))`) : [];
-  const back = lookbackS({ ...pace, siteBytesPerSecond: budgets.slowest }, await mostBytes(tx, [row.id, ...(budgets.slowest === null ? [] : budgets.others.map(({ id }) => id))]));
+  // While somebody else is at it nobody is told, whatever there is room for.
+  const open = free && (pace.maxInProgress !== null || budgets.limited) ? await executions(answeringSql()) : [];
+  const most = !free || budgets.slowest === null ? 0 : await mostBytes(tx, [row.id, ...budgets.others.map(({ id }) => id)]);
+  const back = free ? lookbackS({ ...pace, siteBytesPerSecond: budgets.slowest }, most) : 0;
   const told = back > 0 ? await executions('assigned_at > $2', new Date(now.getTime() - back * 1_000)) : [];
   const rising = pace.rate && !('perMinute' in pace.rate);
   const [{ succeeded } = { succeeded: 0 }] = rising ? await tx.query<{ succeeded: number }[]>("SELECT count(*)::int AS succeeded FROM rollout_executions WHERE rollout_id = $1 AND state = 'SUCCEEDED'", [row.id]) : [];

@@ -1,10 +1,10 @@
 import type { Hold } from './pacing.ts';
 import { devicesIn, reason, type Reason } from './rollout.ts';
-import type { Counts } from './verdict.ts';
+import { groupCount, type Counts } from './verdict.ts';
 
 /** A wave that is told bit by bit says how far it is. */
 export function toldReason(wave: number, devices: number, counts: Counts): Reason {
-  const size = Object.values(counts).reduce((sum, n) => sum + n, 0) - counts.CANCELED - counts.REMOVED;
+  const size = groupCount(counts);
   const told = size - counts.PENDING + devices;
   return told === size && devices === size ? reason('wave_assigned', `${devicesIn(devices)} told to run the version.`, { wave, devices })
     : reason(told === size ? 'wave_assigned' : 'wave_assigning', `${told} of ${devicesIn(size)} told to run the version.`, { wave, devices, told, size });

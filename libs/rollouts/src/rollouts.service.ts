@@ -9,7 +9,7 @@ import { Telemetry } from '@reefkeeper/telemetry';
 import { DataSource, In } from 'typeorm';
 import { moveWave, RolloutEngine } from './engine.ts';
 import { explain, type Explanation } from './explain.ts';
-import { waitingSql } from './follow.ts';
+import { answeringSql, waitingSql } from './follow.ts';
 import { forecastOf, type Forecast } from './forecast.ts';
 import { holdersOf, refuseHeld } from './holders.ts';
 import type { Fleet } from './fleet.ts';
@@ -50,10 +50,10 @@ export class Rollouts {
   async explain(id: string): Promise<Explanation> {
     const view = await viewOf(this.db, id);
     const rows = await this.db.query<{ device: string; at: Date | null; open: string; waiting: string; untold: string; timedOut: string }[]>(`
-      SELECT device_id AS device, min(coalesce(timeout_from, assigned_at)) FILTER (WHERE state IN ('QUEUED', 'IN_PROGRESS') AND NOT waits) OVER () AS at, count(*) FILTER (WHERE state IN ('QUEUED', 'IN_PROGRESS') AND NOT waits) OVER () AS open,
+      SELECT device_id AS device, min(coalesce(timeout_from, assigned_at)) FILTER (WHERE answers) OVER () AS at, count(*) FILTER (WHERE answers) OVER () AS open,
         count(*) FILTER (WHERE waits) OVER () AS waiting,
         count(*) FILTER (WHERE state = 'PENDING') OVER () AS untold, count(*) FILTER (WHERE state = 'TIMED_OUT') OVER () AS "timedOut"
-      FROM (SELECT *, ${waitingSql} AS waits FROM rollout_executions WHERE rollout_id = $1 AND wave = $2 AND NOT skipped AND state IN ('PENDING', 'QUEUED', 'IN_PROGRESS', 'TIMED_OUT')) e
+      FROM (SELECT *, ${waitingSql()} AS waits, ${answeringSql()} AS answers FROM rollout_executions WHERE rollout_id = $1 AND wave = $2 AND NOT skipped AND state IN ('PENDING', 'QUEUED', 'IN_PROGRESS', 'TIMED_OUT')) e
       ORDER BY waits, array_position(ARRAY['IN_PROGRESS', 'QUEUED', 'TIMED_OUT', 'PENDING'], state), device_id LIMIT 5`, [id, view.wave]);
     const [first] = rows;
     if (!first || view.waves[view.wave]?.state === 'PENDING') return explain(view, { open: 0, waiting: 0, untold: 0, timedOut: 0, devices: [], nextTimeoutAt: null });
@@ -306,7 +306,8 @@ export class Rollouts {
       const [only, ...more] = parsed.get(selector ?? '') ?? [];
       if (only?.operator === 'exists' && more.length === 0 && strata.some((one) => one === only.key)) plan.notes.push(`Wave ${at + 1} ("${selector}") takes every device that has the label ${only.key}. A wave for each ${only.key} would be {"by": "${only.key}"}.`);
     }
-    if (body.exclude.selector && !devices.some(({ labels }) => matches(parseSelector(body.exclude.selector!), labels))) plan.notes.push(`The selector "${body.exclude.selector}" excludes nobody.`);
+    const spared = body.exclude.selector ? parseSelector(body.exclude.selector) : null;
+    if (spared && !devices.some(({ labels }) => matches(spared, labels))) plan.notes.push(`The selector "${body.exclude.selector}" excludes nobody.`);
     if (body.stopAt && new Date(body.stopAt) <= now) throw new ReefError('rollout.stop_time_past', 'invalid', `stopAt ${body.stopAt} is past: nobody would be told.`);
     const freezeOf = freezeFinder(await activeFreezes(tx, now));
     const known = new Map(devices.map((one) => [one.id, one]));

@@ -1,13 +1,13 @@
 import { createHash } from 'node:crypto';
 import { matches, parseSelector } from '@reefkeeper/devices/selector';
-import { decide, lookMs, type Decision, type Facts } from './decide.ts';
+import { decide, readsSamples, type Decision, type Facts } from './decide.ts';
 import { follow, isWaiting, rollbackOpen, type RollbackState } from './follow.ts';
 import { lookbackS, noPace, noPaceFacts, type PaceFacts, type Queue } from './pacing.ts';
 import { planWaves, type Plan } from './plan.ts';
 import { ReportQueue } from './report-queue.ts';
 import { defaultRollback } from './rollback.ts';
 import { isSettled, mayMove, settingsFor, type CreateRollout, type DeviceSample, type Rollout, type RolloutExecutionState, type RolloutState, type Settings, type Wave } from './rollout.ts';
-import { noCounts, verdictViewOf, type Verdict, type VerdictView } from './verdict.ts';
+import { noCounts, openCount, verdictViewOf, type Verdict, type VerdictView } from './verdict.ts';
 import { newBundle, oldBundle, receive, seenOf, type Report, type SimulatedDevice, type SimulatedFleet } from './simulated-fleet.ts';
 import { VirtualFleet, type Faults, type VersionBehaviour } from './virtual-fleet.ts';
 
@@ -175,9 +175,8 @@ class Shell {
     const own = this.byWave[rollout.wave] ?? [];
     const counts = this.counts[rollout.wave] ?? noCounts();
     const waiting = this.waiting[rollout.wave] ?? 0;
-    const open = counts.PENDING + counts.QUEUED + counts.IN_PROGRESS - waiting;
-    const lookDue = open === 0 || this.now - this.lookedAt >= lookMs(settings.soakS, this.now - (wave?.startedAt?.getTime() ?? this.now));
-    const looked = rollout.state === 'RUNNING' && counts.SUCCEEDED > 0 && lookDue && wave !== undefined && ['RUNNING', 'ANALYSING', 'INCONCLUSIVE', 'FAILED'].includes(wave.state);
+    const open = openCount(counts) - waiting;
+    const looked = readsSamples(rollout, counts, waiting, this.lookedAt, this.now);
     if (looked) this.lookedAt = this.now;
     const samples: DeviceSample[] = [];
     if (looked) for (const { state, device } of own) if (state === 'SUCCEEDED' && !this.fleet.hasLeft?.(device, this.now)) samples.push(this.fleet.sample(device, this.now));

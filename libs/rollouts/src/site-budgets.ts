@@ -1,6 +1,6 @@
 import type { Tx } from '@reefkeeper/platform';
 import type { Pace } from './pacing.ts';
-import { waitingSql } from './follow.ts';
+import { answeringSql } from './follow.ts';
 import { noSiteLimit, sharesOf, tightest, type OtherRollout, type SiteLimit, type SiteShare } from './site-shares.ts';
 
 /** What the database knows of the sites that a rollout is about to tell devices at: what they are allowed, and what other rollouts do there. */
@@ -52,7 +52,7 @@ export async function observeShares(tx: Tx, rollout: string, { limits, others }:
   const site = "coalesce(d.labels ->> 'site', '')";
   const open = await tx.query<{ id: string; site: string; n: number }[]>(`
     SELECT e.rollout_id AS id, ${site} AS site, count(*)::int AS n FROM rollout_executions e JOIN devices d ON d.id = e.device_id
-    WHERE e.rollout_id = ANY($1) AND e.state IN ('QUEUED', 'IN_PROGRESS') AND NOT (${waitingSql.replaceAll(/state|failure/g, 'e.$&')}) AND ${site} = ANY($2) GROUP BY 1, 2`, [ids, there]);
+    WHERE e.rollout_id = ANY($1) AND ${answeringSql('e.')} AND ${site} = ANY($2) GROUP BY 1, 2`, [ids, there]);
   const told = backS === 0 ? [] : await tx.query<{ id: string; at: Date; site: string; bytes: number }[]>(`
     SELECT e.rollout_id AS id, e.assigned_at AS at, ${site} AS site, sum(e.bytes)::float8 AS bytes FROM rollout_executions e JOIN devices d ON d.id = e.device_id
     WHERE e.rollout_id = ANY($1) AND e.assigned_at > $3 AND ${site} = ANY($2) GROUP BY 1, 2, 3`, [ids, there, new Date(now.getTime() - backS * 1_000)]);

@@ -3,9 +3,9 @@ import { record } from '@reefkeeper/devices';
 import { ReefError, type Clock } from '@reefkeeper/platform';
 import { DataSource } from 'typeorm';
 import { z } from 'zod';
-import { waitingSql } from './follow.ts';
+import { answeringSql } from './follow.ts';
 import { wakeRollouts } from './freezes.service.ts';
-import { anySite, noSiteLimit, type SiteLimit } from './site-shares.ts';
+import { anySite, limitFor, type SiteLimit } from './site-shares.ts';
 import { siteLimitsOf } from './site-budgets.ts';
 
 export const siteLimitBody = z.object({
@@ -25,14 +25,13 @@ export class SiteLimits {
   async list(): Promise<SiteView[]> {
     const limits = await siteLimitsOf(this.db);
     const counted = await this.db.query<{ site: string; devices: number; inProgress: number }[]>(`
-      WITH open AS (SELECT device_id, count(*) AS n FROM rollout_executions WHERE state IN ('QUEUED', 'IN_PROGRESS') AND NOT (${waitingSql}) GROUP BY 1)
+      WITH open AS (SELECT device_id, count(*) AS n FROM rollout_executions WHERE ${answeringSql()} GROUP BY 1)
       SELECT d.labels ->> 'site' AS site, count(*)::int AS devices, coalesce(sum(open.n), 0)::int AS "inProgress" FROM devices d LEFT JOIN open ON open.device_id = d.id
       WHERE d.retired_at IS NULL AND coalesce(d.labels ->> 'site', '') <> '' GROUP BY 1`);
     const known = new Map(counted.map((one) => [one.site, one]));
     return [...new Set([...limits.keys(), ...known.keys()])].sort().map((site): SiteView => {
-      const own = limits.get(site);
-      const any = limits.get(anySite);
-      return { site, ...own ?? any ?? noSiteLimit, of: own ? (site === anySite ? 'every site' : 'site') : any ? 'every site' : null, devices: known.get(site)?.devices ?? 0, inProgress: known.get(site)?.inProgress ?? 0 };
+      const of = site !== anySite && limits.has(site) ? 'site' : limits.has(anySite) ? 'every site' : null;
+      return { site, ...limitFor(site, limits), of, devices: known.get(site)?.devices ?? 0, inProgress: known.get(site)?.inProgress ?? 0 };
     });
   }
 

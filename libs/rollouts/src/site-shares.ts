@@ -36,14 +36,15 @@ export interface SiteShare extends SiteLimit {
 }
 
 export function sharesOf(sites: Iterable<string>, self: { id: string; lastTold: ReadonlyMap<string, Date> }, others: readonly OtherRollout[], limits: ReadonlyMap<string, SiteLimit>): Map<string, SiteShare> {
+  const toldAt = new Map(others.map((one) => [one, Map.groupBy(one.told, ({ site }) => site)]));
   return new Map([...sites].map((site) => {
     const own = limitFor(site, limits);
-    const there = others.filter(({ claims, open, told }) => claims.has(site) || (open.get(site) ?? 0) > 0 || told.some((one) => one.site === site));
+    const there = others.filter((one) => one.claims.has(site) || (one.open.get(site) ?? 0) > 0 || toldAt.get(one)!.has(site));
     const order = (one: { id: string; lastTold: ReadonlyMap<string, Date> }): [number, string] => [one.lastTold.get(site)?.getTime() ?? -Infinity, one.id];
     const first = there.filter(({ claims }) => claims.has(site)).filter((one) => before(order(one), order(self))).sort((a, b) => (before(order(a), order(b)) ? -1 : 1))[0];
     return [site, {
       maxInProgress: tightest(own.maxInProgress, ...there.map(({ stated }) => stated.maxInProgress)), bytesPerSecond: tightest(own.bytesPerSecond, ...there.map(({ stated }) => stated.bytesPerSecond)),
-      open: there.reduce((sum, { open }) => sum + (open.get(site) ?? 0), 0), told: there.flatMap(({ told }) => told.filter((one) => one.site === site)), contested: there.length > 0, yieldsTo: first?.name ?? null,
+      open: there.reduce((sum, { open }) => sum + (open.get(site) ?? 0), 0), told: there.flatMap((one) => toldAt.get(one)!.get(site) ?? []), contested: there.length > 0, yieldsTo: first?.name ?? null,
     }];
   }));
 }

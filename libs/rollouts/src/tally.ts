@@ -21,7 +21,7 @@ interface Group {
 /** One statement, however many devices; names of those that were lost on the way back are not in it. */
 export async function tallyOf(tx: Tx, { id, wave: current, settings }: RolloutRow, waves: readonly WaveRow[]): Promise<Tally> {
   const groups = await tx.query<Group[]>(`
-    SELECT wave, state, ${waitingSql} AS waiting, fault IS NOT NULL AS faulty, skipped, rollback_state AS rollback, count(*)::int AS n, count(*) FILTER (WHERE state = 'SUCCEEDED' AND settled_at > $2)::int AS since,
+    SELECT wave, state, ${waitingSql()} AS waiting, fault IS NOT NULL AS faulty, skipped, rollback_state AS rollback, count(*)::int AS n, count(*) FILTER (WHERE state = 'SUCCEEDED' AND settled_at > $2)::int AS since,
       min(coalesce(timeout_from, assigned_at)) AS oldest, max(coalesce(timeout_from, assigned_at)) AS newest, min(rollback_assigned_at) AS "oldestRollback"
     FROM rollout_executions WHERE rollout_id = $1 GROUP BY 1, 2, 3, 4, 5, 6`, [id, waves[current]?.analysingAt ?? null]);
   const after = (since: Date | null, seconds: number): number => (since ? since.getTime() + seconds * 1_000 : Infinity);

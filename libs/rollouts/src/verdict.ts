@@ -42,21 +42,24 @@ export type Counts = Record<RolloutExecutionState, number>;
 export const noCounts = (): Counts => ({ PENDING: 0, QUEUED: 0, IN_PROGRESS: 0, SUCCEEDED: 0, FAILED: 0, TIMED_OUT: 0, REJECTED: 0, REMOVED: 0, CANCELED: 0 });
 export const openCount = (counts: Counts): number => counts.PENDING + counts.QUEUED + counts.IN_PROGRESS;
 
+const answeredCount = (counts: Counts): number => counts.FAILED + counts.REJECTED + counts.SUCCEEDED;
+/** Devices that were retired or taken over by a newer rollout are no witnesses. */
+export const groupCount = (counts: Counts): number => answeredCount(counts) + counts.TIMED_OUT + openCount(counts);
+
 /** What the counts do not tell apart: of the QUEUED those that wait by their own word, of the SUCCEEDED those that left the version since. */
 export interface Apart { waiting?: number | undefined; faults?: number | undefined }
 
-/** Whether more devices have no answer than the gate lets pass. Devices that were retired or taken over by a newer rollout are no witnesses. */
+/** Whether more devices have no answer than the gate lets pass. */
 export function lacksAnswers({ gates: { installFailures } }: Settings, counts: Counts, unanswered: number): boolean {
-  const group = counts.FAILED + counts.REJECTED + counts.SUCCEEDED + counts.TIMED_OUT + openCount(counts);
-  return installFailures !== null && unanswered * 100 > installFailures.maxUnansweredPercent * group;
+  return installFailures !== null && unanswered * 100 > installFailures.maxUnansweredPercent * groupCount(counts);
 }
 
 export function judgeInstall(settings: Settings, counts: Counts, { waiting = 0, faults = 0 }: Apart = {}): Verdict | undefined {
   const gate = settings.gates.installFailures;
   if (!gate) return undefined;
   const failures = counts.FAILED + counts.REJECTED + faults;
-  const answered = failures + counts.SUCCEEDED - faults;
-  const group = answered + counts.TIMED_OUT + openCount(counts);
+  const answered = answeredCount(counts);
+  const group = groupCount(counts);
   const open = openCount(counts) - waiting;
   const denominator = gate.basis === 'group' ? group : answered;
   const sequential = answered >= sequentialFrom;

@@ -86,11 +86,11 @@ async function viewsOf(db: DataSource, rows: RolloutRow[]): Promise<RolloutView[
   const waves = await db.getRepository(WaveRow).createQueryBuilder('w').where('w.rollout_id = ANY(:ids)', { ids }).orderBy('w.index').getMany();
   // One scan for what is counted and what is added up.
   const groups = await db.query<({ id: string; wave: number; state: RolloutExecutionState; rollback: string | null; n: string; waiting: boolean; faulty: boolean } & { [part in keyof Transfer]: number | null })[]>(`
-    SELECT rollout_id AS id, wave, state, rollback_state AS rollback, count(*) AS n, ${waitingSql} AS waiting, fault IS NOT NULL AS faulty, ${transferParts.map((part) => `sum((transfer ->> '${part}')::bigint)::float8 AS "${part}"`).join(', ')}
+    SELECT rollout_id AS id, wave, state, rollback_state AS rollback, count(*) AS n, ${waitingSql()} AS waiting, fault IS NOT NULL AS faulty, ${transferParts.map((part) => `sum((transfer ->> '${part}')::bigint)::float8 AS "${part}"`).join(', ')}
     FROM rollout_executions WHERE rollout_id = ANY($1) GROUP BY 1, 2, 3, 4, 6, 7`, [ids]);
   const waiting = await db.query<(Omit<Waiting, 'what'> & { id: string })[]>(`
     SELECT rollout_id AS id, failure ->> 'code' AS code, min(failure ->> 'message') AS message, count(*)::int AS count, (array_agg(device_id ORDER BY device_id))[:5] AS devices
-    FROM rollout_executions WHERE rollout_id = ANY($1) AND ${waitingSql} GROUP BY 1, 2 ORDER BY 2`, [ids]);
+    FROM rollout_executions WHERE rollout_id = ANY($1) AND ${waitingSql()} GROUP BY 1, 2 ORDER BY 2`, [ids]);
   return rows.map((row) => {
     const own = groups.filter(({ id }) => id === row.id);
     const back = own.filter(({ rollback }) => rollback !== null);
