@@ -31,3 +31,12 @@ export function timeOf(flag: string, text: string, now = new Date()): Date {
   if (Number.isNaN(at.getTime())) throw new ReefError('option.invalid', 'invalid', `${flag} takes a time, such as 2026-12-01T22:00:00+01:00, or 90m, 2h, 3d from now; not "${text}".`);
   return at;
 }
+
+export interface WhileOptions { selector?: string; all?: boolean; until?: string; reason?: string }
+
+/** Some devices, for a while, for a reason: of what is called `what`. */
+export function whileOf(what: string, { selector, all, until, reason }: WhileOptions): { selector: string; until: string; reason: string } {
+  if ((selector === undefined) === !all) throw new ReefError('option.invalid', 'invalid', 'Say which devices: --selector LABELS, or --all.');
+  if (!until || !reason) throw new ReefError('option.invalid', 'invalid', `A ${what} needs an end and a reason: --until TIME --reason TEXT.`);
+  return { selector: selector ?? '', until: timeOf('--until', until).toISOString(), reason };
+}

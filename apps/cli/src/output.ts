@@ -87,6 +87,18 @@ export function facts(pairs: [string, string | number | null | undefined][]): st
   return pairs.map(([name, value]) => `${colours.dim(name.padEnd(width))}  ${value ?? '-'}`).join('\n');
 }
 
+/** A fact that is left out where there is none. */
+export const optional = (name: string, value: string | null | undefined): [string, string][] => (value ? [[name, value]] : []);
+
+/** `site=lyon, line=a` */
+export const labelsText = (labels: Record<string, string>): string => Object.entries(labels).map(([key, value]) => `${key}=${value}`).join(', ');
+
+/** The end of what holds for a while, such as a freeze. */
+export function untilText({ until, active, liftedAt, liftedBy }: { until: string; active: boolean; liftedAt: string | null; liftedBy: string | null }): string {
+  if (liftedAt) return `lifted by ${liftedBy} ${ago(liftedAt)}`;
+  return active ? until : `over, ${until}`;
+}
+
 export function percent(share: number | null | undefined, digits = 1): string {
   return share === null || share === undefined ? '-' : `${(share * 100).toFixed(digits)} %`;
 }

@@ -1,10 +1,9 @@
 import type { Command } from 'commander';
 import colours from 'picocolors';
-import { ReefError } from '@reefkeeper/platform/errors';
 import type { Client } from '../client.ts';
 import { action } from '../context.ts';
-import { numberWithin, timeOf } from '../options.ts';
-import { ago, counted, facts, table, tone, type Output } from '../output.ts';
+import { numberWithin, whileOf, type WhileOptions } from '../options.ts';
+import { ago, counted, facts, optional, table, tone, untilText, type Output } from '../output.ts';
 
 export interface AlertView {
   id: string; kind: string; subject: string; device: string | null; workload: string | null; rollout: string | null; severity: string; state: string; since: string; openedAt: string; lastSeenAt: string; goneSince: string | null; closedAt: string | null;
@@ -35,16 +34,15 @@ export function registerAlerts(program: Command): void {
   alert.command('silence').description('nobody is told of alerts about these devices for a while: maintenance. They open and close as ever')
     .option('-l, --selector <labels>', 'which devices').option('--all', 'every device').option('--kind <kind...>', 'only these kinds').option('--until <time>', '2026-12-24T00:00:00+01:00, or 12h, 3d from now').option('--reason <text>', 'shown to others')
     .addHelpText('after', '\nExample:\n  reef alert silence --selector site=lyon --until 2h --reason "new switch"')
-    .action(action(async ({ output, client }, options: { selector?: string; all?: boolean; kind?: string[]; until?: string; reason?: string }) => {
-      if ((options.selector === undefined) === !options.all) throw new ReefError('option.invalid', 'invalid', 'Say which devices: --selector LABELS, or --all.');
-      if (!options.until || !options.reason) throw new ReefError('option.invalid', 'invalid', 'A silence needs an end and a reason: --until TIME --reason TEXT.');
-      const made = await (await client()).post<SilenceView>('/silences', { selector: options.selector ?? '', kinds: options.kind ?? [], until: timeOf('--until', options.until).toISOString(), reason: options.reason });
+    .action(action(async ({ output, client }, options: WhileOptions & { kind?: string[] }) => {
+      const held = whileOf('silence', options);
+      const made = await (await client()).post<SilenceView>('/silences', { ...held, kinds: options.kind ?? [] });
       output.show(made, () => `silence ${made.id} until ${made.until}; it keeps ${counted(made.alerts, 'open alert')} quiet now`);
     }));
   alert.command('silences').description('those that hold now').option('--past', 'and those that are over').action(action(async ({ output, client }, options: { past?: boolean }) => {
     const { items } = await (await client()).get<{ items: SilenceView[] }>('/silences', { all: options.past });
     output.show(items, () => table(['silence', 'devices', 'kinds', 'until', 'reason', 'keeps quiet', 'by'], items.map((one) => [
-      one.id, one.selector || 'all', one.kinds.join(', ') || 'all', one.liftedAt ? `lifted by ${one.liftedBy} ${ago(one.liftedAt)}` : one.active ? one.until : `over, ${one.until}`, one.reason, one.alerts, `${one.createdBy}, ${ago(one.createdAt)}`,
+      one.id, one.selector || 'all', one.kinds.join(', ') || 'all', untilText(one), one.reason, one.alerts, `${one.createdBy}, ${ago(one.createdAt)}`,
     ])));
   }));
   alert.command('unsilence <id>').description('end a silence now; what is still open is told then').action(action(async ({ output, client }, id: string) => {
@@ -81,8 +79,8 @@ export function alertText(one: AlertView): string {
   return [
     facts([
       ['alert', one.id], ['kind', `${one.kind}, ${tone(one.severity)}`], ['about', one.subject], ['state', `${tone(one.state)}${one.silenced ? ', silenced' : ''}`],
-      ['since', `${one.since}, ${ago(one.since)}`], ['last seen', ago(one.lastSeenAt)], ...(one.goneSince && !one.closedAt ? [['gone', `${ago(one.goneSince)}; it closes when that lasts`] as [string, string]] : []), ...(one.closedAt ? [['closed', one.closedAt] as [string, string]] : []),
-      ...(one.times > 1 ? [['times', `${one.times} in a row`] as [string, string]] : []), ...(one.acknowledgedBy ? [['known to', `${one.acknowledgedBy}, ${ago(one.acknowledgedAt)}${one.note ? `: ${one.note}` : ''}`] as [string, string]] : []),
+      ['since', `${one.since}, ${ago(one.since)}`], ['last seen', ago(one.lastSeenAt)], ...optional('gone', one.goneSince && !one.closedAt ? `${ago(one.goneSince)}; it closes when that lasts` : null), ...optional('closed', one.closedAt),
+      ...optional('times', one.times > 1 ? `${one.times} in a row` : null), ...optional('known to', one.acknowledgedBy && `${one.acknowledgedBy}, ${ago(one.acknowledgedAt)}${one.note ? `: ${one.note}` : ''}`),
       ...Object.entries(one.numbers).flatMap(([name, value]): [string, string][] => (value === null ? [] : [[name, typeof value === 'object' ? (Array.isArray(value) ? value.join(', ') : JSON.stringify(value)) : typeof value === 'number' ? String(Number(value.toPrecision(4))) : String(value)]])),
     ]),
     `${one.summary}\n${one.advice}`,

@@ -6,8 +6,8 @@ import type { Client } from '../client.ts';
 import { action, keptCredentials } from '../context.ts';
 import { numberOf, numberWithin } from '../options.ts';
 import { alertTable, type AlertView } from './alerts.ts';
-import { ago, bytes, counted, facts, memory, table, tone } from '../output.ts';
-import { registerSeries, versionsOf } from './series.ts';
+import { ago, bytes, counted, facts, labelsText, memory, optional, table, tone } from '../output.ts';
+import { nameOf, registerSeries, versionsOf } from './series.ts';
 
 interface Workload { running: string | null; variant: string | null; backend: string | null; device?: string | null; fault?: { bundle: string; failure: { code: string; message: string } } | null; execution: { state: string; step: string | null; failure: { code: string; message: string } | null; notes?: { code: string; message: string }[] } | null; learning?: { command: string; step: string; percent: number } }
 export interface DeviceView {
@@ -26,10 +26,10 @@ export function registerDevices(program: Command): void {
     .action(action(async ({ output, client }, options: { selector?: string; online?: boolean; degraded?: boolean; id?: string }) => {
       const api = await client();
       const items = await api.all<DeviceView>('/devices', { selector: options.selector, online: options.online, id: options.id, health: options.degraded ? 'DEGRADED' : undefined });
-      const names = await versionsOf(api, items.flatMap(({ reported }) => Object.values(reported?.workloads ?? {}).map(({ running }) => running)));
+      const names = await versionsOf(api, output.json ? [] : items.flatMap(({ reported }) => Object.values(reported?.workloads ?? {}).map(({ running }) => running)));
       output.show(items, () => table(['device', 'presence', 'health', 'host', 'labels', 'runs'], items.map((one) => [
         one.id, one.online ? tone('online') : `${tone('offline')} ${ago(one.lastSeenAt)}`, one.reported && tone(one.reported.health), one.capabilities?.hostClass,
-        Object.entries(one.labels).map(([key, value]) => `${key}=${value}`).join(', '),
+        labelsText(one.labels),
         Object.entries(one.reported?.workloads ?? {}).map(([name, work]) => `${name}: ${nameOf(names, work.running) ?? 'nothing'}${work.backend ? ` on ${work.backend}` : ''}`).join('; '),
       ])));
     }));
@@ -37,13 +37,13 @@ export function registerDevices(program: Command): void {
     const api = await client();
     const one = await api.get<DeviceView>(`/devices/${encodeURIComponent(id)}`);
     const alerts = output.json ? [] : (await api.get<{ items: AlertView[] }>('/alerts', { device: id })).items;
-    const names = await versionsOf(api, [...Object.values(one.desired.workloads).map(({ bundle }) => bundle), ...Object.values(one.reported?.workloads ?? {}).map(({ running }) => running)]);
+    const names = await versionsOf(api, output.json ? [] : [...Object.values(one.desired.workloads).map(({ bundle }) => bundle), ...Object.values(one.reported?.workloads ?? {}).map(({ running }) => running)]);
     output.show(one, () => [
       facts([
         ['device', one.id], ['presence', `${tone(one.online ? 'online' : 'offline')}, seen ${ago(one.lastSeenAt)}`], ['health', one.reported ? `${tone(one.reported.health)} ${one.reported.conditions.join(', ')}` : 'no report yet'],
-        ['labels', Object.entries(one.labels).map(([key, value]) => `${key}=${value}`).join(', ')], ['host', one.capabilities && `${one.capabilities.hostClass}${one.capabilities.memoryBytes ? `, ${memory(one.capabilities.memoryBytes)} memory` : ''}`],
+        ['labels', labelsText(one.labels)], ['host', one.capabilities && `${one.capabilities.hostClass}${one.capabilities.memoryBytes ? `, ${memory(one.capabilities.memoryBytes)} memory` : ''}`],
         ['Edge TPU', one.capabilities ? `${one.capabilities.edgetpus.length || 'none'}${one.capabilities.edgetpuRuntime === null ? '' : `, runtime ${one.capabilities.edgetpuRuntime}`}` : null],
-        ['downloads', linkText(one.desired.config)], ...(one.desired.rules.length > 0 ? [['configured by', `${one.desired.rules.join(', ')}${Object.keys(one.desired.own).length > 0 ? '; its own settings go before' : ''}`] as [string, string]] : []), ['agent', one.capabilities && `${one.capabilities.agentVersion}${one.capabilities.release ? `, ${one.capabilities.release === 'factory' ? 'as its package brought it' : `release ${one.capabilities.release.slice(0, 12)}`}` : ''}`], ['revision', `${one.desired.revision} wanted, ${one.reported?.observedRevision ?? '-'} taken in`],
+        ['downloads', linkText(one.desired.config)], ...optional('configured by', one.desired.rules.length > 0 ? `${one.desired.rules.join(', ')}${Object.keys(one.desired.own).length > 0 ? '; its own settings go before' : ''}` : null), ['agent', one.capabilities && `${one.capabilities.agentVersion}${one.capabilities.release ? `, ${one.capabilities.release === 'factory' ? 'as its package brought it' : `release ${one.capabilities.release.slice(0, 12)}`}` : ''}`], ['revision', `${one.desired.revision} wanted, ${one.reported?.observedRevision ?? '-'} taken in`],
         ...one.pins.map((pin): [string, string] => ['pinned', `${pin.workload || 'every workload'}: ${pin.reason} (${pin.pinnedBy}, ${ago(pin.pinnedAt)})`]),
       ]),
       table(['workload', 'wanted', 'runs', 'variant', 'last execution'], Object.keys({ ...one.desired.workloads, ...one.reported?.workloads }).map((name) => {
@@ -56,7 +56,7 @@ export function registerDevices(program: Command): void {
   registerSeries(device, 'device');
   device.command('label <id> <labels...>').description('replace its labels, as key=value').action(action(async ({ output, client }, id: string, pairs: string[]) => {
     const one = await (await client()).patch<DeviceView>(`/devices/${encodeURIComponent(id)}`, { labels: labelsOf(pairs) });
-    output.show(one, () => `${one.id}: ${Object.entries(one.labels).map(([key, value]) => `${key}=${value}`).join(', ')}`);
+    output.show(one, () => `${one.id}: ${labelsText(one.labels)}`);
   }));
   device.command('pin <id>').description('rollouts leave the device alone; what it was told before goes on, and so does the way back')
     .option('-w, --workload <name>', 'only this one; every workload where absent').requiredOption('--reason <text>', 'shown to whoever plans a rollout')
@@ -121,9 +121,9 @@ export function registerDevices(program: Command): void {
     }));
 }
 
-/** @throws ReefError `device.refused`, `device.silent` */
 interface Bench { p50Us: number; p95Us: number; p99Us: number; maxUs: number; perSecond?: number }
 
+/** @throws ReefError `device.refused`, `device.silent` */
 async function ask(api: Client, id: string, kind: string, args: Record<string, unknown> = {}, withinS = askS): Promise<{ result: Record<string, unknown>; tookMs: number }> {
   const begin = Date.now();
   const sent = await api.post<{ id: string }>(`/devices/${encodeURIComponent(id)}/commands`, { kind, args, ttlS: withinS });
@@ -136,9 +136,6 @@ async function ask(api: Client, id: string, kind: string, args: Record<string, u
     await sleep(50);
   }
 }
-
-/** The version, or the head of a bundle that has none. */
-const nameOf = (names: ReadonlyMap<string, string>, bundle: string | null | undefined): string | undefined => (bundle ? names.get(bundle) ?? bundle.slice(0, 12) : undefined);
 
 function linkText({ link, dataBudget }: DeviceView['desired']['config']): string {
   return link || dataBudget ? [link ?? 'link as the device says', ...(dataBudget ? [`at most ${bytes(dataBudget.bytes)} a ${dataBudget.per}${link === 'unmetered' ? ', were it metered' : ' where it is metered'}`] : [])].join(', ') : 'as the device says';

@@ -1,6 +1,6 @@
 import colours from 'picocolors';
 import type { Client } from '../client.ts';
-import { facts, tone } from '../output.ts';
+import { facts, optional, tone } from '../output.ts';
 import { eventText, type RolloutEvent } from './rollouts.ts';
 
 interface Explained {
@@ -16,7 +16,7 @@ export async function explanationOf(api: Client, id: string): Promise<Explained>
 
 export function explanationText(one: Explained): string {
   return [
-    facts([['rollout', `${one.name} (${one.rollout})`], ['state', tone(one.state)], ['why', `${one.why.message} ${colours.dim(`(${one.why.code})`)}`], ...(one.late ? [['came late', one.late] as [string, string]] : [])]),
+    facts([['rollout', `${one.name} (${one.rollout})`], ['state', tone(one.state)], ['why', `${one.why.message} ${colours.dim(`(${one.why.code})`)}`], ...optional('came late', one.late)]),
     section('It waits for', one.waitsFor.map(({ what, until }) => `${what}${until ? `: ${until}` : ''}`), 'nothing: only a person moves it'),
     section('What would move it', one.moves.map(({ command, does }) => `${command}\n    ${does}`), 'nothing: it has ended for good'),
     section('Decisions', one.decisions.flatMap((event) => {

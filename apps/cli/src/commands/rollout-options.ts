@@ -40,15 +40,13 @@ export function waveOf(text: string): Record<string, unknown> {
     if (!strata.includes(word)) throw refuse(`"${word}" is no kind of device.`);
     return word;
   };
+  if (selectorLike.test(text)) return { selector: text };
   const by = /^by(?:\s+(.*))?$/i.exec(text.trim());
-  if (by && !selectorLike.test(text)) return { by: kind(by[1] ?? '') };
+  if (by) return { by: kind(by[1] ?? '') };
   const per = /^(.*?)\s+per(?:\s+(.*))?$/i.exec(text.trim());
   const size = (per ?? [text, text])[1]!.trim();
-  if (per || /^[-+.\d%]/.test(size) || size === '') {
-    if (selectorLike.test(text)) return { selector: text };
-    return { ...sizeIn(size, refuse), ...(per ? { perStratum: kind(per[2] ?? '') } : {}) };
-  }
-  return { selector: text };
+  if (!per && size !== '' && !/^[-+.\d%]/.test(size)) return { selector: text };
+  return { ...sizeIn(size, refuse), ...(per ? { perStratum: kind(per[2] ?? '') } : {}) };
 }
 
 const selectorLike = /[=!,()]/;

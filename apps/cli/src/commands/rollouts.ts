@@ -10,7 +10,7 @@ import type { SimulateOptions } from '../offline/simulate.ts';
 import type { ReplayOptions } from './replay-rollout.ts';
 import { budgetOptions, lateText, paceOf, paceOptions, paceText, sizeOf, waveOf, type LateView, type PaceOptions, type PaceView } from './rollout-options.ts';
 import { registerSeries } from './series.ts';
-import { ago, bytes, counted, facts, table, tone, type Output } from '../output.ts';
+import { ago, bytes, counted, facts, optional, table, tone, type Output } from '../output.ts';
 
 export interface Verdict { gate: string; verdict: string; value: number | null; baseline: number | null; limit: number | null; unit: string; basis: string; method: string; interval: [number, number] | null; sample: { devices: number; inferences: number }; message: string; stillNeeded: string | null }
 type WaveKind = { by: string; value: string } | null;
@@ -206,7 +206,6 @@ export function transferText(transfer: Transfer | null): string | null {
   return [bytes(fullBytes + deltaBytes), ...(savedBytes > 0 ? [`saved ${bytes(savedBytes)} by deltas`] : []), ...(peerBytes > 0 ? [`${bytes(peerBytes)} more between devices of one site`] : [])].join(', ');
 }
 
-const optional = (name: string, value: string | null | undefined): [string, string][] => (value ? [[name, value]] : []);
 const kindOf = (of: WaveKind | undefined): string => (of ? `, ${of.by} ${of.value || '(none)'}` : '');
 
 /** Two ways to say it may speak of one gate. */
@@ -218,8 +217,8 @@ function mergedGates(short: Record<string, unknown>, long: Record<string, unknow
 export function rolloutText(one: RolloutView): string {
   const waits = one.waves.some(({ waiting }) => waiting > 0);
   return [
-    facts([['rollout', one.id], ['name', one.name], ['version', one.version], ['workload', one.workload], ['devices', one.selector || 'all'], ['state', tone(one.state)], ['why', one.stateReason.message], ...(one.waiting ? [['now', one.waiting.message] as [string, string]] : []), ...optional('came late', lateText(one.late)), ...optional('pace', paceText(one.settings.pace)),
-      ...optional('starts', one.state === 'SCHEDULED' ? one.startAt : null), ...optional('stops', one.stopAt), ...optional('transferred', transferText(one.transfer)), ...(one.rollback ? [['way back', backText(one.rollback)] as [string, string]] : []), ['by', `${one.createdBy}, ${ago(one.createdAt)}`]]),
+    facts([['rollout', one.id], ['name', one.name], ['version', one.version], ['workload', one.workload], ['devices', one.selector || 'all'], ['state', tone(one.state)], ['why', one.stateReason.message], ...optional('now', one.waiting?.message), ...optional('came late', lateText(one.late)), ...optional('pace', paceText(one.settings.pace)),
+      ...optional('starts', one.state === 'SCHEDULED' ? one.startAt : null), ...optional('stops', one.stopAt), ...optional('transferred', transferText(one.transfer)), ...optional('way back', one.rollback && backText(one.rollback)), ['by', `${one.createdBy}, ${ago(one.createdAt)}`]]),
     table(['wave', 'state', 'size', 'done', 'failed', 'open', ...(waits ? ['waiting'] : [])], one.waves.map((wave) => [`${wave.index + 1}${wave.canary ? ' (canary)' : ''}${kindOf(wave.of)}`, tone(wave.state), wave.size, (wave.counts.SUCCEEDED ?? 0) - wave.faults, (wave.counts.FAILED ?? 0) + (wave.counts.TIMED_OUT ?? 0) + (wave.counts.REJECTED ?? 0) + wave.faults, (wave.counts.QUEUED ?? 0) + (wave.counts.IN_PROGRESS ?? 0) - wave.waiting, ...(waits ? [wave.waiting] : [])])),
     ...one.waitingDevices.map((some) => `waiting for ${some.what}: ${counted(some.count, 'device')} (${some.devices.join(', ')}${some.count > some.devices.length ? ', ...' : ''}), ${some.code}\n${some.message}`),
     ...one.waves.filter((wave) => wave.verdicts.length > 0).map((wave) => `wave ${wave.index + 1}\n${verdictTable(wave.verdicts)}`),

@@ -5,7 +5,7 @@ import { numberWithin } from '../options.ts';
 import { percent, table } from '../output.ts';
 
 export interface SeriesPoint { at: string; group: string; bundle: string; inferences: number; errors: number; p50Ms: number | null; p95Ms: number | null; labelled: number; accuracy: number | null; temperatureC: number | null; drift: { psi: number; scores: number } | null }
-interface Series { points: SeriesPoint[]; from: string; to: string; stepS: number }
+interface Series { points: SeriesPoint[] }
 interface SeriesOptions { workload?: string; minutes: string; step?: string; perDevice?: boolean }
 
 /** What devices measured, step by step: of one device, or of those of a rollout. */
@@ -22,7 +22,7 @@ export function registerSeries(parent: Command, of: 'device' | 'rollout'): void 
       // Of a thing that is not there the series would be empty: say so instead.
       await api.get(`/${of}s/${encodeURIComponent(id)}`);
       const found = await api.get<Series>('/telemetry/series', { [of]: id, workload, stepS, by: perDevice ? 'device' : 'bundle', from: new Date(Date.now() - backS * 1_000).toISOString(), to: new Date().toISOString() });
-      const names = await versionsOf(api, found.points.map(({ bundle }) => bundle));
+      const names = await versionsOf(api, output.json ? [] : found.points.map(({ bundle }) => bundle));
       output.show(found, () => (found.points.length === 0 ? `no telemetry in the last ${minutes} minutes` : seriesTable(found.points, names, perDevice ?? false)));
     }));
 }
@@ -30,7 +30,7 @@ export function registerSeries(parent: Command, of: 'device' | 'rollout'): void 
 export function seriesTable(points: readonly SeriesPoint[], names: ReadonlyMap<string, string>, perDevice: boolean): string {
   const warm = points.some(({ temperatureC }) => temperatureC !== null);
   return table(['at', ...(perDevice ? ['device'] : []), 'version', 'count', 'errors', 'p50', 'p95', 'right', 'drift', ...(warm ? ['temperature'] : [])], points.map((one) => [
-    `${one.at.slice(5, 19)}Z`, ...(perDevice ? [one.group] : []), names.get(one.bundle) ?? one.bundle.slice(0, 12), one.inferences, one.errors, ms(one.p50Ms), ms(one.p95Ms), percent(one.accuracy),
+    `${one.at.slice(5, 19)}Z`, ...(perDevice ? [one.group] : []), nameOf(names, one.bundle), one.inferences, one.errors, ms(one.p50Ms), ms(one.p95Ms), percent(one.accuracy),
     one.drift && `${Math.max(0, one.drift.psi).toFixed(2)} PSI`, ...(warm ? [one.temperatureC === null ? null : `${one.temperatureC.toFixed(1)} °C`] : []),
   ]));
 }
@@ -47,3 +47,6 @@ export async function versionsOf(api: Client, bundles: readonly (string | null |
   }
   return found;
 }
+
+/** The version, or the head of a bundle that has none. */
+export const nameOf = (names: ReadonlyMap<string, string>, bundle: string | null | undefined): string | undefined => (bundle ? names.get(bundle) ?? bundle.slice(0, 12) : undefined);
