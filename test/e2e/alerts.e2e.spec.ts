@@ -1,6 +1,5 @@
 import { createHmac } from 'node:crypto';
 import { once } from 'node:events';
-import { existsSync } from 'node:fs';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { createServer, type IncomingHttpHeaders, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
@@ -8,17 +7,17 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { execa } from 'execa';
-import { chromium, type Browser } from 'playwright-core';
+import type { Browser } from 'playwright-core';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { buildFakeEdgeTpu, canBuildFakeEdgeTpu } from '../../libs/inference/src/fake-edgetpu.fixture.ts';
 import { compiledModel } from '../support/compiled.ts';
+import { chromiumPath, openBrowser, Tab } from '../support/console.ts';
 import { colourFrames, eventually } from '../support/fleet.ts';
 import { RunningStack } from '../support/stack.ts';
 
 interface AlertView { id: string; kind: string; subject: string; state: string; since: string; openedAt: string; summary: string; note: string | null }
 interface DeviceView { online: boolean; reported: { health: string; conditions: string[]; receivedAt: string } | null; capabilities: { edgetpus: unknown[] } | null }
 
-const executablePath = ['/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'].find(existsSync);
 const usb = { type: 'usb' as const, path: '/sys/bus/usb/devices/1-1' };
 const secret = 'a secret of more than 24 characters';
 
@@ -87,7 +86,7 @@ describe.skipIf(!canBuildFakeEdgeTpu)('a device without its Edge TPU (needs gcc)
     expect(headers['webhook-signature']).toBe(`v1,${createHmac('sha256', secret).update(`${String(headers['webhook-id'])}.${String(headers['webhook-timestamp'])}.${text}`).digest('base64')}`);
     expect(await (await fetch(`${stack.url}/metrics`)).text()).toContain('reef_alerts_open{kind="device.no_accelerator",severity="warning",acknowledged="false"} 1');
 
-    if (executablePath) await lookAt(alert);
+    if (chromiumPath) await lookAt(alert);
     expect(await stack.json<AlertView>('alert', 'ack', alert.id, '--note', 'cable ordered')).toMatchObject({ state: 'ACKNOWLEDGED', note: 'cable ordered' });
     expect((await stack.reef('alert', 'show', alert.id)).stdout).toContain('cable ordered');
     for (const command of [['status'], ['device', 'show', stack.agent(1)]]) expect((await stack.reef(...command)).stdout).toContain('device.no_accelerator');
@@ -106,13 +105,10 @@ describe.skipIf(!canBuildFakeEdgeTpu)('a device without its Edge TPU (needs gcc)
 
   /** The page follows by itself. */
   async function lookAt(alert: AlertView): Promise<void> {
-    const faults: string[] = [];
-    browser = await chromium.launch({ executablePath: executablePath!, args: ['--no-sandbox', '--disable-gpu', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'] });
-    const page = await browser.newPage({ viewport: { width: 1280, height: 900 } });
-    page.on('pageerror', (error) => faults.push(error.message));
-    page.on('console', (line) => { if (line.type() === 'error') faults.push(line.text()); });
+    browser = await openBrowser();
+    const { page, faults } = await Tab.open(browser, stack.url);
     const { token } = JSON.parse(await readFile(join(stack.dir, 'credentials.json'), 'utf8')) as { token: string };
-    await page.goto(`${stack.url}/alerts#token=${token}`);
+    await page.goto(`/alerts#token=${token}`);
     await page.getByRole('link', { name: alert.kind }).waitFor();
     await page.getByRole('navigation', { name: 'Pages' }).getByLabel('1 open').waitFor();
     await page.getByRole('link', { name: stack.agent(1) }).click();

@@ -1,5 +1,5 @@
 import { createContext, useContext, useId, useRef, useState, type FormEvent, type ReactNode } from 'react';
-import { Problem } from './api.ts';
+import { messageOf } from './api.ts';
 
 const roles = ['viewer', 'operator', 'approver', 'admin'] as const;
 export type Role = (typeof roles)[number];
@@ -39,7 +39,7 @@ export function Act({ text, ask, children, needs = 'operator', tone, run }: ActP
       await run(form);
       dialog.current?.close();
     } catch (error) {
-      setProblem(error instanceof Problem ? error.message : 'The controller does not answer.');
+      setProblem(messageOf(error));
     } finally {
       setBusy(false);
     }

@@ -31,7 +31,7 @@ export function AlertsPage() {
       <Loaded live={live}>
         {({ items }) => items.length === 0
           ? <Empty>{selector || kind || only !== 'open' ? 'No alert matches.' : 'Nothing is wrong that would need somebody.'}</Empty>
-          : <AlertTable label="Alerts" alerts={items} done={live.reload} />}
+          : <AlertTable alerts={items} done={live.reload} />}
       </Loaded>
       {turn}
     </>
@@ -90,9 +90,9 @@ export function AlertsCount() {
   return <span role="img" className={`count ${data.kinds.some(({ severity, open }) => severity === 'critical' && open > 0) ? 'bad' : 'warn'}`} aria-label={`${data.open} open`}>{number(data.open)}</span>;
 }
 
-function AlertTable({ label, alerts, done }: { label: string; alerts: Alert[]; done: () => void }) {
+function AlertTable({ alerts, done }: { alerts: Alert[]; done: () => void }) {
   return (
-    <Table label={label} head={['Alert', 'About', 'What', 'Since', 'State']}>
+    <Table label="Alerts" head={['Alert', 'About', 'What', 'Since', 'State']}>
       {alerts.map((alert) => (
         <tr key={alert.id}>
           <th scope="row"><Link href={`/alerts/${alert.id}`}>{alert.kind}</Link><div><Severity of={alert} /></div></th>

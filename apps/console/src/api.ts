@@ -43,7 +43,7 @@ export interface Parity {
 
 /** Of a head that was learnt on a device. */
 export interface Learning {
-  device: string; workload: string; method: string; parent: string; images: string; classes: { label: string; before: number; learnt: number; heldOut: number }[];
+  device: string; workload: string; method: string; parent: string; classes: { label: string; before: number; learnt: number; heldOut: number }[];
   selfTest: { images: number; heldOut: boolean; accuracy: number | null } | null; unreadable?: number; backend?: string;
 }
 
@@ -82,7 +82,7 @@ export interface Wave { index: number; state: string; size: number; canary: bool
 
 export interface Rollout {
   startAt: string | null;
-  id: string; name: string; version: string; bundle: string; workload: string; selector: string; state: string; stateReason: { code: string; message: string } | null; wave: number;
+  id: string; name: string; version: string; workload: string; selector: string; state: string; stateReason: { code: string; message: string } | null; wave: number;
   waiting: { code: string; message: string } | null; stopAt: string | null; late: { counts: Record<string, number>; stopped: { code: string; message: string } | null } | null;
   transfer: { fullBytes: number; deltaBytes: number; peerBytes: number; savedBytes: number } | null; waitingDevices: { code: string; what: string; message: string; count: number; devices: string[] }[];
   waves: Wave[]; rollback: Record<string, number> | null; createdAt: string; createdBy: string; startedAt: string | null; endedAt: string | null;
@@ -96,7 +96,7 @@ export interface Explanation { waitsFor: { what: string; until: string | null }[
 export interface Overview {
   devices: { all: number; online: number; degraded: number; behind: number; edgeTpu: number; updating: number; pinned: number };
   running: { workload: string; bundle: string | null; version: string | null; backend: string | null; devices: number }[];
-  rollouts: Rollout[]; held: { version: string; code: string; message: string }[];
+  rollouts: Rollout[]; held: { version: string; message: string }[];
 }
 
 export interface Alert {
@@ -104,7 +104,7 @@ export interface Alert {
   times: number; numbers: Record<string, unknown>; summary: string; advice: string; acknowledgedAt: string | null; acknowledgedBy: string | null; note: string | null; silenced: boolean;
 }
 
-export interface AlertCounts { open: number; acknowledged: number; kinds: { kind: string; severity: string; open: number; acknowledged: number }[] }
+export interface AlertCounts { open: number; kinds: { kind: string; severity: string; open: number }[] }
 
 export interface Silence { id: string; selector: string; kinds: string[]; until: string; reason: string; createdBy: string; alerts: number }
 
@@ -123,6 +123,9 @@ export class Problem extends Error {
     super(message);
   }
 }
+
+/** What to tell whoever asked for something that did not work. */
+export const messageOf = (error: unknown): string => (error instanceof Problem ? error.message : 'The controller does not answer.');
 
 const storageKey = 'reef-token';
 

@@ -1,4 +1,4 @@
-import { useEffect, useRef, useState, type FormEvent } from 'react';
+import { useCallback, useEffect, useRef, useState, type FormEvent } from 'react';
 import { Link, Route, Switch, useLocation } from 'wouter';
 import { MeContext, type Me } from './act.tsx';
 import { AlertPage, AlertsCount, AlertsPage } from './alerts.tsx';
@@ -28,22 +28,23 @@ export function App() {
   const [me, setMe] = useState<Me>();
   const [location] = useLocation();
   const main = useRef<HTMLElement>(null);
+  const leave = useCallback((because?: string) => { reconnect(); setMe(undefined); setSignedIn(false); setWhy(because); }, []);
   useEffect(() => {
-    token.onRefused = () => { reconnect(); setMe(undefined); setSignedIn(false); setWhy('The controller no longer knows the token that you had signed in with.'); };
+    token.onRefused = () => leave('The controller no longer knows the token that you had signed in with.');
     return () => { token.onRefused = undefined; };
-  }, []);
+  }, [leave]);
   useEffect(() => {
-    if (signedIn) void api<Me>('/me').then(setMe, () => {});
-  }, [signedIn]);
+    if (signedIn && !me) void api<Me>('/me').then(setMe, () => {});
+  }, [signedIn, me]);
   // Whoever goes by keys or ears begins a new page at its top.
-  const [shown, setShown] = useState(location);
+  const shown = useRef(location);
   useEffect(() => {
-    if (location === shown) return;
-    setShown(location);
+    if (location === shown.current) return;
+    shown.current = location;
     main.current?.focus();
     scrollTo(0, 0);
-  }, [location, shown]);
-  if (!signedIn) return <SignIn why={why} done={() => { setWhy(undefined); reconnect(); setSignedIn(true); }} />;
+  }, [location]);
+  if (!signedIn) return <SignIn why={why} done={(who) => { setWhy(undefined); reconnect(); setMe(who); setSignedIn(true); }} />;
   return (
     <MeContext value={me}>
       <a className="skip" href="#main">To the content</a>
@@ -57,7 +58,7 @@ export function App() {
         </nav>
         <a className="faint" href="/docs">API</a>
         {me && <span className="faint who" title="The token that you signed in with">{me.name}, {me.role}</span>}
-        <button type="button" className="quiet" onClick={() => { token.forget(); reconnect(); setMe(undefined); setSignedIn(false); }}>Sign out</button>
+        <button type="button" className="quiet" onClick={() => { token.forget(); leave(); }}>Sign out</button>
       </header>
       <main id="main" ref={main} tabIndex={-1}>
         <Broken of={location}>
@@ -94,15 +95,14 @@ function takeTokenFromLink(): void {
   history.replaceState(null, '', location.pathname);
 }
 
-function SignIn({ why, done }: { why: string | undefined; done: () => void }) {
+function SignIn({ why, done }: { why: string | undefined; done: (me: Me) => void }) {
   const [problem, setProblem] = useState(why);
   useTitle('Sign in');
   const submit = async (event: FormEvent<HTMLFormElement>) => {
     event.preventDefault();
     token.set(String(new FormData(event.currentTarget).get('token')).trim());
     try {
-      await api('/me');
-      done();
+      done(await api<Me>('/me'));
     } catch (error) {
       token.forget();
       setProblem(error instanceof Problem && error.status === 401 ? 'The controller does not know this token.' : 'The controller does not answer.');

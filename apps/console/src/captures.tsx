@@ -1,7 +1,7 @@
 import { useEffect, useState, type FormEvent } from 'react';
 import { Link } from 'wouter';
 import { Act, useMay } from './act.tsx';
-import { api, picture, Problem, type Capture } from './api.ts';
+import { api, messageOf, picture, type Capture } from './api.ts';
 import { Bundle } from './bundles.tsx';
 import { usePages } from './pages.tsx';
 import { Ago, Empty, Loaded, useTitle, useTyped } from './parts.tsx';
@@ -48,7 +48,7 @@ function Card({ capture, done }: { capture: Capture; done: () => void }) {
       setSaved(true);
       done();
     } catch (error) {
-      setProblem(error instanceof Problem ? error.message : 'The controller does not answer.');
+      setProblem(messageOf(error));
     }
   };
   return (

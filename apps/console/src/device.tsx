@@ -5,7 +5,7 @@ import { DeviceAlerts } from './alerts.tsx';
 import { api, type Device, type DeviceExecution, type Page, type SeriesPoint } from './api.ts';
 import { Bundle, versionPage } from './bundles.tsx';
 import { useLive } from './live.ts';
-import { Ago, counted, Labels, Loaded, memory, Sentence, State, Table, useTitle, wordsOf } from './parts.tsx';
+import { Ago, counted, ExecutionState, Labels, Loaded, memory, Said, State, Table, useTitle } from './parts.tsx';
 import { SeriesPlots } from './series.tsx';
 
 export function DevicePage({ id }: { id: string }) {
@@ -83,7 +83,7 @@ function Workloads({ device }: { device: Device }) {
                 <th scope="row">{name}</th><td><Bundle of={device.desired?.workloads[name]?.bundle} /></td><td><Bundle of={runs?.running} /></td>
                 <td>{runs?.variant ?? '-'} {runs?.backend && <span className="faint">on {runs.device ?? runs.backend}</span>}</td><td><Bundle of={runs?.previous} /></td>
                 <td>
-                  {runs?.execution && <><State of={runs.execution.state} /> {runs.execution.step}{runs.execution.state === 'IN_PROGRESS' && runs.execution.percent !== null && ` ${Math.round(runs.execution.percent)} %`} {runs.execution.failure && <><Sentence of={runs.execution.failure.message} /> <code>{runs.execution.failure.code}</code></>}{runs.execution.notes?.map(({ code, message }) => <div key={code}><Sentence of={message} /> <code>{code}</code></div>)}</>}
+                  {runs?.execution && <><State of={runs.execution.state} /> {runs.execution.step}{runs.execution.state === 'IN_PROGRESS' && runs.execution.percent !== null && ` ${Math.round(runs.execution.percent)} %`} {runs.execution.failure && <Said of={runs.execution.failure} />}{runs.execution.notes?.map((note) => <div key={note.code}><Said of={note} /></div>)}</>}
                   {runs?.fault && <div><State of="FAULT" /> {runs.fault.failure.message} <code>{runs.fault.failure.code}</code></div>}
                   {runs?.learning && <div>learning: {runs.learning.step} {runs.learning.percent} %</div>}
                 </td>
@@ -118,8 +118,8 @@ function History({ id, changed }: { id: string; changed: string }) {
             {items.map((one) => (
               <tr key={one.rollout}>
                 <td><Ago at={one.assignedAt} /></td><td><Link href={versionPage(one.version)}>{one.version}</Link></td><td>{one.workload}</td>
-                <td><Link href={`/rollouts/${one.rollout}`}>wave {one.wave + 1}</Link></td><td><State of={one.state} />{one.rollbackState && <div className="faint">way back: {wordsOf(one.rollbackState)}</div>}</td>
-                <td>{one.failure && <><Sentence of={one.failure.message} /> <code>{one.failure.code}</code></>}</td>
+                <td><Link href={`/rollouts/${one.rollout}`}>wave {one.wave + 1}</Link></td><td><ExecutionState of={one} /></td>
+                <td>{one.failure && <Said of={one.failure} />}</td>
               </tr>
             ))}
           </Table>

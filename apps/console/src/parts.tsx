@@ -18,8 +18,8 @@ export function State({ of, title }: { of: string; title?: string }) {
   return <span className={`state ${tones[of] ?? 'idle'}`} title={title}>{wordsOf(of)}</span>;
 }
 
-export function Bar({ percent, label, tone = 'busy' }: { percent: number | null; label: string; tone?: string }) {
-  return <div className={`bar ${tone}`} role="progressbar" aria-label={label} aria-valuenow={percent ?? undefined}><div style={{ width: `${percent ?? 0}%` }} /></div>;
+export function Bar({ percent, label }: { percent: number | null; label: string }) {
+  return <div className="bar busy" role="progressbar" aria-label={label} aria-valuenow={percent ?? undefined}><div style={{ width: `${percent ?? 0}%` }} /></div>;
 }
 
 export interface Share { key: string; words: string; tone: string; count: number }
@@ -95,8 +95,22 @@ export function Empty({ children }: { children: ReactNode }) {
   return <div className="empty">{children}</div>;
 }
 
+/** What happened, and the code by which it is looked up. */
+export function Said({ of: { code, message } }: { of: { code: string; message: string } }) {
+  return <><Sentence of={message} /> <code>{code}</code></>;
+}
+
+/** How far a device is with its part of a rollout. */
+export function ExecutionState({ of: { state, rollbackState } }: { of: { state: string; rollbackState: string | null } }) {
+  return <><State of={state} />{rollbackState && <div className="faint">way back: {wordsOf(rollbackState)}</div>}</>;
+}
+
+export function StateFilter({ states, value, set }: { states: readonly string[]; value: string; set: (state: string) => void }) {
+  return <label>State <select value={value} onChange={(event) => set(event.target.value)}><option value="">any</option>{states.map((one) => <option key={one} value={one}>{wordsOf(one)}</option>)}</select></label>;
+}
+
 export function Problems({ of }: { of: { code: string; message: string } | null | undefined }) {
-  return of ? <p className="notice bad" role="alert"><Sentence of={of.message} /> <code>{of.code}</code></p> : null;
+  return of ? <p className="notice bad" role="alert"><Said of={of} /></p> : null;
 }
 
 /** Of the tab, so that several are told apart. */
@@ -105,9 +119,9 @@ export function useTitle(title: string): void {
 }
 
 /** What was typed, once nothing more comes: half a selector is not asked for. */
-export function useTyped(first = ''): [string, (text: string) => void] {
-  const [typed, setTyped] = useState(first);
-  const [quiet, setQuiet] = useState(first);
+export function useTyped(): [string, (text: string) => void] {
+  const [typed, setTyped] = useState('');
+  const [quiet, setQuiet] = useState('');
   useEffect(() => { const timer = setTimeout(() => setQuiet(typed.trim()), 400); return () => clearTimeout(timer); }, [typed]);
   return [quiet, setTyped];
 }

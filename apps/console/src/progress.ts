@@ -1,5 +1,5 @@
 import type { Rollout } from './api.ts';
-import { wordsOf, type Share } from './parts.tsx';
+import { counted, wordsOf, type Share } from './parts.tsx';
 
 const order: [state: string, tone: string][] = [['SUCCEEDED', 'good'], ['IN_PROGRESS', 'busy'], ['QUEUED', 'soft'], ['TIMED_OUT', 'warn'], ['REJECTED', 'bad'], ['FAILED', 'bad'], ['CANCELED', 'idle'], ['REMOVED', 'idle'], ['PENDING', 'none']];
 const words: Record<string, string> = { QUEUED: 'told', PENDING: 'not told', REMOVED: 'retired', CANCELED: 'left out', TIMED_OUT: 'without an answer', SUCCEEDED: 'updated' };
@@ -19,7 +19,7 @@ export function countsOf(rollout: Rollout): Record<string, number> {
 /** Which wave it is at, of how many. */
 export function waveOf({ state, wave, waves }: Rollout): string {
   const done = waves.filter((one) => one.state === 'PASSED').length;
-  return ['DRAFT', 'AWAITING_APPROVAL', 'SCHEDULED'].includes(state) || wave >= waves.length ? `${waves.length === 1 ? '1 wave' : `${waves.length} waves`}` : state === 'SUCCEEDED' ? `${done} of ${waves.length} waves passed` : `wave ${wave + 1} of ${waves.length}`;
+  return ['DRAFT', 'AWAITING_APPROVAL', 'SCHEDULED'].includes(state) || wave >= waves.length ? counted(waves.length, 'wave') : state === 'SUCCEEDED' ? `${done} of ${waves.length} waves passed` : `wave ${wave + 1} of ${waves.length}`;
 }
 
 /** What a person reads first: why it stands, or why it does not move. */

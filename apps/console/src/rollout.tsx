@@ -5,7 +5,7 @@ import { api, type Explanation, type Rollout, type RolloutEvent, type RolloutExe
 import { versionPage } from './bundles.tsx';
 import { useLive } from './live.ts';
 import { usePages } from './pages.tsx';
-import { Ago, bytes, counted, Loaded, Sentence, Stack, State, Table, useTitle, When, wordsOf } from './parts.tsx';
+import { Ago, bytes, counted, ExecutionState, Loaded, Said, Sentence, Stack, State, StateFilter, Table, useTitle, When } from './parts.tsx';
 import { countsOf, nowOf, sharesOf, waveOf } from './progress.ts';
 import { SeriesPlots } from './series.tsx';
 import { Timeline, WaveCard } from './wave.tsx';
@@ -57,11 +57,11 @@ function Now({ rollout, changed, reload }: { rollout: Rollout; changed: string; 
   const tone = tones[rollout.state] ?? (rollout.waiting?.code.startsWith('waits_for_') ? 'warn' : '');
   return (
     <section className={`notice ${tone}`} aria-label="Now">
-      {now && <p><Sentence of={now.message} /> <code>{now.code}</code></p>}
+      {now && <p><Said of={now} /></p>}
       {waits.length > 0 && <><p>It waits for</p><ul>{waits.map(({ what, until }) => <li key={what}><Sentence of={what} />{until && <> (<When at={until} />)</>}</li>)}</ul></>}
       {rollout.startAt && rollout.state === 'SCHEDULED' && <p>It starts on <When at={rollout.startAt} />.</p>}
       {rollout.stopAt && <p>Nobody new is told after <When at={rollout.stopAt} />.</p>}
-      {rollout.waitingDevices.map((some) => <p key={some.code}>Waiting for {some.what}: {counted(some.count, 'device')} ({some.devices.join(', ')}{some.count > some.devices.length && ', ...'}): <Sentence of={some.message} /> <code>{some.code}</code></p>)}
+      {rollout.waitingDevices.map((some) => <p key={some.code}>Waiting for {some.what}: {counted(some.count, 'device')} ({some.devices.join(', ')}{some.count > some.devices.length && ', ...'}): <Said of={some} /></p>)}
       {rollout.transfer && <Transferred {...rollout.transfer} />}
       <p className="buttons">
         {live.data?.moves.map(({ verb, does, body }) => {
@@ -96,7 +96,7 @@ function LateCard({ late }: { late: NonNullable<Rollout['late']> }) {
     <section className="card wave">
       <h2>Came late</h2>
       {some.some(({ count }) => count > 0) ? <Stack of={some} /> : <p className="faint">Devices that come to match after the success take the version, too. None has yet.</p>}
-      {late.stopped && <p className="notice warn"><Sentence of={late.stopped.message} /> <code>{late.stopped.code}</code></p>}
+      {late.stopped && <p className="notice warn"><Said of={late.stopped} /></p>}
     </section>
   );
 }
@@ -118,7 +118,7 @@ function Executions({ rollout, changed }: { rollout: Rollout; changed: string })
       <h2>Devices</h2>
       <p className="filters">
         <label>Wave <select value={wave} onChange={(event) => setWave(event.target.value)}><option value="">any</option>{rollout.waves.map(({ index }) => <option key={index} value={index}>{index + 1}</option>)}</select></label>
-        <label>State <select value={state} onChange={(event) => setState(event.target.value)}><option value="">any</option>{executionStates.map((one) => <option key={one} value={one}>{wordsOf(one)}</option>)}</select></label>
+        <StateFilter states={executionStates} value={state} set={setState} />
       </p>
       <Loaded live={live}>
         {({ items }) => items.length === 0 ? <p className="faint">{wave || state ? 'None is like that.' : 'None.'}</p> : (
@@ -126,10 +126,10 @@ function Executions({ rollout, changed }: { rollout: Rollout; changed: string })
             {items.map((one) => (
               <tr key={one.device}>
                 <th scope="row"><Link href={`/devices/${one.device}`}>{one.device}</Link></th><td>{one.wave >= rollout.waves.length ? 'late' : one.wave + 1}</td>
-                <td><State of={one.state} />{one.rollbackState && <div className="faint">way back: {wordsOf(one.rollbackState)}</div>}</td>
+                <td><ExecutionState of={one} /></td>
                 <td>{one.state === 'IN_PROGRESS' && one.step}{one.state === 'IN_PROGRESS' && one.percent !== null && ` ${Math.round(one.percent)} %`}</td>
                 <td className="faint">{one.settledAt && one.assignedAt ? <Ago at={one.settledAt} /> : one.assignedAt ? <>told <Ago at={one.assignedAt} /></> : '-'}</td>
-                <td className="words">{one.failure && <><Sentence of={one.failure.message} /> <code>{one.failure.code}</code></>}</td>
+                <td className="words">{one.failure && <Said of={one.failure} />}</td>
               </tr>
             ))}
           </Table>
@@ -162,7 +162,7 @@ function Decisions({ id, changed }: { id: string; changed: string }) {
       <Loaded live={live}>
         {({ items }) => (
           <Table label="Decisions" head={['When', 'Wave', 'What', 'By']}>
-            {items.map((event) => <tr key={event.id}><td className="nowrap"><When at={event.at} seconds /></td><td>{event.wave === null ? '' : event.wave + 1}</td><td className="words"><Sentence of={event.message} /> <code>{event.code}</code></td><td>{event.actor}</td></tr>)}
+            {items.map((event) => <tr key={event.id}><td className="nowrap"><When at={event.at} seconds /></td><td>{event.wave === null ? '' : event.wave + 1}</td><td className="words"><Said of={event} /></td><td>{event.actor}</td></tr>)}
           </Table>
         )}
       </Loaded>

@@ -4,7 +4,7 @@ import { Act } from './act.tsx';
 import { api, type Freeze, type Rollout } from './api.ts';
 import { useLive } from './live.ts';
 import { usePages } from './pages.tsx';
-import { Ago, counted, Empty, Loaded, Sentence, Stack, State, Table, useTitle, When, wordsOf } from './parts.tsx';
+import { Ago, counted, Empty, Loaded, Sentence, Stack, State, StateFilter, Table, useTitle, When, wordsOf } from './parts.tsx';
 import { countsOf, nowOf, sharesOf, waveOf } from './progress.ts';
 
 const changed = 'subscription { rolloutChanged { id } }';
@@ -18,7 +18,7 @@ export function RolloutsPage() {
     <>
       <h1>Rollouts</h1>
       <Freezes />
-      <p className="filters"><label>State <select value={state} onChange={(event) => setState(event.target.value)}><option value="">any</option>{states.map((one) => <option key={one} value={one}>{wordsOf(one)}</option>)}</select></label></p>
+      <p className="filters"><StateFilter states={states} value={state} set={setState} /></p>
       <Loaded live={live}>
         {({ items }) => items.length === 0 ? <Empty>{state ? `No rollout is ${wordsOf(state)}.` : <>No rollout yet. <code>reef rollout create MODEL@N --workload NAME</code> starts one.</>}</Empty> : (
           <Table label="Rollouts" head={['Rollout', 'State', 'Devices', 'Now', 'Created']}>

@@ -8,7 +8,7 @@ export const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
 
 const exact = new Intl.DateTimeFormat(undefined, { year: 'numeric', month: 'short', day: 'numeric', hour: '2-digit', minute: '2-digit', second: '2-digit', timeZoneName: 'short' });
 
-export const timeOf = (at: string): string => whole.format(new Date(at));
+const timeOf = (at: string): string => whole.format(new Date(at));
 /** Within a log, whose day and zone are known. */
 export const clockOf = (at: string): string => clock.format(new Date(at));
 
