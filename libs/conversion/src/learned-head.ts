@@ -1,5 +1,5 @@
 import { decodeLearned, type Learned } from '@reefkeeper/bundle/learned';
-import { encodeGolden, envelope, judgeGolden, parseManifest, type Manifest, type Parity } from '@reefkeeper/bundle';
+import { encodeGolden, envelope, judgeGolden, parseManifest, segmentsOf, type Manifest, type Parity } from '@reefkeeper/bundle';
 import { appendHead, extractorOf, inspectCompiled, readModel, type TfliteModel } from '@reefkeeper/edgetpu';
 import { answersOnce } from '@reefkeeper/inference';
 import { readWhole, ReefError, type ObjectStore } from '@reefkeeper/platform';
@@ -66,8 +66,10 @@ export async function compileLearned(context: LearnedContext): Promise<StepOutpu
     return model;
   };
   for (const { kind, file } of parent.variants) if (kind === 'cpu-int8') await open(file.digest);
-  for (const { name, kind, file } of parent.variants) {
-    if (kind !== 'edgetpu') continue;
+  for (const variant of parent.variants) {
+    const { name, kind, file } = variant;
+    // Of a variant in segments no file is the extractor.
+    if (kind !== 'edgetpu' || segmentsOf(variant).length > 1) continue;
     const bytes = Buffer.from(appendHead(await open(file.digest), head, { isExtractor }));
     compiled.push({ runtime: inspectCompiled(bytes).minRuntime, model: await context.keep(bytes, tflite), report: { learnedOn: name }, nondeterministic: null });
   }

@@ -118,12 +118,16 @@ describe('what a device has learnt', () => {
   });
 
   /** A version with a file for the CPU and a compiled one, as the compiler would leave it; the Edge TPU's part in it is made up. */
-  async function published(model: string, compiled: Uint8Array): Promise<Version> {
+  async function published(model: string, compiled: Uint8Array, cut: Uint8Array[] = []): Promise<Version> {
     const onCpu = embeddingModel({ features: 10, type: 'UINT8' });
     const version = await world.registry.createVersion(model, { task: 'embedding' });
     await world.database.db.transaction(async (tx) => world.registry.move(version.id, 'BUILDING', tx));
     const [cpu, tpu] = [await world.objects.put(onCpu), await world.objects.put(Buffer.from(compiled))];
-    const files = [{ name: 'cpu-int8', kind: 'cpu-int8' as const, minRuntime: null, file: { ...cpu } }, { name: 'edgetpu-14', kind: 'edgetpu' as const, minRuntime: 14, file: { ...tpu } }];
+    const [first, ...moreSegments] = await Promise.all(cut.map((segment) => world.objects.put(Buffer.from(segment))));
+    const files = [
+      { name: 'cpu-int8', kind: 'cpu-int8' as const, minRuntime: null, file: { ...cpu } }, { name: 'edgetpu-14', kind: 'edgetpu' as const, minRuntime: 14, file: { ...tpu } },
+      ...(first ? [{ name: `edgetpu-14-x${cut.length}`, kind: 'edgetpu' as const, minRuntime: 14, file: { ...first }, moreSegments: moreSegments.map((one) => ({ ...one })) }] : []),
+    ];
     const { inputs, outputs } = bordersOf(readModel(onCpu));
     const manifest: Manifest = {
       schema: 1, model, version: 1, task: 'embedding', labels: null, inputs: inputs.map((spec) => ({ ...spec, preprocessing: { kind: 'image' as const, width: 32, height: 32, channels: 3 as const, resize: 'stretch' as const, mean: [0], std: [255] } })), outputs,
@@ -132,7 +136,7 @@ describe('what a device has learnt', () => {
     const envelope = await world.objects.put(Buffer.from(JSON.stringify(signBundle(manifest, await loadOrCreateSigningKey(world.dir)))));
     return world.registry.publish(version.id, {
       bundleDigest: bundleDigest(manifest), envelopeDigest: envelope.digest, labels: null, task: 'embedding', lineage: manifest.lineage, parity: null,
-      variants: files.map(({ file, ...rest }) => ({ ...rest, ...file })),
+      variants: files.map(({ name, kind, minRuntime, file }) => ({ name, kind, minRuntime, ...file })),
     });
   }
 
@@ -149,6 +153,16 @@ describe('what a device has learnt', () => {
     const [cpu, tpu] = await Promise.all(ready.variants.map(async ({ digest }) => readModel(await readWhole(world.objects, digest)).subgraphs[0]!.tensors.filter(({ name }) => name.startsWith('head/'))));
     expect(tpu!.map(({ name, quantisation, data }) => ({ name, quantisation, data: data && Buffer.from(data) }))).toEqual(cpu!.map(({ name, quantisation, data }) => ({ name, quantisation, data: data && Buffer.from(data) })));
     expect(ready.parity).toMatchObject({ accuracy: { int8: 1 } });
+  });
+
+  it('beside a variant in segments: the head goes onto whole files, for the first segment is none of the extractor', async () => {
+    const { tensor } = extractorOf(readModel(embeddingModel({ features: 10, type: 'UINT8' })));
+    const compiled = readModel(compiledModel({}, { output: 'an_embedding' }));
+    compiled.subgraphs[0]!.tensors[compiled.subgraphs[0]!.outputs[0]!]!.quantisation = tensor.quantisation;
+    const of = await published('cut', writeModel(compiled), [compiledModel({}, { output: 'in_between' }), compiledModel()]);
+    const { job, version } = await learnings.offer(offerOf(await learnt(embeddingModel({ features: 10, type: 'UINT8' }), of.bundleDigest!)));
+    expect(await world.settled(job.id)).toMatchObject({ state: 'SUCCEEDED' });
+    expect((await world.registry.versionById(version.id)).variants.map(({ name }) => name)).toEqual(['cpu-int8', 'edgetpu-14']);
   });
 
   it('on files that give the embedding in two quantisations: refused, for one head does not fit both', async () => {
