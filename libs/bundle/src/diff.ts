@@ -1,4 +1,4 @@
-import { segmentsOf, type Manifest } from './manifest.ts';
+import { partsOf, type Manifest } from './manifest.ts';
 
 /** One value that differs; `from` or `to` is undefined where there is none. */
 export interface FieldChange { path: string; from: unknown; to: unknown }
@@ -20,7 +20,7 @@ const compared = ['model', 'task', 'inputs', 'outputs', 'lineage'] as const;
 
 /** What differs between two bundles, the files by the part they play. Nothing is said of when they were made. */
 export function diffManifests(from: Manifest, to: Manifest): ManifestDiff {
-  const [before, after] = [partsOf(from), partsOf(to)];
+  const [before, after] = [allParts(from), allParts(to)];
   const variants = (manifest: Manifest) => Object.fromEntries(manifest.variants.map(({ name, kind, minRuntime }) => [name, { kind, minRuntime }]));
   return {
     fields: [...compared.flatMap((part) => changes(part, from[part], to[part])), ...changes('variants', variants(from), variants(to)), ...changes('golden.cases', from.golden?.cases, to.golden?.cases)],
@@ -32,9 +32,8 @@ export function diffManifests(from: Manifest, to: Manifest): ManifestDiff {
   };
 }
 
-function partsOf(manifest: Manifest): Map<string, { digest: string; bytes: number }> {
-  const file = ({ digest, bytes }: { digest: string; bytes: number }) => ({ digest, bytes });
-  return new Map([...manifest.variants.flatMap((variant) => segmentsOf(variant).map((one, at): [string, { digest: string; bytes: number }] => [at === 0 ? variant.name : `${variant.name}, segment ${at + 1}`, file(one)])), ...(manifest.golden ? [['golden', file(manifest.golden)] as const] : [])]);
+function allParts({ variants, golden }: Manifest): Map<string, { digest: string; bytes: number }> {
+  return new Map([...variants.flatMap(partsOf), ...(golden ? [{ part: 'golden', digest: golden.digest, bytes: golden.bytes }] : [])].map(({ part, digest, bytes }) => [part, { digest, bytes }]));
 }
 
 function labelsChange(from: readonly string[], to: readonly string[]): LabelsChange | null {

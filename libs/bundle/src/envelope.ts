@@ -1,7 +1,7 @@
 import { createPublicKey, sign, verify, type KeyObject } from 'node:crypto';
 import { z } from 'zod';
 import { ReefError } from '@reefkeeper/platform/errors';
-import { bundleDigest, canonicalBytes, parseManifest, segmentsOf, type Manifest } from './manifest.ts';
+import { bundleDigest, canonicalBytes, parseManifest, partsOf, type Manifest } from './manifest.ts';
 
 /** Dead Simple Signing Envelope, github.com/secure-systems-lab/dsse, envelope.md. */
 export const envelope = z.object({
@@ -33,7 +33,7 @@ export function signBundle(manifest: Manifest, key: { keyId: string; privateKey:
     _type: statementType,
     subject: [
       { name: `${manifest.model}@${manifest.version}`, digest: { sha256: bundleDigest(manifest) } },
-      ...manifest.variants.flatMap((variant) => segmentsOf(variant).map((one, at) => ({ name: at === 0 ? variant.name : `${variant.name}, segment ${at + 1}`, digest: { sha256: one.digest } }))),
+      ...manifest.variants.flatMap(partsOf).map(({ part, digest }) => ({ name: part, digest: { sha256: digest } })),
     ],
     predicateType,
     predicate: manifest,

@@ -54,6 +54,11 @@ export function edgeTpusOf(variant: string): number {
   return variant.startsWith('edgetpu') ? Math.max(1, Number(/-x(\d{1,2})$/.exec(variant)?.[1] ?? 1)) : 0;
 }
 
+/** The name that `edgeTpusOf` reads. @param minRuntime null where the compiler's own was asked for */
+export function edgeTpuVariant(minRuntime: number | null, edgeTpus = 1): string {
+  return `edgetpu${minRuntime === null ? '' : `-${minRuntime}`}${edgeTpus === 1 ? '' : `-x${edgeTpus}`}`;
+}
+
 export const manifestVariant = z.looseObject({
   name: z.string().regex(/^[a-z0-9][a-z0-9-]{0,39}$/),
   kind: variantKind,
@@ -72,6 +77,11 @@ export type ManifestVariant = z.infer<typeof manifestVariant>;
 /** The files that a variant is run from, in order: one, or its segments. */
 export function segmentsOf({ file: first, moreSegments = [] }: ManifestVariant): { digest: string; bytes: number }[] {
   return [first, ...moreSegments];
+}
+
+/** The files of a variant by the names that they have in statements and comparisons. */
+export function partsOf(variant: ManifestVariant): { part: string; digest: string; bytes: number }[] {
+  return segmentsOf(variant).map(({ digest, bytes }, at) => ({ part: at === 0 ? variant.name : `${variant.name}, segment ${at + 1}`, digest, bytes }));
 }
 
 const sourceFile = z.looseObject({ digest, filename: z.string().max(255) });

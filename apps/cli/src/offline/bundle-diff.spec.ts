@@ -25,7 +25,7 @@ beforeAll(async () => {
   for (const [folder, content, labels] of [['v1', model, ['cat', 'dog']], ['v2', retrained, ['dog', 'cat']]] as const) {
     const manifest: Manifest = {
       schema: 1, model: 'm', version: Number(folder.slice(1)), task: 'classification', labels: [...labels], inputs: [{ name: 'x', shape: [1, 3], dtype: 'int8', scale: 1, zeroPoint: 0, preprocessing: { kind: 'raw' } }], outputs: [{ name: 'y', shape: [1, 2], dtype: 'int8', scale: 1, zeroPoint: 0 }],
-      variants: [{ name: 'cpu-int8', kind: 'cpu-int8', minRuntime: null, file: await put(folder, content) }, ...(folder === 'v2' ? [{ name: 'edgetpu-14', kind: 'edgetpu' as const, minRuntime: 14, file: await put(folder, randomBytes(90_000)) }] : [])],
+      variants: [{ name: 'cpu-int8', kind: 'cpu-int8', minRuntime: null, file: await put(folder, content) }, ...(folder === 'v2' ? [{ name: 'edgetpu-14', kind: 'edgetpu' as const, minRuntime: 14, file: await put(folder, randomBytes(90_000)) }, { name: 'edgetpu-14-x2', kind: 'edgetpu' as const, minRuntime: 14, file: await put(folder, randomBytes(40_000)), moreSegments: [await put(folder, randomBytes(60_000))] }] : [])],
       golden: { ...(await put(folder, golden)), cases: 3 }, lineage: { source: { digest: 'd'.repeat(64), filename: 'm' }, calibration: null, evaluation: null, job: null, parent: null, tools: {} }, parity: null, createdAt: '2026-11-25T08:00:00.000Z',
     };
     await writeFile(join(dir, folder, 'envelope.json'), JSON.stringify(signBundle(manifest, key)));
@@ -36,9 +36,9 @@ afterAll(() => rm(dir, { recursive: true }));
 describe('two bundles on disk', () => {
   it('what a device transfers: a delta, a file it has, a file it never had', async () => {
     const diff = await bundleDiff(await openBundle(join(dir, 'v1'), nobody), await openBundle(join(dir, 'v2/envelope.json'), nobody));
-    expect(diff.files.map(({ part, change, transferBytes }) => [part, change, transferBytes])).toEqual([['cpu-int8', 'changed', expect.any(Number)], ['golden', 'same', 0], ['edgetpu-14', 'added', 90_000]]);
+    expect(diff.files.map(({ part, change, transferBytes }) => [part, change, transferBytes])).toEqual([['cpu-int8', 'changed', expect.any(Number)], ['golden', 'same', 0], ['edgetpu-14', 'added', 90_000], ['edgetpu-14-x2', 'added', 40_000], ['edgetpu-14-x2, segment 2', 'added', 60_000]]);
     expect(diff.files[0]!.deltaBytes).toBeLessThan(3_000);
-    expect(diff.transfers).toEqual([{ variant: 'cpu-int8', bytes: diff.files[0]!.deltaBytes, fullBytes: 230_000 }, { variant: 'edgetpu-14', bytes: 90_000 + diff.files[0]!.deltaBytes!, fullBytes: 320_000 }]);
+    expect(diff.transfers).toEqual([{ variant: 'cpu-int8', bytes: diff.files[0]!.deltaBytes, fullBytes: 230_000 }, { variant: 'edgetpu-14', bytes: 90_000 + diff.files[0]!.deltaBytes!, fullBytes: 320_000 }, { variant: 'edgetpu-14-x2', bytes: 100_000 + diff.files[0]!.deltaBytes!, fullBytes: 330_000 }]);
     const text = bundleDiffText(diff);
     expect(text).toContain('labels at another output: dog, cat');
     expect(text).toMatch(/A device on cpu-int8 that has the first transfers 2\.\d kB of 230\.0 kB\./);

@@ -1,6 +1,6 @@
 import { readFile, stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
-import { bundleDigest, diffManifests, makeDelta, segmentsOf, unverifiedManifest, type FileChange, type Manifest, type ManifestDiff } from '@reefkeeper/bundle';
+import { bundleDigest, diffManifests, makeDelta, partsOf, segmentsOf, unverifiedManifest, type FileChange, type Manifest, type ManifestDiff } from '@reefkeeper/bundle';
 import { ReefError } from '@reefkeeper/platform/errors';
 import type { Client } from '../client.ts';
 import { pathOf } from '../commands/models.ts';
@@ -65,9 +65,11 @@ export async function bundleDiff(from: OpenBundle, to: OpenBundle): Promise<Bund
   }
   return {
     ...diff, files, from: { name: from.name, bundle: bundleDigest(from.manifest) }, to: { name: to.name, bundle: bundleDigest(to.manifest) },
-    transfers: to.manifest.variants.map(({ name, kind }) => {
+    transfers: to.manifest.variants.map((variant) => {
+      const { name, kind } = variant;
+      const own = new Set(partsOf(variant).map(({ part }) => part));
       // As agents do unless the policy forbids it: with the variant to fall back to.
-      const needed = files.filter(({ part, to: file }) => file && (part === name || part === 'golden' || (kind === 'edgetpu' && part === 'cpu-int8')));
+      const needed = files.filter(({ part, to: file }) => file && (own.has(part) || part === 'golden' || (kind === 'edgetpu' && part === 'cpu-int8')));
       return { variant: name, fullBytes: needed.reduce((sum, file) => sum + file.to!.bytes, 0), bytes: needed.some(({ transferBytes }) => transferBytes === null) ? null : needed.reduce((sum, { transferBytes }) => sum + transferBytes!, 0) };
     }),
   };
