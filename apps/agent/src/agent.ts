@@ -3,7 +3,7 @@ import { rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { giveBackStartupCode } from '@reefkeeper/inference';
 import type { Logger } from '@reefkeeper/platform/logger';
-import { agentConfig, agentWorkload, commandResult, type Command, type CommandResult, type Desired } from '@reefkeeper/protocol';
+import { agentWorkload, commandResult, type Command, type CommandResult, type Desired } from '@reefkeeper/protocol';
 import { Accelerators } from './accelerator.ts';
 import { Aftercare } from './aftercare.ts';
 import { activationExecutors, type ActivationOptions } from './activation.ts';
@@ -64,10 +64,6 @@ export class Agent {
   private readonly stopped = new AbortController();
   private readonly restartWanted = Promise.withResolvers<string>();
   private budgetTimer: NodeJS.Timeout | undefined;
-  private readonly disk: Disk;
-  private readonly clock: DeviceClock;
-  private readonly state: StateFile;
-  private readonly budget: Budget;
   private readonly releases: Releases | undefined;
   private readonly credentials: Credentials;
   private readonly accelerators: Accelerators;
@@ -83,9 +79,8 @@ export class Agent {
 
   private constructor(private readonly settings: AgentSettings, private readonly opened: Opened, private readonly log: Logger, private readonly tuning: Tuning) {
     const { identity, disk, clock, state, store, outbox, drift, captures, budget } = opened;
-    [this.disk, this.clock, this.state, this.budget] = [disk, clock, state, budget];
     const { bootId, repairs, unfit } = this;
-    const [stopped, config, poke] = [this.stopped.signal, () => this.config, () => this.reconciler.poke()];
+    const [stopped, poke] = [this.stopped.signal, () => this.reconciler.poke()];
     this.credentials = new Credentials(identity, { dir: settings.REEF_AGENT_DIR, clock, disk, log });
     const who = () => this.credentials.identity;
     this.accelerators = new Accelerators({
@@ -95,11 +90,11 @@ export class Agent {
     });
     const accelerators = this.accelerators;
     this.workloads = new Workloads({
-      settings, state, store, accelerators, repairs, config, poke, log, serving: tuning.serving, camera: tuning.camera,
+      settings, state, store, accelerators, repairs, poke, log, serving: tuning.serving, camera: tuning.camera,
       reportSoon: (delayMs) => this.reporter.soon(delayMs),
       onWindow: (window) => this.telemetry.keep(window),
       onPicture: (workload, picture, answer) => {
-        const { capture } = this.config;
+        const { capture } = state.config;
         if (capture && settings.REEF_CAPTURE === 'allowed') captures.offer(workload, picture, answer, capture);
       },
     });
@@ -120,7 +115,7 @@ export class Agent {
       capabilities: () => capabilitiesOf(accelerators.found, { release: this.releases?.own, peer: this.peerServer?.address }),
     });
     this.telemetry = new TelemetryLink({
-      deviceId: this.deviceId, bootId, link: this.link, gateway: () => this.credentials.gateway, state, outbox, drift, captures, config, stopped, log,
+      deviceId: this.deviceId, bootId, link: this.link, gateway: () => this.credentials.gateway, state, outbox, drift, captures, stopped, log,
       closeWindows: () => workloads.closeWindows(), temperatureOf: (window) => workloads.temperatureOf(window),
     });
     const crash = crashPoint(settings.REEF_AGENT_CRASH_AT, settings.REEF_AGENT_DIR);
@@ -129,7 +124,7 @@ export class Agent {
       observe: async () => ({ workloads: state.now.workloads, ...(await store.survey()), accelerator: accelerators.now, unfit, damaged: repairs.due, disk: disk.trouble }),
       executors: selfUpdateExecutors(activationExecutors({
         state, store, budget, log, crashPoint: crash, unfit, repairs, workloads, ...(tuning.download ? { download: tuning.download } : {}),
-        peers: settings.REEF_PEER_CACHE === 'on' ? new Peers({ identity: who, known: () => this.config.peers, now: () => clock.now(), log }) : undefined,
+        peers: settings.REEF_PEER_CACHE === 'on' ? new Peers({ identity: who, known: () => state.config.peers, now: () => clock.now(), log }) : undefined,
         gateway: () => this.credentials.gateway, identity: who, onPercent: (workload, percent) => this.reporter.progress(workload, percent),
       }), {
         releases: this.releases, state, store, log, crashPoint: crash,
@@ -156,7 +151,7 @@ export class Agent {
     const drift = await Drift.open(join(dir, 'drift.json'), disk);
     const captures = await Captures.open(join(dir, 'captures'), disk, { maxBytes: settings.REEF_CAPTURE_BYTES, mask: settings.REEF_CAPTURE_MASK, log });
     const outbox = await Outbox.open(join(dir, 'telemetry'), disk, settings.REEF_TELEMETRY_BYTES);
-    const budget = await Budget.open(dir, { limit: () => limitOf(state.now.desired?.config ?? agentConfig.parse({}), { link: settings.REEF_LINK, dataBudget: settings.REEF_DATA_BUDGET }) });
+    const budget = await Budget.open(dir, { limit: () => limitOf(state.config, { link: settings.REEF_LINK, dataBudget: settings.REEF_DATA_BUDGET }) });
     const agent = new Agent(settings, { identity, disk, clock, state, store, drift, captures, outbox, budget }, log.child({ device: identity.deviceId }), tuning);
     await agent.begin();
     return agent;
@@ -178,7 +173,7 @@ export class Agent {
 
   /** For the service manager's watchdog: what waits to be written gets written, and no step hangs. */
   async healthy(): Promise<boolean> {
-    await this.state.update((now) => now);
+    await this.opened.state.update((now) => now);
     return !this.reconciler.stuck;
   }
 
@@ -207,13 +202,14 @@ export class Agent {
     await this.link.stop();
     this.credentials.gateway.close();
     await this.peerServer?.stop();
-    await this.budget.save();
+    await this.opened.budget.save();
     this.repairs.stop();
-    await this.disk.stop();
+    await this.opened.disk.stop();
   }
 
   private async begin(): Promise<void> {
-    const { settings, state, disk, clock, log, workloads, reporter, accelerators, releases } = this;
+    const { settings, log, workloads, reporter, accelerators, releases } = this;
+    const { state, disk, clock, store, outbox, budget } = this.opened;
     const stopped = this.stopped.signal;
     await accelerators.probe();
     clock.onChange(() => {
@@ -226,9 +222,8 @@ export class Agent {
       else log.info('the agent\'s directory can be written again');
       this.noticed(0);
     });
-    const { store, outbox } = this.opened;
     this.commands = await Commands.open(join(settings.REEF_AGENT_DIR, 'journal'), disk, commandHandlers({
-      settings, bootId: this.bootId, startedMs: this.startedMs, workloads, accelerators, state, store, outbox, budget: this.budget, reporter, gateway: () => this.credentials.gateway,
+      settings, bootId: this.bootId, startedMs: this.startedMs, workloads, accelerators, state, store, outbox, budget, reporter, gateway: () => this.credentials.gateway,
       resumeDownloads: () => this.resumeDownloads(), stopped, download: this.tuning.download,
     }));
     await disk.write(() => rm(learningDir(settings), { recursive: true, force: true }));
@@ -281,11 +276,11 @@ export class Agent {
     this.localApi = new LocalApi({ address, queue, maxBodyBytes, log: this.log, workloads: { names, get: (name) => (this.workloads.get(name)?.slot ? this.workloads.get(name) : undefined) } });
     await this.localApi.start();
     // Where the port was left to the system, this is how others learn it.
-    if (this.localUrl) await this.disk.write(() => writeFile(join(this.settings.REEF_AGENT_DIR, 'local-api'), `${this.localUrl}\n`));
+    if (this.localUrl) await this.opened.disk.write(() => writeFile(join(this.settings.REEF_AGENT_DIR, 'local-api'), `${this.localUrl}\n`));
   }
 
   private async take(wanted: Desired, asked: boolean): Promise<void> {
-    const known = this.state.now.desired?.revision ?? 0;
+    const known = this.opened.state.now.desired?.revision ?? 0;
     if (wanted.revision < known) {
       this.log.warn({ revision: wanted.revision, known }, 'a lower revision was ignored');
       // Says so: the report names the revision we hold.
@@ -298,7 +293,7 @@ export class Agent {
       return;
     }
     let taken = false;
-    await this.state.update((now) => {
+    await this.opened.state.update((now) => {
       taken = wanted.revision > (now.desired?.revision ?? 0);
       return taken ? { ...now, desired: wanted } : now;
     });
@@ -311,21 +306,21 @@ export class Agent {
 
   /** Downloads over the data budget go on in the next period. */
   private awaitBudget(): void {
-    const waiting = Object.values(this.state.now.workloads).filter(({ execution }) => waitsForBudget(execution));
+    const waiting = Object.values(this.opened.state.now.workloads).filter(({ execution }) => waitsForBudget(execution));
     clearTimeout(this.budgetTimer);
     if (this.stopped.signal.aborted || waiting.length === 0) return;
     // A person may have said so while it was about to wait.
-    const opensInMs = waiting.some(({ execution }) => this.budget.allows(execution!.bundle)) ? 0 : this.budget.opensInMs;
+    const opensInMs = waiting.some(({ execution }) => this.opened.budget.allows(execution!.bundle)) ? 0 : this.opened.budget.opensInMs;
     this.budgetTimer = setTimeout(() => void this.resumeDownloads().catch((err: unknown) => this.log.error({ err }, 'a waiting download could not be resumed')), Math.min(opensInMs ?? 0, 2 ** 31 - 1));
   }
 
   private async resumeDownloads(): Promise<void> {
-    for (const [name, { execution }] of Object.entries(this.state.now.workloads)) if (waitsForBudget(execution)) await this.state.move(name, resumed);
+    for (const [name, { execution }] of Object.entries(this.opened.state.now.workloads)) if (waitsForBudget(execution)) await this.opened.state.move(name, resumed);
     this.reconciler.poke();
   }
 
   private async obey(command: Command): Promise<void> {
-    await this.tell(await this.commands.handle(command, this.clock.now()));
+    await this.tell(await this.commands.handle(command, this.opened.clock.now()));
   }
 
   /** Not sent when the link is down: the journal has the answer, and the next birth sends it. */
@@ -345,7 +340,7 @@ export class Agent {
     const { accelerators, workloads } = this;
     return {
       accelerator: accelerators.now, acceleratorFailing: accelerators.failing, cameraLost: workloads.cameraLost,
-      devices: new Map([...workloads].map(([name, serving]) => [name, serving.devices])), stateWasDamaged: this.state.was === 'lost', disk: this.disk.trouble, clockWrong: this.clock.wrong, damaged: this.repairs.workloads,
+      devices: new Map([...workloads].map(([name, serving]) => [name, serving.devices])), stateWasDamaged: this.opened.state.was === 'lost', disk: this.opened.disk.trouble, clockWrong: this.opened.clock.wrong, damaged: this.repairs.workloads,
       wrong: this.aftercare.wrong,
       crashLooping: new Set([...workloads].filter(([, serving]) => serving.crashLooping).map(([name]) => name)),
     };
@@ -363,9 +358,5 @@ export class Agent {
     void this.reporter.report(true);
     this.reconciler.poke();
     void this.workloads.spread().catch((err: unknown) => this.log.error({ err }, 'workloads could not be spread over the Edge TPUs'));
-  }
-
-  private get config(): Desired['config'] {
-    return this.state.now.desired?.config ?? agentConfig.parse({});
   }
 }

@@ -1,34 +1,25 @@
 import { existsSync } from 'node:fs';
-import { mkdtemp, readdir, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import sharp from 'sharp';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { beforeEach, describe, expect, it } from 'vitest';
 import type { Manifest } from '@reefkeeper/bundle';
 import { decodeLearned } from '@reefkeeper/bundle/learned';
 import { appendHead, readModel } from '@reefkeeper/edgetpu';
 import { dequantise, Interpreter, quantisePixels, readImage } from '@reefkeeper/inference';
 import { colourArchive, embeddingModel } from '../../../test/support/embeddings.ts';
-import { joined, startAgent } from '../../../test/support/device.ts';
-import { colourFrames, eventually, Fleet } from '../../../test/support/fleet.ts';
-import type { Agent } from './agent.ts';
+import { freshDevice } from '../../../test/support/device.ts';
+import { colourFrames, eventually, type Fleet } from '../../../test/support/fleet.ts';
 
 const device = 'reef-learner';
 let fleet: Fleet;
 let dir: string;
-let agent: Agent;
 
+const made = freshDevice(device);
 beforeEach(async () => {
-  fleet = await Fleet.open();
-  dir = await mkdtemp(join(tmpdir(), 'reef-learning-'));
+  ({ fleet, dir } = made);
   await colourFrames(join(dir, 'frames'));
-  await joined(fleet, dir, device);
-  agent = await startAgent(dir, { FRAMES_DIR: join(dir, 'frames'), FRAMES_FPS: '20' });
-});
-afterEach(async () => {
-  await agent.stop();
-  await fleet.close();
-  await rm(dir, { recursive: true, force: true });
+  await made.start({ FRAMES_DIR: join(dir, 'frames'), FRAMES_FPS: '20' });
 });
 
 /** Brings a bundle onto the device and waits until it serves. */

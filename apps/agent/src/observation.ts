@@ -2,7 +2,7 @@ import { ReefError } from '@reefkeeper/platform/errors';
 import { sleep } from './backoff.ts';
 
 /** It fails early when at least so many inferences failed and they are more than a fifth. */
-const burst = { errors: 5, share: 0.2 };
+export const burst = { errors: 5, share: 0.2 };
 
 /** A bundle on trial: its live inferences, counted until the time is over or they are too bad. */
 export class Observation {

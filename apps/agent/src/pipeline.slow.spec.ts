@@ -1,16 +1,14 @@
-import { mkdtemp, readdir, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { afterAll, afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterAll, beforeEach, describe, expect, it } from 'vitest';
 import { segmentsOf } from '@reefkeeper/bundle';
 import { cutModel, readModel } from '@reefkeeper/edgetpu';
 import { Sketch } from '@reefkeeper/protocol';
 import { buildFakeEdgeTpu, canBuildFakeEdgeTpu } from '../../../libs/inference/src/fake-edgetpu.fixture.ts';
 import { compiledModel } from '../../../test/support/compiled.ts';
-import { joined, startAgent } from '../../../test/support/device.ts';
-import { colourFrames, eventually, Fleet } from '../../../test/support/fleet.ts';
+import { freshDevice } from '../../../test/support/device.ts';
+import { colourFrames, eventually, type Fleet } from '../../../test/support/fleet.ts';
 import { publishForTpu } from '../../../test/support/tpu-bundle.ts';
-import type { Agent } from './agent.ts';
 import { TpuHealth } from './tpu-health.ts';
 
 const device = 'reef-p';
@@ -22,23 +20,16 @@ describe.skipIf(!canBuildFakeEdgeTpu)('a model in segments, each on an Edge TPU 
   const tpus = canBuildFakeEdgeTpu ? buildFakeEdgeTpu() : { library: '', plug: () => {}, remove: () => {} };
   afterAll(() => tpus.remove());
 
+  const made = freshDevice(device);
   let fleet: Fleet;
   let dir: string;
-  let agent: Agent;
   beforeEach(async () => {
-    fleet = await Fleet.open();
-    dir = await mkdtemp(join(tmpdir(), 'reef-pipeline-'));
+    ({ fleet, dir } = made);
     await colourFrames(join(dir, 'frames'));
-    await joined(fleet, dir, device);
-  });
-  afterEach(async () => {
-    await agent.stop();
-    await fleet.close();
-    await rm(dir, { recursive: true, force: true });
   });
 
   async function start(env: Record<string, string> = {}): Promise<void> {
-    agent = await startAgent(dir, { FRAMES_DIR: join(dir, 'frames'), FRAMES_FPS: '100', REEF_EDGETPU_LIBRARY: tpus.library, REEF_PROBE_MAX_S: '0.2', REEF_DISK_RESERVE: '0', REEF_LOCAL_API: 'off', ...env }, { health: new TpuHealth(), aftercare: { tickMs: 200 } });
+    await made.start({ FRAMES_DIR: join(dir, 'frames'), FRAMES_FPS: '100', REEF_EDGETPU_LIBRARY: tpus.library, REEF_PROBE_MAX_S: '0.2', REEF_DISK_RESERVE: '0', REEF_LOCAL_API: 'off', ...env }, { health: new TpuHealth(), aftercare: { tickMs: 200 } });
   }
   const cut = (bundle: string, policy: object = {}) => ({ bundle, variant: 'edgetpu-14-x2', policy: { observeS: 0, ...policy } });
   const settled = (revision: number, workload = 'classifier') => fleet.reportWhere(({ workloads }) => workloads[workload]?.execution?.revision === revision && !['IN_PROGRESS', 'QUEUED'].includes(workloads[workload].execution.state), 60_000);

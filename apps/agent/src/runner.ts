@@ -10,7 +10,7 @@ import type { Slot } from './workload.ts';
 
 export interface RunnerOptions extends StageOptions {
   /** For a slot on Edge TPUs: one for each segment. */
-  devices?: readonly EdgeTpuDevice[];
+  devices: readonly EdgeTpuDevice[];
 }
 
 /**
@@ -25,8 +25,6 @@ export class Runner {
 
   private constructor(readonly slot: Slot, readonly manifest: Manifest, private readonly stages: readonly Stage[], private readonly sources: readonly Source[][]) {
     for (const stage of stages) stage.onExit((why) => this.stageEnded(why));
-    const dead = stages.find(({ crashed }) => crashed);
-    if (dead) this.stageEnded(dead.crashed!);
   }
 
   /** @throws ReefError `bundle.not_installed`, `artifact.checksum_mismatch`, `inference.*` */
@@ -35,7 +33,7 @@ export class Runner {
     const variant = manifest?.variants.find(({ name }) => name === slot.variant);
     if (!manifest || !variant) throw new ReefError('bundle.not_installed', 'not_found', `Bundle ${slot.bundle} with variant ${slot.variant} is not on this device.`);
     const files = segmentsOf(variant);
-    const devices = slot.backend === 'edgetpu' ? options.devices ?? [] : files.map(() => undefined);
+    const devices = slot.backend === 'edgetpu' ? options.devices : files.map(() => undefined);
     if (devices.length < files.length) throw new ReefError('inference.no_device', 'unavailable', files.length === 1 ? 'No Edge TPU answers.' : `The model has ${files.length} segments, each for an Edge TPU of its own, and not so many answer.`);
     const stages: Stage[] = [];
     try {

@@ -1,10 +1,9 @@
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { afterEach, beforeEach, expect, it } from 'vitest';
+import { beforeEach, expect, it } from 'vitest';
 import { Sketch } from '@reefkeeper/protocol';
-import { joined, startAgent } from '../../../test/support/device.ts';
-import { colourFrames, eventually, Fleet } from '../../../test/support/fleet.ts';
+import { freshDevice } from '../../../test/support/device.ts';
+import { colourFrames, eventually, type Fleet } from '../../../test/support/fleet.ts';
 import type { Agent } from './agent.ts';
 
 const device = 'reef-d';
@@ -13,20 +12,14 @@ let fleet: Fleet;
 let dir: string;
 let agent: Agent;
 
+const made = freshDevice(device);
 beforeEach(async () => {
-  fleet = await Fleet.open();
-  dir = await mkdtemp(join(tmpdir(), 'reef-shadow-'));
+  ({ fleet, dir } = made);
   await colourFrames(join(dir, 'frames'));
-  await joined(fleet, dir, device);
-});
-afterEach(async () => {
-  await agent.stop();
-  await fleet.close();
-  await rm(dir, { recursive: true, force: true });
 });
 
 const start = async (env: Record<string, string> = {}) => {
-  agent = await startAgent(dir, { FRAMES_DIR: join(dir, 'frames'), FRAMES_FPS: '50', REEF_LOCAL_API: '127.0.0.1:0', REEF_DISK_RESERVE: '0', ...env });
+  agent = await made.start({ FRAMES_DIR: join(dir, 'frames'), FRAMES_FPS: '50', REEF_LOCAL_API: '127.0.0.1:0', REEF_DISK_RESERVE: '0', ...env });
 };
 const ended = async (revision: number) => (await fleet.reportWhere(({ workloads }) => workloads.classifier?.execution?.revision === revision && !['QUEUED', 'IN_PROGRESS'].includes(workloads.classifier.execution.state), 60_000)).workloads.classifier!;
 const want = (revision: number, bundle: string, shadow?: object) => fleet.want(device, revision, { classifier: { bundle, policy: { observeS: 0, ...(shadow ? { shadow: shadow as never } : {}) } } }, window);

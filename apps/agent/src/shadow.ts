@@ -3,6 +3,7 @@ import { asReefError, ReefError } from '@reefkeeper/platform/errors';
 import type { Policy } from '@reefkeeper/protocol';
 import { boxesOf, classesOf, type Answer, type Question, type Reading } from './answer.ts';
 import { unlessAborted } from './backoff.ts';
+import { burst } from './observation.ts';
 import { prepared, type Runner } from './runner.ts';
 
 export type ShadowPolicy = NonNullable<Policy['shadow']>;
@@ -21,8 +22,6 @@ const judgedFrames = 40;
 const noiseUs = 2_000;
 /** So often the candidate is shown fewer frames before it is taken away. */
 const throttles = 3;
-/** As in an observation: at least so many failures, and more than this share of the frames. */
-const burst = { errors: 5, share: 0.2 };
 
 /**
  * The pace of the model that serves, while something runs beside it. Judged over stretches of frames, so that it is not one slow frame that

@@ -8,7 +8,7 @@ export interface StageOptions {
   hosts: Hosts;
   edgetpu?: string | undefined;
   /** An invoke that takes longer than its own past allows, but never less than `floorMs`, means that the driver hangs. */
-  deadline?: { floorMs: number; ceilingMs: number };
+  deadline: { floorMs: number; ceilingMs: number };
 }
 
 /** So many inferences in a row that the Edge TPU does not do mean that it is lost; the child would go on failing for ever. */
@@ -25,7 +25,7 @@ export class Stage {
   private readonly listeners: ((why: ReefError) => void)[] = [];
 
   private constructor(readonly device: EdgeTpuDevice | undefined, private readonly lease: Lease, private readonly model: LoadedModel, deadline: StageOptions['deadline']) {
-    this.deadline = new InvokeDeadline(deadline ?? { floorMs: 5_000, ceilingMs: 10_000 });
+    this.deadline = new InvokeDeadline(deadline);
     lease.host.on('exit', this.hostEnded);
   }
 
@@ -61,13 +61,10 @@ export class Stage {
     return this.model.tfliteVersion;
   }
 
-  /** Why its process ended; undefined while it runs. */
-  get crashed(): ReefError | undefined {
-    return this.ended;
-  }
-
+  /** Called once, also where its process has ended already. */
   onExit(listener: (why: ReefError) => void): void {
-    this.listeners.push(listener);
+    if (this.ended) listener(this.ended);
+    else this.listeners.push(listener);
   }
 
   /** After what it was asked before. @throws ReefError `inference.*` */

@@ -2,9 +2,11 @@ import { mkdir, readFile, rename } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import writeFileAtomic from 'write-file-atomic';
 import { z } from 'zod';
-import { backend, desired, digest, execution, executionStep, failure, type Desired } from '@reefkeeper/protocol';
+import { agentConfig, backend, desired, digest, execution, executionStep, failure, type AgentConfig, type Desired } from '@reefkeeper/protocol';
 import type { Disk } from './disk.ts';
 import { emptyWorkload, type WorkloadState } from './workload.ts';
+
+const defaults = Object.freeze(agentConfig.parse({}));
 
 const slot = z.object({ bundle: digest, variant: z.string(), backend }).nullable();
 const workload = z.object({
@@ -68,6 +70,11 @@ export class StateFile {
 
   get now(): Readonly<AgentState> {
     return this.held;
+  }
+
+  /** What the fleet wants of the agent itself; its defaults while nothing is wanted. */
+  get config(): AgentConfig {
+    return this.held.desired?.config ?? defaults;
   }
 
   workload(name: string): WorkloadState {

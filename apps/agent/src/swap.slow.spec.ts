@@ -1,29 +1,20 @@
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { readFile } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
-import { afterEach, beforeEach, expect, it } from 'vitest';
-import { joined, startAgent } from '../../../test/support/device.ts';
-import { eventually, Fleet } from '../../../test/support/fleet.ts';
+import { beforeEach, expect, it } from 'vitest';
+import { freshDevice } from '../../../test/support/device.ts';
+import { eventually, type Fleet } from '../../../test/support/fleet.ts';
 import type { Agent } from './agent.ts';
 
 const device = 'reef-s';
 const swaps = 20;
 const perSecond = 30;
 let fleet: Fleet;
-let dir: string;
 let agent: Agent;
 
+const made = freshDevice(device);
 beforeEach(async () => {
-  fleet = await Fleet.open();
-  dir = await mkdtemp(join(tmpdir(), 'reef-swap-'));
-  await joined(fleet, dir, device);
-  agent = await startAgent(dir, { REEF_LOCAL_API: '127.0.0.1:0', REEF_LOCAL_API_QUEUE: '512', REEF_DISK_RESERVE: '0' });
-});
-afterEach(async () => {
-  await agent.stop();
-  await fleet.close();
-  await rm(dir, { recursive: true, force: true });
+  ({ fleet } = made);
+  agent = await made.start({ REEF_LOCAL_API: '127.0.0.1:0', REEF_LOCAL_API_QUEUE: '512', REEF_DISK_RESERVE: '0' });
 });
 
 const settled = (revision: number) => fleet.reportWhere(({ workloads }) => workloads.classifier?.execution?.revision === revision && workloads.classifier.execution.state === 'SUCCEEDED');

@@ -1,5 +1,5 @@
 import type { Logger } from '@reefkeeper/platform/logger';
-import { telemetry, type Desired } from '@reefkeeper/protocol';
+import { telemetry } from '@reefkeeper/protocol';
 import type { Captures } from './captures.ts';
 import type { Drift } from './drift.ts';
 import type { Gateway } from './gateway.ts';
@@ -17,7 +17,6 @@ export interface TelemetryLinkOptions {
   outbox: Outbox;
   drift: Drift;
   captures: Captures;
-  config: () => Desired['config'];
   closeWindows: () => void;
   temperatureOf: (window: ClosedWindow) => Promise<number | null>;
   stopped: AbortSignal;
@@ -36,7 +35,7 @@ export class TelemetryLink {
 
   /** Windows close as often as is wanted now. */
   openWindows(): void {
-    const ms = this.options.config().telemetryWindowS * 1_000;
+    const ms = this.options.state.config.telemetryWindowS * 1_000;
     if (ms === this.windowMs) return;
     this.windowMs = ms;
     clearInterval(this.windowTimer);
@@ -60,10 +59,10 @@ export class TelemetryLink {
   }
 
   async drain(): Promise<void> {
-    const { deviceId, link, outbox, config, stopped } = this.options;
+    const { deviceId, link, outbox, state, stopped } = this.options;
     if (!link.up) return;
     // What is left stays on disk for the next connection.
-    const waitMs = await outbox.drain((payload) => link.publish(telemetry.topicFor(deviceId), payload, telemetry), config().telemetryBytesPerHour).catch(() => undefined);
+    const waitMs = await outbox.drain((payload) => link.publish(telemetry.topicFor(deviceId), payload, telemetry), state.config.telemetryBytesPerHour).catch(() => undefined);
     void this.sendCaptures();
     if (waitMs === undefined || stopped.aborted) return;
     clearTimeout(this.drainTimer);

@@ -2,7 +2,6 @@ import { asReefError, ReefError } from '@reefkeeper/platform/errors';
 import type { Logger } from '@reefkeeper/platform/logger';
 import { edgeTpusOf } from '@reefkeeper/bundle';
 import type { EdgeTpuDevice } from '@reefkeeper/inference';
-import type { Desired } from '@reefkeeper/protocol';
 import type { Accelerators } from './accelerator.ts';
 import type { Answer, Picture } from './answer.ts';
 import { Camera } from './camera.ts';
@@ -26,7 +25,6 @@ export interface WorkloadsOptions {
   store: Store;
   accelerators: Accelerators;
   repairs: Repairs;
-  config: () => Desired['config'];
   onWindow: (window: ClosedWindow) => void;
   onPicture: (workload: string, picture: Picture, answer: Answer) => void;
   /** The report has something new. */
@@ -71,10 +69,10 @@ export class Workloads {
   of(workload: string): Serving {
     const existing = this.serving.get(workload);
     if (existing) return existing;
-    const { settings, config, log, onWindow, onPicture } = this.options;
+    const { settings, state, log, onWindow, onPicture } = this.options;
     const serving = new Serving({
       workload, log: log.child({ workload }), frames: this.framesFor(workload), ...this.options.serving, onWindow,
-      fps: () => Math.min(settings.FRAMES_FPS, config().maxFps ?? Infinity),
+      fps: () => Math.min(settings.FRAMES_FPS, state.config.maxFps ?? Infinity),
       start: (slot) => this.start(workload, slot),
       onPicture: (picture, answer) => onPicture(workload, picture, answer),
       onCrash: (slot, why, inARow) => void this.crashed(workload, slot, why, inARow).catch((err: unknown) => log.error({ err, workload }, 'a crash could not be noted')),
@@ -165,7 +163,7 @@ export class Workloads {
       if (!(one && needsAccelerator(one.variant)) && slot?.backend !== 'edgetpu') return [];
       const manifest = await store.manifest(one?.bundle ?? slot!.bundle);
       const variant = manifest?.variants.find(({ name }) => name === (one?.variant ?? slot!.variant));
-            const edgeTpus = Math.max(edgeTpusOf(workload === starting ? as!.variant : slot?.backend === 'edgetpu' ? slot.variant : one!.variant), 1);
+      const edgeTpus = Math.max(edgeTpusOf(workload === starting ? as!.variant : slot?.backend === 'edgetpu' ? slot.variant : one!.variant), 1);
       return [{ workload, pin: one?.policy.device ?? null, group: variant?.cacheTokens?.[0] ?? null, edgeTpus }];
     });
     return accelerators.placement((await Promise.all(wanted)).flat());

@@ -1,4 +1,4 @@
-import { bundleDigest, loadOrCreateSigningKey, signBundle, type Manifest, type ManifestVariant } from '@reefkeeper/bundle';
+import { bundleDigest, edgeTpuVariant, loadOrCreateSigningKey, signBundle, type Manifest, type ManifestVariant } from '@reefkeeper/bundle';
 import type { Analysis } from '@reefkeeper/edgetpu';
 import type { Publication } from '@reefkeeper/registry';
 import { isLearned, learnedLineage } from './learned-head.ts';
@@ -52,7 +52,7 @@ function compiledParts({ compile, inspect }: StepContext['outputs'], inManifest:
   return {
     variants, pipelines,
     hold: held.length === 0 ? null : { code: 'compile.nondeterministic', message: held.map(({ name, why }) => `${name}: ${why}`).join(' '), variants: held.map(({ name }) => name) },
-    failedVariants: (compile?.failed ?? []).map(({ runtime, segments, code, message }) => ({ name: `edgetpu${runtime === null ? '' : `-${runtime}`}${segments === undefined ? '' : `-x${segments}`}`, minRuntime: runtime, code, message })),
+    failedVariants: (compile?.failed ?? []).map(({ runtime, segments, code, message }) => ({ name: edgeTpuVariant(runtime, segments), minRuntime: runtime, code, message })),
   };
 }
 
@@ -77,11 +77,11 @@ export function manifestOf(context: Pick<StepContext, 'jobId' | 'version' | 'req
   const variants: ManifestVariant[] = source.kind === 'edgetpu' ? [] : [{ name: 'cpu-int8', kind: 'cpu-int8', minRuntime: null, file: { ...converted.model } }];
   for (const { minRuntime, model, details } of outputs.inspect?.compiled ?? []) {
     // Two wanted runtimes may compile to the same one.
-    const name = `edgetpu-${minRuntime}`;
+    const name = edgeTpuVariant(minRuntime);
     if (!variants.some((variant) => variant.name === name)) variants.push({ name, kind: 'edgetpu', minRuntime, ...cacheTokensOf(details), file: { ...model } });
   }
   for (const { minRuntime, segments } of outputs.inspect?.pipelines ?? []) {
-    const name = `edgetpu-${minRuntime}-x${segments.length}`;
+    const name = edgeTpuVariant(minRuntime, segments.length);
     const [first, ...moreSegments] = segments.map(({ model }) => ({ ...model }));
     if (!variants.some((variant) => variant.name === name)) variants.push({ name, kind: 'edgetpu', minRuntime, file: first!, moreSegments });
   }

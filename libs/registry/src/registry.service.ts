@@ -162,13 +162,13 @@ export class Registry {
     return tx.findOne(Version, { where: { bundleDigest, state: 'READY' }, relations: { variants: true } });
   }
 
-  /** The signed envelope of a READY version's bundle, as devices fetch it. @throws ReefError `bundle.missing` */
   /** `name@3` by bundle digest; what is no version's is not in it. */
   async refsOf(bundles: readonly string[]): Promise<Map<string, string>> {
     const rows = await this.db.query<{ bundle: string; ref: string }[]>("SELECT bundle_digest AS bundle, model || '@' || version AS ref FROM versions WHERE bundle_digest = ANY($1)", [bundles]);
     return new Map(rows.map(({ bundle, ref }) => [bundle, ref]));
   }
 
+  /** The signed envelope of a READY version's bundle, as devices fetch it. @throws ReefError `bundle.missing` */
   async envelopeOf(bundleDigest: string): Promise<Buffer> {
     const version = await this.versionByBundle(bundleDigest);
     if (!version) throw new ReefError('bundle.missing', 'not_found', `No ready version has the bundle ${bundleDigest}.`, { detail: { bundle: bundleDigest } });
