@@ -9,6 +9,7 @@ import mqtt from 'mqtt';
 import pg from 'pg';
 import { Authority, controllerName } from '../../libs/devices/dist/index.js';
 import { command, commandResult, parseTopic } from '../../libs/protocol/dist/index.js';
+import { watchSteal } from '../support/host.ts';
 import { Plant } from '../support/swarm/plant.ts';
 import { Swarm } from '../support/swarm/swarm.ts';
 
@@ -47,6 +48,7 @@ export default async function bench(args) {
 
     if (values.statements) await plant.forgetStatements();
     const load = loadavg()[0];
+    const stolen = await watchSteal();
     const before = await plant.cpu();
     const windowsBefore = await windows(plant);
     const begin = performance.now();
@@ -63,10 +65,11 @@ export default async function bench(args) {
     }
     const tookS = (performance.now() - begin) / 1_000;
     const after = await plant.cpu();
+    const steal = await stolen();
     const table = new Table({ head: ['', 'p50', 'p90', 'p99', 'most'], style: { head: [], border: [] } });
     table.push(['command, request to stored result', ...quantiles(whole)], ['bare broker and device', ...quantiles(bare)]);
     console.log(table.toString());
-    console.log(`${commands} commands to ${count} connected devices (${plant.kind}${values.throwaway ? ', fsync off' : ''}), ${Math.round((await windows(plant) - windowsBefore) / tookS)} telemetry windows/s beside; CPU ms per command with all that: ${Object.keys(before).map((name) => `${name} ${(((after[name] - before[name]) * 1_000) / commands).toFixed(1)}`).join(', ')}; load average before ${load.toFixed(2)}. Devices are simulated.`);
+    console.log(`${commands} commands to ${count} connected devices (${plant.kind}${values.throwaway ? ', fsync off' : ''}), ${Math.round((await windows(plant) - windowsBefore) / tookS)} telemetry windows/s beside; CPU ms per command with all that: ${Object.keys(before).map((name) => `${name} ${(((after[name] - before[name]) * 1_000) / commands).toFixed(1)}`).join(', ')}; load average before ${load.toFixed(2)}, ${(100 * steal).toFixed(1)} % of the processors taken by the host meanwhile. Devices are simulated.`);
     if (values.statements) console.log(await plant.heaviestStatements());
     const p99 = quantile(whole, 0.99);
     console.log(`${p99 <= limitMs ? 'PASS' : 'FAIL'}: p99 ${p99.toFixed(1)} ms, limit ${limitMs} ms; the median is ${(quantile(whole, 0.5) / quantile(bare, 0.5)).toFixed(1)} times that of the bare broker`);

@@ -3,6 +3,7 @@ import { loadavg } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import Table from 'cli-table3';
+import { watchSteal } from '../support/host.ts';
 import { Plant } from '../support/swarm/plant.ts';
 import { Swarm } from '../support/swarm/swarm.ts';
 
@@ -38,10 +39,12 @@ the broker and its topic rules, the messages, the agent's planner and report. Si
     if (values.statements) await plant.forgetStatements();
 
     const load = loadavg()[0];
+    const stolen = await watchSteal();
     const before = await plant.cpu({ simulator: swarm.pid });
     const begin = Date.now();
     const { id, createMs, view } = await roll(plant, { version: 'm@2', workload: 'classifier', waves: Array.from({ length: waves }, (_, at) => ({ percent: (100 * (at + 1)) / waves })), soakS: Number(values.soak), policy: { observeS: 0 } });
     const after = await plant.cpu({ simulator: swarm.pid });
+    const steal = await stolen();
 
     const rows = (await plant.pool.query('SELECT device_id, revision::int, state, extract(epoch FROM assigned_at) * 1000 AS assigned, extract(epoch FROM settled_at) * 1000 AS settled FROM rollout_executions WHERE rollout_id = $1', [id])).rows;
     const devices = new Map((await swarm.dump()).map((device) => [device.id, device]));
@@ -59,7 +62,7 @@ the broker and its topic rules, the messages, the agent's planner and report. Si
       ['waves, from told to passed', view.waves.map((wave) => `${((Date.parse(wave.endedAt) - Date.parse(wave.startedAt)) / 1_000).toFixed(1)}`).join(' ') + ' s'],
       ['assignment to wanted state at device, p50 / p99', `${quantile(0.5)} / ${quantile(0.99)}`],
       ...Object.keys(after).map((name) => [`CPU ${name}`, `${(after[name] - before[name]).toFixed(1)} s, ${(((after[name] - before[name]) * 1_000) / count).toFixed(2)} ms per update`]),
-      ['load average before', load.toFixed(2)],
+      ['load average before', load.toFixed(2)], ['processors taken by the host meanwhile', `${(100 * steal).toFixed(1)} %`],
     );
     console.log(table.toString());
     if (values.statements) console.log(await plant.heaviestStatements());

@@ -13,8 +13,9 @@ export interface Behaviour {
   port: number;
   /** How long download, verify, install, golden and the like take, least and most. */
   stepMs: [number, number];
-  /** From serving a bundle to its first window, then from window to window. */
+  /** From serving a bundle to its first window. */
   firstWindowMs: number;
+  /** From window to window, each device in a step of its own, as agents do it. */
   windowMs: number;
   inferences: number;
   /** Bundles whose golden self-test fails. */
@@ -250,14 +251,15 @@ export class SimulatedDevice {
     const [workload, state] = Object.entries(this.workloads)[0] ?? [];
     const slot = state?.running;
     if (!workload || !slot) return;
-    const again = (ms: number): void => {
+    const { firstWindowMs, windowMs } = this.behaviour;
+    const close = (ms: number, nextMs: number): void => {
       setTimeout(() => {
         if (generation !== this.generation || this.workloads[workload]?.running !== slot) return;
         this.close(workload, slot);
-        again(this.behaviour.windowMs);
+        close(nextMs, windowMs);
       }, ms);
     };
-    again(this.behaviour.firstWindowMs * (0.75 + this.random() / 2));
+    close(firstWindowMs * (0.75 + this.random() / 2), windowMs * this.random());
   }
 
   private close(workload: string, slot: { bundle: string; variant: string; backend: 'edgetpu' | 'cpu' }): void {
