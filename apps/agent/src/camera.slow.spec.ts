@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import getPort from 'get-port';
-import { afterEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { Manifest } from '@reefkeeper/bundle';
 import { openLogger, type Logger } from '@reefkeeper/platform/logger';
 import { joined, startAgent } from '../../../test/support/device.ts';
@@ -26,6 +26,9 @@ const has = (command: string, ...args: string[]) => {
   }
 };
 const hasFfmpeg = has('ffmpeg', '-version');
+const rtspServer = join(import.meta.dirname, '../../../test/support/rtsp_server.py');
+const systemPython = '/usr/bin/python3';
+const hasRtsp = hasFfmpeg && has(systemPython, '-c', 'import gi; gi.require_version("GstRtspServer", "1.0"); from gi.repository import GstRtspServer');
 const hasGst = has('gst-inspect-1.0', 'videotestsrc') && has('gst-inspect-1.0', 'aspectratiocrop');
 
 const cameras: Camera[] = [];
@@ -170,6 +173,64 @@ describe.runIf(hasGst)('a camera through GStreamer', () => {
     await camera.view('a').next(seeing());
     expect(camera.lost).toBe(true);
     expect(lines.join()).toMatch(/nosuchelement/);
+  });
+});
+
+describe.runIf(hasRtsp)('a camera over RTSP', () => {
+  /** The server's JPEGs hold the narrow range of television and say nothing of it, so that every decoder takes it for the full one. */
+  const red = [238, 14, 14];
+  let port: number;
+  let lines: string[];
+  const said = () => lines.join('\n');
+  const log = () => {
+    const note = (...words: unknown[]) => void lines.push(JSON.stringify(words));
+    return { warn: note, info: note, debug: note } as unknown as Logger;
+  };
+  const serve = async () => {
+    const server = spawn(systemPython, [rtspServer, `${port}`, 'admin', 'hunter2'], { stdio: ['ignore', 'pipe', 'ignore'] });
+    others.push(server);
+    await once(server.stdout, 'data');
+    return server;
+  };
+
+  beforeEach(async () => {
+    port = await getPort({ host: '127.0.0.1' });
+    lines = [];
+  });
+
+  it.each([['whose server dies', 'SIGKILL', /the camera is lost/], ['that hangs with the connection open', 'SIGSTOP', /it gave no frame for 4 s and was ended/]] as const)('one %s is lost, told once, and comes back by itself', async (_, signal, why) => {
+    const server = await serve();
+    const changes: boolean[] = [];
+    const camera = open(`rtsp://admin:hunter2@127.0.0.1:${port}/live`, { log: log(), silenceMs: 4_000, onChange: () => changes.push(camera.lost) });
+    const view = camera.view('classifier');
+    expect(near(at(await next(view), 16, 16), red)).toBe(true);
+    const gone = once(server, 'exit');
+    server.kill(signal);
+    await eventually(() => camera.lost, 15_000);
+    expect(said()).toMatch(why);
+    server.kill('SIGKILL');
+    await gone;
+    await serve();
+    await eventually(() => !camera.lost, 20_000);
+    expect(near(at(await next(view), 16, 16), red)).toBe(true);
+    expect(changes).toEqual([true, false]);
+    expect(said()).toContain(`rtsp://***@127.0.0.1:${port}/live`);
+    expect(said()).not.toContain('hunter2');
+  });
+
+  it('a wrong password is said in words, and is in no log', async () => {
+    await serve();
+    const camera = open(`rtsp://admin:hunter3@127.0.0.1:${port}/live`, { log: log() });
+    await camera.view('a').next(seeing());
+    await eventually(() => camera.lost, 15_000);
+    expect(said()).toMatch(/401 Unauthorized/);
+    expect(said()).not.toContain('hunter3');
+  });
+
+  it.runIf(hasGst)('the same through GStreamer', async () => {
+    await serve();
+    const camera = open(`gst:rtspsrc location=rtsp://127.0.0.1:${port}/live user-id=admin user-pw=hunter2 protocols=tcp latency=0 ! rtpjpegdepay ! jpegdec`, { log: log() });
+    expect(near(at(await next(camera.view('a')), 16, 16), red)).toBe(true);
   });
 });
 
