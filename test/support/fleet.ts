@@ -30,6 +30,8 @@ export class Fleet {
   readonly envelopes = new Map<string, unknown>();
   /** Answers a request for this blob or bundle itself (cut, 404, other bytes); return true to let the usual answer follow. */
   readonly faults = new Map<string, Fault>();
+  /** How the broker takes a message of this topic: once this resolves, and with `false` it passes it on but its acknowledgement is lost. */
+  taking: ((topic: string) => Promise<boolean>) | undefined;
   /** Every request, `GET /v1/blobs/... bytes=10-`. */
   readonly requests: string[] = [];
   /** Pictures that agents sent. */
@@ -85,7 +87,14 @@ export class Fleet {
     // As at the product's own broker: a device waits at the door until the controller listens, or what it says first would be lost.
     let open = () => {};
     const door = new Promise<void>((resolve) => { open = resolve; });
-    broker.authorizePublish = (client, packet, done) => done(nameOf(client) && mayUse(nameOf(client)!, packet.topic, 'publish') ? null : new Error('not yours'));
+    broker.authorizePublish = (client, packet, done) => {
+      if (!nameOf(client) || !mayUse(nameOf(client)!, packet.topic, 'publish')) return done(new Error('not yours'));
+      if (!this.taking) return done(null);
+      void this.taking(packet.topic).then((acknowledged) => {
+        if (acknowledged) done(null);
+        else broker.publish(packet, () => {});
+      });
+    };
     broker.authorizeSubscribe = (client, subscription, done) => done(null, nameOf(client) && mayUse(nameOf(client)!, subscription.topic, 'subscribe') ? subscription : null);
     broker.authenticate = (client, _user, _password, done) => {
       if (nameOf(client) === controllerName) done(null, true);

@@ -1,11 +1,12 @@
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { Sketch } from '@reefkeeper/protocol';
-import { joined, startAgent } from '../../../test/support/device.ts';
+import { joined, quick, startAgent } from '../../../test/support/device.ts';
 import { colourFrames, eventually, Fleet } from '../../../test/support/fleet.ts';
-import type { Agent } from './agent.ts';
+import type { Agent, Tuning } from './agent.ts';
 
 const device = 'reef-a';
 const soon = { policy: { observeS: 0.3 } };
@@ -26,8 +27,8 @@ afterEach(async () => {
   await rm(dir, { recursive: true, force: true });
 });
 
-async function start(env: Record<string, string> = {}): Promise<Agent> {
-  agent = await startAgent(dir, { FRAMES_DIR: join(dir, 'frames'), FRAMES_FPS: '100', REEF_LOCAL_API: 'off', ...env });
+async function start(env: Record<string, string> = {}, tuning: Tuning = {}): Promise<Agent> {
+  agent = await startAgent(dir, { FRAMES_DIR: join(dir, 'frames'), FRAMES_FPS: '100', REEF_LOCAL_API: 'off', ...env }, tuning);
   return agent;
 }
 
@@ -39,6 +40,8 @@ async function stop(): Promise<void> {
 const ended = (revision: number) => fleet.reportWhere(({ workloads }) => Object.values(workloads).some(({ execution }) => execution?.revision === revision && execution.state !== 'IN_PROGRESS' && execution.state !== 'QUEUED'));
 const executionOf = async (revision: number) => (await ended(revision)).workloads.classifier!;
 const window = { telemetryWindowS: 1 };
+const waiting = () => readdir(join(dir, 'telemetry'));
+const namesOf = (windows: Fleet['windows']) => windows.map(({ bootId, seq }) => `${bootId}/${seq}`);
 
 describe('agent', () => {
   it('is born, activates, serves, measures and goes back to the one before without a byte', async () => {
@@ -251,18 +254,71 @@ describe('agent', () => {
     await stop();
     fleet.windows.length = 0;
     await start();
-    const waiting = async () => (await import('node:fs/promises')).readdir(join(dir, 'telemetry'));
     await eventually(async () => (await waiting()).length >= 2);
     await stop();
     await start();
     await fleet.startBroker();
     await eventually(() => new Set(fleet.windows.map(({ bootId }) => bootId)).size >= 2);
     await stop();
-    const names = fleet.windows.map(({ bootId, seq }) => `${bootId}/${seq}`);
+    const names = namesOf(fleet.windows);
     expect(new Set(names).size).toBe(names.length);
     expect(await waiting()).toEqual([]);
     // Sessions rise over every restart, so that a late will of an old one is known for what it is.
     expect(fleet.presences.at(-1)!.session).toBeGreaterThan(2);
+  });
+
+  it('stops once the broker has acknowledged what is on its way, also where it is slow', async () => {
+    const one = fleet.publish(1);
+    await start();
+    await fleet.want(device, 1, { classifier: { bundle: one.bundle, ...soon } }, window);
+    await ended(1);
+    fleet.taking = (topic) => delay(topic.endsWith('/telemetry') ? 300 : 0, true);
+    await eventually(async () => (await waiting()).some((name) => name.endsWith('.tried.json')));
+    await stop();
+    // Neither what was on its way, nor what was measured up to the end.
+    expect(await waiting()).toEqual([]);
+    await eventually(() => fleet.presences.at(-1)?.online === false);
+    const names = namesOf(fleet.windows);
+    expect(new Set(names).size).toBe(names.length);
+  });
+
+  it('stops in time where the broker does not acknowledge; what may have arrived is sent again as it was', async () => {
+    const one = fleet.publish(1);
+    await start();
+    await fleet.want(device, 1, { classifier: { bundle: one.bundle, ...soon } }, window);
+    await ended(1);
+    fleet.taking = async () => false;
+    await eventually(async () => (await waiting()).some((name) => name.endsWith('.tried.json')));
+    const began = performance.now();
+    await stop();
+    expect(performance.now() - began).toBeLessThan(5_000);
+    const kept = await waiting();
+    expect(kept.filter((name) => name.endsWith('.tried.json'))).toHaveLength(1);
+    fleet.taking = undefined;
+    const arrived = fleet.windows.at(-1)!;
+    fleet.windows.length = 0;
+    await start();
+    await eventually(() => fleet.windows.length >= kept.length);
+    // The same words under the same name: the controller counts it once.
+    expect(fleet.windows[0]).toEqual(arrived);
+    await stop();
+    expect(await waiting()).toEqual([]);
+  });
+
+  it('gives up a connection on which an acknowledgement was lost, and sends again on the next', async () => {
+    const one = fleet.publish(1);
+    await start({}, { link: { ...quick, acknowledgeMs: 300 } });
+    await fleet.want(device, 1, { classifier: { bundle: one.bundle, ...soon } }, window);
+    await ended(1);
+    let lost = 0;
+    fleet.taking = async (topic) => !topic.endsWith('/telemetry') || (lost += 1) > 1;
+    await eventually(() => lost > 2);
+    await stop();
+    expect(await waiting()).toEqual([]);
+    const counts = new Map<string, number>();
+    for (const name of namesOf(fleet.windows)) counts.set(name, (counts.get(name) ?? 0) + 1);
+    expect([...counts.values()].sort((a, b) => b - a).slice(0, 2)).toEqual([2, 1]);
+    expect(fleet.presences.at(-1)).toEqual({ online: false, session: 2 });
   });
 
   it('answers commands once, repeats from the journal', async () => {

@@ -39,11 +39,12 @@ import { resumed, waitsForBudget } from './workload.ts';
 import { Workloads } from './workloads.ts';
 
 const giveBackEveryMs = 600_000;
+const lastTryMs = 2_000;
 
 /** Delays that tests shorten. */
 export interface Tuning {
   download?: ActivationOptions['download'];
-  link?: { firstDelayMs: number; maxDelayMs: number };
+  link?: { firstDelayMs: number; maxDelayMs: number; acknowledgeMs?: number };
   serving?: { firstDelayMs: number; maxDelayMs: number };
   camera?: { silenceMs?: number; firstDelayMs?: number; maxDelayMs?: number };
   health?: TpuHealth;
@@ -197,9 +198,11 @@ export class Agent {
     await this.aftercare.booted(-1);
     await this.workloads.stop();
     await this.telemetry.settled;
-    // A last try: what does not leave now leaves after the next start.
-    if (this.link.up) await Promise.race([this.telemetry.drain(), sleep(2_000)]);
+    // A last try: what the broker has not acknowledged by then leaves (once more) after the next start.
+    const left = this.telemetry.drain();
+    await unlessAborted(left, AbortSignal.timeout(lastTryMs)).catch(() => {});
     await this.link.stop();
+    await left;
     this.credentials.gateway.close();
     await this.peerServer?.stop();
     await this.opened.budget.save();

@@ -18,7 +18,12 @@ export interface LinkOptions {
   log: Logger;
   firstDelayMs?: number;
   maxDelayMs?: number;
+  /** A connection on which the broker has not acknowledged for so long is given up: it will not do so any more (MQTT 3.1.1 section 4.4 has no repeats within one). */
+  acknowledgeMs?: number;
 }
+
+/** How long the broker has to hear that we leave. It says so itself, by our will, where it has not. */
+const farewellMs = 2_000;
 
 interface LinkEvents {
   /** Subscribed; the birth is to be sent now. */
@@ -60,14 +65,7 @@ export class Link extends EventEmitter<LinkEvents> {
   async publish(topic: string, payload: Buffer, options: { qos: 0 | 1; retain: boolean }): Promise<void> {
     const { client } = this;
     if (!client?.connected) throw new Error('the link is down');
-    let lost: () => void = () => {};
-    // mqtt.js keeps a publish for its own reconnect, which we never use: without this it would wait for ever.
-    const closed = new Promise<never>((_, reject) => { lost = () => reject(new Error('the link went down')); client.once('close', lost); });
-    try {
-      await Promise.race([client.publishAsync(topic, payload, options), closed]);
-    } finally {
-      client.off('close', lost);
-    }
+    await this.answered(client, client.publishAsync(topic, payload, options));
   }
 
   /** Drops the connection so that the next one uses what has changed (a renewed certificate). */
@@ -79,12 +77,30 @@ export class Link extends EventEmitter<LinkEvents> {
     this.stopped.abort(new Error('stopped'));
     const { client } = this;
     if (client?.connected) {
-      await this.publish(this.presenceTopic, presence.encode({ online: false, session: this.session }), presence).catch(() => {});
-      await client.endAsync().catch(() => {});
+      const farewell = client.publishAsync(this.presenceTopic, presence.encode({ online: false, session: this.session }), presence).then(() => client.endAsync());
+      await this.answered(client, farewell, farewellMs).catch(() => {});
     } else {
       client?.end(true);
     }
     await this.running;
+  }
+
+  /** What the broker answers. mqtt.js itself would wait for ever: it keeps what is unanswered for its own reconnect, which we never use. @throws Error when the link goes down first, as it does where the answer is late */
+  private async answered<T>(client: MqttClient, answer: Promise<T>, withinMs = this.options.acknowledgeMs ?? 60_000): Promise<T> {
+    const down = Promise.withResolvers<never>();
+    const closed = () => down.reject(new Error('the link went down'));
+    client.once('close', closed);
+    // Not `end`, which does nothing while an earlier one waits for acknowledgements.
+    const late = setTimeout(() => {
+      this.options.log.warn({ session: this.session, withinMs }, 'the broker does not acknowledge');
+      client.stream.destroy();
+    }, withinMs);
+    try {
+      return await Promise.race([answer, down.promise]);
+    } finally {
+      clearTimeout(late);
+      client.off('close', closed);
+    }
   }
 
   private get presenceTopic(): string {
@@ -167,8 +183,8 @@ export class Link extends EventEmitter<LinkEvents> {
   }
 
   private async greet(client: MqttClient, id: string): Promise<void> {
-    await client.publishAsync(this.presenceTopic, presence.encode({ online: true, session: this.session }), presence);
-    const granted = await client.subscribeAsync({ [desired.topicFor(id)]: { qos: 1 }, [command.topicFor(id)]: { qos: 1 } });
+    await this.answered(client, client.publishAsync(this.presenceTopic, presence.encode({ online: true, session: this.session }), presence));
+    const granted = await this.answered(client, client.subscribeAsync({ [desired.topicFor(id)]: { qos: 1 }, [command.topicFor(id)]: { qos: 1 } }));
     const refused = granted.filter(({ qos }) => qos > 2);
     if (refused.length > 0) throw new Error(`subscription refused: ${refused.map(({ topic }) => topic).join(', ')}`);
     this.options.log.info({ session: this.session }, 'link up');

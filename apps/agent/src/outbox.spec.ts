@@ -114,6 +114,26 @@ describe('the outbox', () => {
     expect((await drained(again)).sent).toEqual([window(0), mergeWindows(window(1), window(2))]);
   });
 
+  it('who asks while windows leave is told once all have left, and each leaves once', async () => {
+    const outbox = await Outbox.open(dir, new Disk(dir), 100_000);
+    await outbox.put(window(0));
+    const acknowledged = Promise.withResolvers<void>();
+    const [handed, sent] = [Promise.withResolvers<void>(), [] as Buffer[]];
+    const send = async (payload: Buffer) => {
+      sent.push(payload);
+      handed.resolve();
+      await acknowledged.promise;
+    };
+    const first = outbox.drain(send);
+    await handed.promise;
+    await outbox.put(window(1));
+    const second = outbox.drain(send).then(async () => readdir(dir));
+    acknowledged.resolve();
+    expect(await second).toEqual([]);
+    await first;
+    expect(decoded(sent)).toEqual([window(0), window(1)]);
+  });
+
   it('over half a day on a small budget: at most so many bytes in any hour, longer windows, nothing lost', async () => {
     const perHour = 16 * 1024;
     // As wide as latencies get: about 800 bytes a window, three times what the budget lets through.

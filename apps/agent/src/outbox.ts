@@ -41,7 +41,7 @@ export class Outbox {
   dropped = 0;
   private lost: NonNullable<Telemetry['lost']> = { windows: 0, inferences: 0 };
   private readonly rate: ByteRate;
-  private sending = false;
+  private draining: Promise<number | undefined> | undefined;
   /** The byte rate holds the first one back. */
   private heldBack = false;
 
@@ -76,15 +76,21 @@ export class Outbox {
 
   /**
    * Hands out everything that waits, one after the other; stops at the first that `send` does not get acknowledged, and where `perHour` bytes are used up.
+   * Whoever asks while it does so gets the end of that.
    * @returns after how long it is worth trying again, milliseconds; undefined when nothing is held back by the rate
    */
-  async drain(send: (payload: Buffer) => Promise<void>, perHour?: number | null): Promise<number | undefined> {
-    if (this.sending) return undefined;
-    this.sending = true;
+  drain(send: (payload: Buffer) => Promise<void>, perHour?: number | null): Promise<number | undefined> {
+    return this.draining ??= this.handOut(send, perHour).finally(() => { this.draining = undefined; });
+  }
+
+  private async handOut(send: (payload: Buffer) => Promise<void>, perHour?: number | null): Promise<number | undefined> {
     this.heldBack = false;
-    try {
-      for (let first = this.waiting[0]; first; first = this.waiting[0]) {
-        const waitMs = perHour ? this.rate.take(first.bytes + overheadBytes, perHour, this.clock()) : 0;
+    const waitMsFor = (bytes: number) => (perHour ? this.rate.take(bytes + overheadBytes, perHour, this.clock()) : 0);
+    // What comes in meanwhile goes out, too.
+    while (this.count > 0) {
+      const [first] = this.waiting;
+      if (first) {
+        const waitMs = waitMsFor(first.bytes);
         if (waitMs > 0) {
           this.heldBack = true;
           return waitMs;
@@ -95,18 +101,16 @@ export class Outbox {
         if (payload && telemetry.decode(payload).ok) await send(payload);
         if (this.waiting[0] === first) this.waiting.shift();
         await this.remove(first);
-      }
-      for (let first = this.inMemory[0]; first; first = this.inMemory[0]) {
-        const payload = telemetry.encode(first);
-        const waitMs = perHour ? this.rate.take(payload.length + overheadBytes, perHour, this.clock()) : 0;
+      } else {
+        const held = this.inMemory[0]!;
+        const payload = telemetry.encode(held);
+        const waitMs = waitMsFor(payload.length);
         if (waitMs > 0) return waitMs;
         await send(payload);
-        if (this.inMemory[0] === first) this.inMemory.shift();
+        if (this.inMemory[0] === held) this.inMemory.shift();
       }
-      return undefined;
-    } finally {
-      this.sending = false;
     }
+    return undefined;
   }
 
   private path({ number, tried }: Pick<Waiting, 'number' | 'tried'>): string {
