@@ -1,4 +1,4 @@
-import { dequantise, matchBoxes } from '@reefkeeper/inference';
+import { cosine, dequantise, matchBoxes } from '@reefkeeper/inference';
 import { asReefError, ReefError } from '@reefkeeper/platform/errors';
 import type { Policy } from '@reefkeeper/protocol';
 import { boxesOf, classesOf, type Answer, type Question, type Reading } from './answer.ts';
@@ -146,18 +146,6 @@ export function agree(active: Reading, candidate: Reading): boolean {
   if (ones && others) return ones.length + others.length === 0 || (2 * matchBoxes(ones, others).matched) / (ones.length + others.length) >= 0.75;
   if (active.outputs.length !== candidate.outputs.length) return false;
   return active.outputs.every((bytes, index) => cosine(dequantise(bytes, active.tensors.outputs[index]!), dequantise(candidate.outputs[index]!, candidate.tensors.outputs[index]!)) >= 0.95);
-}
-
-function cosine(a: Float32Array, b: Float32Array): number {
-  if (a.length !== b.length) return 0;
-  let [dot, aa, bb] = [0, 0, 0];
-  for (let at = 0; at < a.length; at += 1) {
-    dot += a[at]! * b[at]!;
-    aa += a[at]! ** 2;
-    bb += b[at]! ** 2;
-  }
-  if (aa === 0 || bb === 0) return aa === bb ? 1 : 0;
-  return dot / Math.sqrt(aa * bb);
 }
 
 function p95(values: readonly number[]): number {

@@ -1,4 +1,5 @@
 import { topOf, type Parity } from '@reefkeeper/bundle';
+import { cosine } from '@reefkeeper/inference';
 import type { BuildRequest } from './job.ts';
 import { findings } from './parity-findings.ts';
 import { compareBoxes, compareMasks } from './parity-heads.ts';
@@ -79,18 +80,13 @@ function distance(samples: readonly SamplePair[], index: number): { cosine: numb
   let [cosines, max, sum, count] = [0, 0, 0, 0];
   for (const sample of samples) {
     const [a, b] = [sample.float[index]!, sample.int8[index]!];
-    let [dot, aa, bb] = [0, 0, 0];
     for (let at = 0; at < a.length; at += 1) {
-      dot += a[at]! * b[at]!;
-      aa += a[at]! ** 2;
-      bb += b[at]! ** 2;
       const error = Math.abs(a[at]! - b[at]!);
       max = Math.max(max, error);
       sum += error;
     }
     count += a.length;
-    // Two zero vectors are alike; one is nothing like the other.
-    cosines += aa === 0 && bb === 0 ? 1 : aa === 0 || bb === 0 ? 0 : Math.min(1, Math.max(-1, dot / Math.sqrt(aa) / Math.sqrt(bb)));
+    cosines += cosine(a, b);
   }
   if (!Number.isFinite(cosines + sum)) return { cosine: null, maxError: null, meanError: null };
   return { cosine: cosines / samples.length, maxError: max, meanError: sum / Math.max(1, count) };

@@ -1,5 +1,5 @@
 import { ReefError } from '@reefkeeper/platform/errors';
-import { normalised, type Head } from './head.ts';
+import { dot, normalised, type Head } from './head.ts';
 
 export interface Embedded {
   label: string;
@@ -12,6 +12,12 @@ export interface Embedded {
  * image per class gives nothing to go by for.
  */
 export const cosineScale = 16;
+
+/**
+ * A class whose embeddings point every way has no direction: what is left of their sum is rounding. Below this mean resultant length (Mardia and Jupp,
+ * "Directional Statistics"; by chance alone it takes a million images to come below it) its row gets shorter instead of saying something that is not there.
+ */
+const leastConcentration = 1e-3;
 
 /**
  * Weight imprinting (Qi, Brown and Lowe, "Low-Shot Learning with Imprinted Weights", 2018): a class is the direction of the mean of its normalised
@@ -33,10 +39,14 @@ export function imprint(samples: readonly Embedded[], { before = null, nonNegati
     counts[at]! += 1;
   }
   const kept = sums.map((sum) => Float32Array.from(sum));
+  const rowOf = (sum: Float32Array, images: number): Float32Array => {
+    const length = Math.max(Math.sqrt(dot(sum, sum)), leastConcentration * images);
+    return sum.map((value) => (length === 0 ? 0 : (value / length) * cosineScale));
+  };
   return {
     method: 'imprinting', labels, samples: counts, sums: kept, bias: new Float32Array(labels.length),
     // Of what is kept, so that a class to which nothing is added keeps its row to the bit.
-    weights: kept.map((sum) => normalised(sum).map((value) => value * cosineScale)),
+    weights: kept.map((sum, at) => rowOf(sum, counts[at]!)),
     // The range cosines can have at all: what is added later then fits, too.
     logits: { low: nonNegative ? 0 : -cosineScale, high: cosineScale },
   };

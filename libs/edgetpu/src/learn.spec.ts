@@ -37,7 +37,17 @@ describe('imprinting', () => {
         const reference = (given === samples ? whole : other).weights[same]!;
         expect(Math.max(...parts.weights[at]!.map((value, column) => Math.abs(value - reference[column]!)))).toBeLessThan(0.01);
       }
-    }));
+      // Embeddings that cancel each other but for the rounding of what is kept, which once decided where the class points.
+    }), { examples: [
+      [[['c', -4.968811473382573e-10, 0, 0, 0], ['c', 3.0710366689680177e-38, -6.234862277569153e-38, 0, -2.3351663640115147e-33], ['c', 0, 4.69790151225169e-10, 0, 0.000014678112165711354], ['a', 0, 0, 0, 0], ['c', 8.375239737845597e-12, 0, 0, -1.5084204923187936e-16]].map(([label, ...embedding]) => ({ label, embedding }) as Embedded & { embedding: number[] }), 2],
+      [[[1, 1e-7, 0, 0], [0, 0, 0, 1], [0, 0, 0, -1], [-1, 0, 1e-7, 0]].map((embedding) => ({ label: 'a', embedding })), 2],
+    ] });
+  });
+
+  it('a class whose images point every way says nothing', () => {
+    const head = imprint([...[1, 2, -1, -2].map((value) => ({ label: 'none', embedding: [value, 1e-8, 0, 0] })), { label: 'one', embedding: [0, 0, 3, 0] }]);
+    expect(Math.max(...head.weights[0]!.map(Math.abs))).toBeLessThan(0.01);
+    expect([...head.weights[1]!]).toEqual([0, 0, 16, 0]);
   });
 
   it('a new class leaves the rows of the old ones as they were', () => {

@@ -7,4 +7,4 @@ export { Interpreter, type InterpreterOptions } from './interpreter.ts';
 export { giveBackStartupCode } from './resident.ts';
 export { tfliteLibraryPath } from './native.ts';
 export { quantisePixels, readImage, resizePixels, type ImagePreprocessing } from './preprocess.ts';
-export { classify, dequantise, numbersOf, quantiseTensor, softmax, topK, type ExpectedTensors, type TensorInfo, type TensorType } from './tensor.ts';
+export { classify, cosine, dequantise, numbersOf, quantiseTensor, softmax, topK, type ExpectedTensors, type TensorInfo, type TensorType } from './tensor.ts';

@@ -107,6 +107,30 @@ export function softmax(values: ArrayLike<number>): Float32Array {
 }
 
 /**
+ * Of the angle between two vectors, -1 to 1: two zero vectors are alike, one is nothing like any other. Numbers so small (or large) that their squares would be
+ * rounded away count as well; NaN where one of them is not finite.
+ */
+export function cosine(one: ArrayLike<number>, other: ArrayLike<number>): number {
+  if (one.length !== other.length) return 0;
+  const [scaleOne, scaleOther] = [largest(one), largest(other)];
+  if (scaleOne === 0 || scaleOther === 0) return scaleOne === scaleOther ? 1 : 0;
+  let [dot, aa, bb] = [0, 0, 0];
+  for (let at = 0; at < one.length; at += 1) {
+    const [a, b] = [one[at]! / scaleOne, other[at]! / scaleOther];
+    dot += a * b;
+    aa += a * a;
+    bb += b * b;
+  }
+  return Math.min(1, Math.max(-1, dot / Math.sqrt(aa * bb)));
+}
+
+function largest(values: ArrayLike<number>): number {
+  let most = 0;
+  for (let at = 0; at < values.length; at += 1) most = Math.max(most, Math.abs(values[at]!));
+  return most;
+}
+
+/**
  * A classifier's output as labelled scores, best first. Outputs that are no distribution already (all in 0..1 and summing to 1, within
  * what quantisation can shift the sum) are taken for logits.
  */
