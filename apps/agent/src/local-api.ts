@@ -138,9 +138,9 @@ export class LocalApi {
 
   private async read(request: IncomingMessage, hold: (bytes: number) => void): Promise<Buffer> {
     const { maxBodyBytes } = this.options;
-    const tooLong = () => new ReefError('request.too_large', 'invalid', `The body is longer than ${maxBodyBytes} bytes (REEF_LOCAL_API_BODY).`, { detail: { status: 413 } });
+    const tooLong = () => new ReefError('request.too_large', 'invalid', `The body is longer than ${maxBodyBytes} bytes (REEF_LOCAL_API_BODY).`);
     const encoding = request.headers['content-encoding'] ?? 'identity';
-    if (encoding !== 'identity') throw new ReefError('request.encoded', 'invalid', `Content-Encoding ${encoding} is not read; send the body as it is.`, { detail: { status: 415 } });
+    if (encoding !== 'identity') throw new ReefError('request.encoded', 'invalid', `Content-Encoding ${encoding} is not read; send the body as it is.`);
     const announced = Number(request.headers['content-length'] ?? 0);
     if (announced > maxBodyBytes) throw tooLong();
     const take = (more: number) => {
@@ -166,7 +166,7 @@ function refuseOtherSites({ headers }: IncomingMessage): void {
 }
 
 function busy(why: string): ReefError {
-  return new ReefError('queue.full', 'unavailable', `Come again in a moment: ${why}.`, { detail: { status: 429 } });
+  return new ReefError('queue.full', 'unavailable', `Come again in a moment: ${why}.`);
 }
 
 function send(response: ServerResponse, { status = 200, headers = {}, body }: Reply): void {
@@ -179,6 +179,5 @@ function send(response: ServerResponse, { status = 200, headers = {}, body }: Re
 function refusal(thrown: unknown, log: Logger): Reply {
   const error = asReefError(thrown);
   if (error.kind === 'bug') log.error({ err: thrown }, 'the local API failed');
-  const status = typeof error.detail.status === 'number' ? error.detail.status : error.code === 'inference.timeout' ? 504 : error.httpStatus;
-  return { status, headers: error.kind === 'unavailable' ? { 'retry-after': '1' } : {}, body: { error: error.message, code: error.code } };
+  return { status: error.httpStatus, headers: error.kind === 'unavailable' ? { 'retry-after': '1' } : {}, body: { error: error.message, code: error.code } };
 }

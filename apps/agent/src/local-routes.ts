@@ -57,7 +57,7 @@ export function routeOf(method: string, path: string): { takes: Route['takes']; 
   });
   const found = here.find(({ route }) => route.method === method || (method === 'HEAD' && route.method === 'GET'));
   if (found) return { takes: found.route.takes, answer: async (ask) => found.route.answer(ask, ...found.names) };
-  if (here.length > 0) throw new ReefError('route.method_wrong', 'invalid', `${path} takes ${here[0]!.route.method}, not ${method}.`, { detail: { status: 405 } });
+  if (here.length > 0) throw new ReefError('route.method_wrong', 'invalid', `${path} takes ${here[0]!.route.method}, not ${method}.`);
   throw new ReefError('route.missing', 'not_found', `There is no ${path} here; see docs/local-api.md.`);
 }
 

@@ -9,7 +9,7 @@ import { ReefError, type ErrorKind } from '@reefkeeper/platform/errors';
 import { createClient } from 'graphql-ws';
 import { WebSocket } from 'ws';
 
-const kinds: Record<number, ErrorKind> = { 400: 'invalid', 401: 'unauthenticated', 403: 'forbidden', 404: 'not_found', 409: 'conflict', 413: 'invalid', 503: 'unavailable' };
+const kinds: Record<number, ErrorKind> = { 400: 'invalid', 401: 'unauthenticated', 403: 'forbidden', 404: 'not_found', 409: 'conflict', 413: 'invalid', 415: 'invalid', 503: 'unavailable' };
 
 interface Raw { body: unknown; type: string; bytes: number }
 

@@ -80,8 +80,8 @@ describe('requests', () => {
   it('that are not JSON, or too much of it, are refused', async () => {
     const post = () => supertest(world.url).post('/api/v1/tokens').set('authorization', `Bearer ${adminToken}`);
     expect((await post().set('content-type', 'application/json').send('{"name":')).body).toMatchObject({ status: 400, code: 'request.invalid' });
-    expect((await post().set('content-type', 'text/xml').send('<x/>')).body).toMatchObject({ status: 400, detail: 'Unsupported Media Type' });
-    expect((await post().send({ name: 'x'.repeat(2_000_000), role: 'admin' })).body).toMatchObject({ status: 400, detail: expect.stringContaining('too large') });
+    expect(await post().set('content-type', 'text/xml').send('<x/>')).toMatchObject({ status: 415, body: { status: 415, code: 'request.media_type', detail: expect.stringContaining('application/json') } });
+    expect(await post().send({ name: 'x'.repeat(2_000_000), role: 'admin' })).toMatchObject({ status: 413, body: { status: 413, code: 'request.too_large', detail: expect.stringContaining('too large') } });
   });
 
   it('validation names every fault', async () => {
@@ -208,10 +208,11 @@ describe('beside the API', () => {
     expect(document.security).toEqual([{ bearer: [] }]);
     expect(Object.keys(document.components.schemas)).toEqual(expect.arrayContaining(['Problem', 'ChangeDevice', 'SendCommand', 'CreateEnrolmentToken', 'CreateApiToken']));
     expect(Object.keys(document.paths)).toEqual(expect.arrayContaining(['/api/v1/devices', '/api/v1/devices/{id}', '/api/v1/devices/{id}/commands', '/api/v1/enrolment-tokens', '/api/v1/tokens', '/api/v1/audit', '/api/v1/models', '/api/v1/jobs', '/api/v1/rollouts', '/api/v1/uploads', '/api/v1/telemetry/series']));
-    const ids = Object.values(document.paths as Record<string, Record<string, { operationId: string; responses: Record<string, any> }>>).flatMap((path) => Object.values(path)).map(({ operationId, responses }) => {
+    const ids = Object.values(document.paths as Record<string, Record<string, { operationId: string; requestBody?: object; responses: Record<string, any> }>>).flatMap((path) => Object.values(path)).map(({ operationId, requestBody, responses }) => {
       const [success] = Object.entries(responses).filter(([status]) => status.startsWith('2'));
       if (success![0] !== '204' && !['Artifacts.download', 'Captures.image'].includes(operationId)) expect(success![1].content, operationId).toHaveProperty(['application/json', 'schema']);
       expect(responses['401']?.content['application/problem+json'].schema.$ref).toBe('#/components/schemas/Problem');
+      expect([Boolean(responses['413']), Boolean(responses['415'])], operationId).toEqual([Boolean(requestBody), Boolean(requestBody)]);
       return operationId;
     });
     expect(new Set(ids).size).toBe(ids.length);

@@ -12,7 +12,7 @@ const problem = {
   },
 } as const;
 
-const refusals: Record<string, string> = { 400: 'The request is not usable', 401: 'No valid token', 403: 'The token\'s role may not do this', 404: 'No such thing', 409: 'Not in its present state' };
+const refusals: Record<string, string> = { 400: 'The request is not usable', 401: 'No valid token', 403: 'The token\'s role may not do this', 404: 'No such thing', 409: 'Not in its present state', 413: 'The body is too large', 415: 'The body is of no type that is taken here' };
 
 interface Operation { operationId: string; parameters?: { in: string }[]; requestBody?: unknown; responses: Record<string, { description: string; content?: object }> }
 
@@ -36,7 +36,7 @@ function describe(app: NestFastifyApplication): OpenAPIObject {
       const success = Object.keys(operation.responses).find((status) => status.startsWith('2'));
       if (body && success) operation.responses[success] = { description: 'Done', content: { 'application/json': { schema: body } } };
       const named = operation.parameters?.some((one) => one.in === 'path');
-      const possible = ['401', '403', ...(operation.requestBody || operation.parameters?.length ? ['400'] : []), ...(named ? ['404'] : []), ...(named && method !== 'get' ? ['409'] : [])];
+      const possible = ['401', '403', ...(operation.requestBody || operation.parameters?.length ? ['400'] : []), ...(operation.requestBody ? ['413', '415'] : []), ...(named ? ['404'] : []), ...(named && method !== 'get' ? ['409'] : [])];
       for (const status of possible) {
         operation.responses[status] ??= { description: refusals[status]!, content: { 'application/problem+json': { schema: { $ref: '#/components/schemas/Problem' } } } };
       }

@@ -79,7 +79,7 @@ describe('uploads', () => {
   });
 
   it.each<[string, object | Buffer, number, string]>([
-    ['too large', Buffer.alloc(5 * 1024 * 1024), 400, 'upload.too_large'],
+    ['too large', Buffer.alloc(5 * 1024 * 1024), 413, 'upload.too_large'],
     ['empty', Buffer.alloc(0), 400, 'upload.empty'],
     ['of another type', { not: 'bytes' }, 400, 'upload.type_wrong'],
   ])('are refused when %s', async (_what, content, status, code) => {

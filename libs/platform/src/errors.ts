@@ -7,6 +7,10 @@ export type ErrorKind = 'invalid' | 'not_found' | 'conflict' | 'forbidden' | 'un
 const httpStatus: Record<ErrorKind, number> = {
   invalid: 400, unauthenticated: 401, forbidden: 403, not_found: 404, conflict: 409, unavailable: 503, bug: 500,
 };
+/** What HTTP has a word of its own for. */
+const httpStatusOfCode: Record<string, number> = {
+  'route.method_wrong': 405, 'request.too_large': 413, 'upload.too_large': 413, 'request.media_type': 415, 'request.encoded': 415, 'queue.full': 429, 'inference.timeout': 504,
+};
 const exitCode: Record<ErrorKind, number> = {
   invalid: 2, unauthenticated: 3, forbidden: 3, not_found: 4, conflict: 5, unavailable: 6, bug: 70,
 };
@@ -30,7 +34,7 @@ export class ReefError extends Error {
   readonly detail: Record<string, unknown>;
 
   get httpStatus(): number {
-    return httpStatus[this.kind];
+    return httpStatusOfCode[this.code] ?? httpStatus[this.kind];
   }
 
   get exitCode(): number {

@@ -29,10 +29,13 @@ export function problemOf(error: ReefError): Problem {
   };
 }
 
-const kindOfStatus: Record<number, ErrorKind> = { 400: 'invalid', 401: 'unauthenticated', 405: 'invalid', 403: 'forbidden', 404: 'not_found', 409: 'conflict', 413: 'invalid', 415: 'invalid', 503: 'unavailable' };
+const kindOfStatus: Record<number, ErrorKind> = { 400: 'invalid', 401: 'unauthenticated', 405: 'invalid', 403: 'forbidden', 404: 'not_found', 409: 'conflict', 503: 'unavailable' };
 
 /** What Nest and Fastify throw, in our words. Validation messages are kept, one per fault. */
 export function fromHttp(thrown: unknown): ReefError {
+  const status = thrown instanceof HttpException ? thrown.getStatus() : (thrown as { statusCode?: number } | undefined)?.statusCode;
+  if (status === 413) return new ReefError('request.too_large', 'invalid', 'The body of the request is too large. Files go to POST /api/v1/uploads, as they are.', { cause: thrown });
+  if (status === 415) return new ReefError('request.media_type', 'invalid', 'The body of the request must be JSON with the header content-type: application/json; of an upload, application/octet-stream.', { cause: thrown });
   if (thrown instanceof HttpException) {
     const response = thrown.getResponse();
     const message = typeof response === 'string' ? response : (response as { message?: string | string[] }).message ?? thrown.message;
