@@ -65,6 +65,11 @@ export class Accelerators {
     return this.health.nextTryMs(performance.now()) !== undefined;
   }
 
+  /** Its next failure takes it out of use again. */
+  doubts({ path }: EdgeTpuDevice): boolean {
+    return this.health.doubted(path, performance.now());
+  }
+
   /** Where each workload belongs now. */
   placement(wanted: readonly Placeable[]): Map<string, EdgeTpuDevice[]> {
     const devices = this.usable;
@@ -90,12 +95,15 @@ export class Accelerators {
 
   /** Probes on as long as `missed()` says that a workload would like one; and when the time out of one that failed is over. */
   async watch(missed: () => boolean, signal: AbortSignal): Promise<void> {
+    let lookedMs = performance.now();
     while (!signal.aborted) {
-      const dueMs = this.health.nextTryMs(performance.now());
       // Full jitter may give 0; a probe starts a process and is not worth running more than every second.
       await sleep(1_000 + (missed() ? this.backoff.next() : 1_000), signal).catch(() => {});
       if (signal.aborted) return;
-      const again = dueMs !== undefined && performance.now() >= dueMs;
+      const nowMs = performance.now();
+      // Also of one that went out and may be tried again since the last look.
+      const again = (this.health.nextTryMs(lookedMs) ?? Infinity) <= nowMs;
+      lookedMs = nowMs;
       if (!missed() && !again) {
         this.backoff.reset();
         continue;

@@ -24,7 +24,7 @@ export interface ActivationOptions {
   gateway: () => Gateway;
   identity: () => Identity;
   workloads: Pick<Workloads, 'of' | 'start' | 'remove'>;
-  /** Variants that did not prove themselves in a reseat; not tried again before a restart. */
+  /** Variants that did not prove themselves in a reseat; not tried again before the Edge TPUs have changed. */
   unfit: Set<string>;
   repairs: Repairs;
   /** Of the step at hand; kept in memory only. */

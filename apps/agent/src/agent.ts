@@ -357,6 +357,8 @@ export class Agent {
 
   private changed(): void {
     this.log.info({ accelerators: this.accelerators.found.devices.length }, 'accelerators changed');
+    // What did not prove itself may have met an Edge TPU on its way out.
+    this.unfit.clear();
     // With capabilities, since those have changed too.
     void this.reporter.report(true);
     this.reconciler.poke();

@@ -9,6 +9,8 @@ export interface StageOptions {
   edgetpu?: string | undefined;
   /** An invoke that takes longer than its own past allows, but never less than `floorMs`, means that the driver hangs. */
   deadline: { floorMs: number; ceilingMs: number };
+  /** Whether an Edge TPU has failed so often that it gets one try. */
+  doubts: (device: EdgeTpuDevice) => boolean;
 }
 
 /** So many inferences in a row that the Edge TPU does not do mean that it is lost; the child would go on failing for ever. */
@@ -21,10 +23,13 @@ export const blameless: ReadonlySet<string> = new Set(['artifact.checksum_mismat
 export class Stage {
   private ended: ReefError | undefined;
   private failuresInARow = 0;
+  private lostAfter: number;
   private readonly deadline: InvokeDeadline;
   private readonly listeners: ((why: ReefError) => void)[] = [];
 
-  private constructor(readonly device: EdgeTpuDevice | undefined, private readonly lease: Lease, private readonly model: LoadedModel, deadline: StageOptions['deadline']) {
+  private constructor(readonly device: EdgeTpuDevice | undefined, private readonly lease: Lease, private readonly model: LoadedModel, { deadline, doubts }: Pick<StageOptions, 'deadline' | 'doubts'>) {
+    // Its one try: what it does not do at once says nothing about the model.
+    this.lostAfter = device && doubts(device) ? 1 : lostAfter;
     this.deadline = new InvokeDeadline(deadline);
     lease.host.on('exit', this.hostEnded);
   }
@@ -37,11 +42,12 @@ export class Stage {
   };
 
   /** @throws ReefError `artifact.checksum_mismatch`, `inference.*`, with the Edge TPU's path as `detail.edgetpu` */
-  static async load(file: { path: string; digest: string }, device: EdgeTpuDevice | undefined, { hosts, edgetpu: library, deadline }: StageOptions): Promise<Stage> {
+  static async load(file: { path: string; digest: string }, device: EdgeTpuDevice | undefined, options: StageOptions): Promise<Stage> {
+    const { hosts, edgetpu: library } = options;
     const lease = await hosts.take(device);
     try {
       const edgetpu = device ? { edgetpu: { device, ...(library ? { library } : {}) } } : {};
-      return new Stage(device, lease, await lease.host.load({ ...file, ...edgetpu }), deadline);
+      return new Stage(device, lease, await lease.host.load({ ...file, ...edgetpu }), options);
     } catch (error) {
       await lease.release();
       const { code, kind, message, detail } = asReefError(error);
@@ -73,6 +79,7 @@ export class Stage {
       const answer = await this.model.infer(inputs, { deadlineMs: this.deadline.ms });
       this.deadline.note(answer.invokeUs);
       this.failuresInARow = 0;
+      this.lostAfter = lostAfter;
       return answer;
     } catch (error) {
       this.noteFailure(asReefError(error).code);
@@ -90,6 +97,6 @@ export class Stage {
   private noteFailure(code: string): void {
     if (code !== 'inference.failed' || !this.device || this.ended) return;
     this.failuresInARow += 1;
-    if (this.failuresInARow === lostAfter) this.lease.host.kill(new ReefError('inference.accelerator_lost', 'unavailable', `The Edge TPU at ${this.device.path} failed ${lostAfter} inferences in a row; its process was ended.`));
+    if (this.failuresInARow === this.lostAfter) this.lease.host.kill(new ReefError('inference.accelerator_lost', 'unavailable', `The Edge TPU at ${this.device.path} failed ${this.lostAfter === 1 ? 'its first inference after a time out of use' : `${this.lostAfter} inferences in a row`}; its process was ended.`));
   }
 }

@@ -19,6 +19,8 @@ describe('health of an Edge TPU', () => {
     expect(health.failed('a', minute + 10)).toBe(true);
     expect([health.out('a', 2 * minute), health.out('a', 3 * minute + 11)]).toEqual([true, false]);
     expect(health.nextTryMs(2 * minute)).toBe(3 * minute + 10);
+    // Doubted until it has held for long.
+    expect([health.doubted('a', 4 * minute), health.doubted('b', 4 * minute), health.doubted('a', 200 * minute)]).toEqual([true, false, false]);
   });
 
   it('failures far apart are forgiven', () => {

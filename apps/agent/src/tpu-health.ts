@@ -1,9 +1,11 @@
+interface DeviceHealth { failuresMs: number[]; offences: number; outUntilMs: number }
+
 /**
  * Whether an Edge TPU is worth another try. So many failures within a while take it out of use, for a time that doubles with each offence;
  * after that it gets one try more. A reset may be asked for whenever it goes out, at most so often an hour. Pure: the caller has the clocks.
  */
 export class TpuHealth {
-  private readonly devices = new Map<string, { failuresMs: number[]; offences: number; outUntilMs: number }>();
+  private readonly devices = new Map<string, DeviceHealth>();
 
   constructor(private readonly limits: { failures: number; withinMs: number; firstOutMs: number; maxOutMs: number } = { failures: 3, withinMs: 600_000, firstOutMs: 60_000, maxOutMs: 3_600_000 }) {}
 
@@ -12,8 +14,7 @@ export class TpuHealth {
     const { failures, withinMs, firstOutMs, maxOutMs } = this.limits;
     const one = this.devices.get(path) ?? { failuresMs: [], offences: 0, outUntilMs: -Infinity };
     this.devices.set(path, one);
-    const lastMs = one.failuresMs.at(-1) ?? one.outUntilMs;
-    if (nowMs - lastMs > 10 * withinMs) one.offences = 0;
+    if (this.forgiven(one, nowMs)) one.offences = 0;
     one.failuresMs = [...one.failuresMs.filter((ms) => nowMs - ms < withinMs), nowMs];
     // After an offence the first failure is enough: it was out on probation.
     if (nowMs < one.outUntilMs || one.failuresMs.length < (one.offences > 0 ? 1 : failures)) return false;
@@ -27,6 +28,12 @@ export class TpuHealth {
     return nowMs < (this.devices.get(path)?.outUntilMs ?? -Infinity);
   }
 
+  /** It has been out of use and may be again: the next failure is enough. */
+  doubted(path: string, nowMs: number): boolean {
+    const one = this.devices.get(path);
+    return one !== undefined && one.offences > 0 && !this.forgiven(one, nowMs);
+  }
+
   /** When the next device may be tried again; undefined where none is out. */
   nextTryMs(nowMs: number): number | undefined {
     const waiting = [...this.devices.values()].map(({ outUntilMs }) => outUntilMs).filter((ms) => ms > nowMs);
@@ -37,6 +44,10 @@ export class TpuHealth {
   wasReset(path: string, nowMs: number): void {
     const one = this.devices.get(path);
     if (one) one.outUntilMs = nowMs;
+  }
+
+  private forgiven({ failuresMs, outUntilMs }: DeviceHealth, nowMs: number): boolean {
+    return nowMs - (failuresMs.at(-1) ?? outUntilMs) > 10 * this.limits.withinMs;
   }
 }
 

@@ -87,7 +87,7 @@ export class Workloads {
     const devices = slot.backend === 'edgetpu' ? (await this.placement(workload, slot)).get(workload) ?? [] : [];
     const { REEF_EDGETPU_LIBRARY: edgetpu, REEF_HANG_FLOOR_MS: floorMs, REEF_HANG_CEILING_MS: ceilingMs } = settings;
     try {
-      const runner = await Runner.start(store, slot, { hosts: this.hosts, edgetpu, devices, deadline: { floorMs, ceilingMs } });
+      const runner = await Runner.start(store, slot, { hosts: this.hosts, edgetpu, devices, deadline: { floorMs, ceilingMs }, doubts: (device) => accelerators.doubts(device) });
       // On which Edge TPUs it is now, once it serves.
       if (devices.length > 0) reportSoon(500);
       return runner;
