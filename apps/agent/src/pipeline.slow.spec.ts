@@ -1,5 +1,6 @@
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, beforeEach, describe, expect, it } from 'vitest';
 import { segmentsOf } from '@reefkeeper/bundle';
 import { cutModel, readModel } from '@reefkeeper/edgetpu';
@@ -90,6 +91,72 @@ describe.skipIf(!canBuildFakeEdgeTpu)('a model in segments, each on an Edge TPU 
     expect(well.workloads).toMatchObject({ classifier: { variant: 'edgetpu-14-x2', execution: { revision: 1, state: 'SUCCEEDED' } }, other: { running: other.bundle } });
     expect(well.workloads.classifier!.device!.split(', ').sort()).toEqual([one.path, three.path]);
   });
+
+  it('where an Edge TPU dies it is served whole from another, without the CPU, and back as a pipeline when it can: each question answered once', async () => {
+    tpus.plug(one, two);
+    const agent = await made.start({ REEF_EDGETPU_LIBRARY: tpus.library, REEF_PROBE_MAX_S: '0.2', REEF_DISK_RESERVE: '0', REEF_LOCAL_API: '127.0.0.1:0', REEF_LOCAL_API_QUEUE: '512' }, { health: new TpuHealth({ failures: 1, withinMs: 600_000, firstOutMs: 1_500, maxOutMs: 1_500 }), aftercare: { tickMs: 200 } });
+    const { bundle, golden } = publishForTpu(fleet, 1, { segments: [], whole: true });
+    await fleet.want(device, 1, { classifier: cut(bundle, { cpuFallback: false }) }, window);
+    expect(await settled(1)).toMatchObject({ health: 'HEALTHY', workloads: { classifier: { variant: 'edgetpu-14-x2' } } });
+
+    const answers: { id: string; given: { status: number; id: string; variant: string | undefined; answer: string }[] }[] = [];
+    const over = new AbortController();
+    const asking = (async () => {
+      const pending: Promise<void>[] = [];
+      while (!over.signal.aborted) {
+        const asked = { id: `${answers.length}`, given: [] as (typeof answers)[number]['given'] };
+        answers.push(asked);
+        pending.push((async () => {
+          const response = await fetch(`${agent.localUrl}/v2/models/classifier/infer`, { method: 'POST', body: JSON.stringify({ id: asked.id, inputs: [{ name: 'picture', shape: [1, 8, 8, 3], datatype: 'UINT8', data: [...golden.input] }] }) });
+          const body = await response.json() as { id: string; parameters?: { variant: string }; outputs?: { data: number[] }[] };
+          asked.given.push({ status: response.status, id: body.id, variant: body.parameters?.variant, answer: body.outputs?.[0]?.data.join() ?? JSON.stringify(body) });
+        })());
+        await delay(30);
+      }
+      await Promise.all(pending);
+    })();
+    const wholeOn = ({ path }: Usb) => fleet.reportWhere(({ workloads }) => workloads.classifier?.variant === 'edgetpu-14' && workloads.classifier.device === path, 60_000);
+    const pipelineOn = (...usbs: Usb[]) => fleet.reportWhere(({ health, workloads }) => health === 'HEALTHY' && workloads.classifier?.variant === 'edgetpu-14-x2' && usbs.every(({ path }) => workloads.classifier!.device?.includes(path)), 60_000);
+    const answered = async (variant: string) => {
+      const from = answers.length;
+      await eventually(() => answers.slice(from).filter(({ given }) => given[0]?.variant === variant).length > 5);
+    };
+    const failedSince = (from: number) => answers.slice(from).filter(({ given }) => given.some(({ status }) => status !== 200));
+    try {
+      await answered('edgetpu-14-x2');
+      expect(failedSince(0)).toEqual([]);
+      // It opens, and does nothing any more: tried again and again, and left alone in between.
+      tpus.plug(one, { ...two, mood: 'lost' });
+      expect(await wholeOn(one)).toMatchObject({ health: 'DEGRADED', conditions: ['ACCELERATOR_FAILING', 'NO_ACCELERATOR'], workloads: { classifier: { running: bundle, backend: 'edgetpu', execution: { revision: 1, state: 'SUCCEEDED' } } } });
+      await answered('edgetpu-14');
+      const wholeFrom = answers.length;
+      await delay(4_000);
+      fleet.reports.length = 0;
+      tpus.plug(one, two);
+      await pipelineOn(one, two);
+      await answered('edgetpu-14-x2');
+      expect(failedSince(wholeFrom)).toEqual([]);
+      // Pulled out, and another put in.
+      tpus.plug(two);
+      expect(await wholeOn(two)).toMatchObject({ health: 'DEGRADED', conditions: expect.arrayContaining(['NO_ACCELERATOR']) });
+      await answered('edgetpu-14');
+      const wholeAgainFrom = answers.length;
+      tpus.plug(two, three);
+      await pipelineOn(two, three);
+      await answered('edgetpu-14-x2');
+      expect(failedSince(wholeAgainFrom)).toEqual([]);
+    } finally {
+      over.abort();
+      await asking;
+    }
+    expect(answers.filter(({ given }) => given.length !== 1)).toEqual([]);
+    const good = answers.flatMap(({ id, given }) => given.filter(({ status }) => status === 200).map((one) => ({ asked: id, ...one })));
+    expect(good.filter(({ asked, id }) => asked !== id)).toEqual([]);
+    expect(new Set(good.map(({ answer }) => answer))).toEqual(new Set([[...golden.output].join()]));
+    expect(good.map(({ variant }) => variant).filter((variant, at, all) => variant !== all[at - 1])).toEqual(['edgetpu-14-x2', 'edgetpu-14', 'edgetpu-14-x2', 'edgetpu-14', 'edgetpu-14-x2']);
+    const counted = () => fleet.windows.reduce((sum, { inferences }) => sum + inferences, 0);
+    await eventually(() => counted() === good.length, 10_000, () => `${counted()} counted, ${good.length} answered`);
+  }, 120_000);
 
   it('is killed where one segment hangs, and started again as a whole', async () => {
     tpus.plug(one, two);

@@ -7,6 +7,8 @@ import { activated, begun, booted, closed, committed, crashedAgain, deferred, di
 
 const [A, B, C] = ['a', 'b', 'c'].map((letter) => letter.repeat(64)) as [string, string, string];
 const both: InstalledBundle = { variants: [{ name: 'cpu-int8', minRuntime: null }, { name: 'edgetpu-14', minRuntime: 14 }] };
+const cut: InstalledBundle = { variants: [...both.variants, { name: 'edgetpu-14-x2', minRuntime: 14 }, { name: 'edgetpu-14-x3', minRuntime: 14 }] };
+const usbs = (count: number): Accelerator => (count === 0 ? { present: false } : { present: true, runtime: 14, devices: Array.from({ length: count }, (_, at) => ({ type: 'usb' as const, path: `/sys/bus/usb/devices/${at + 1}-1` })) });
 const cpu = (bundle: string): Slot => ({ bundle, variant: 'cpu-int8', backend: 'cpu' });
 const settled = (bundle: string, revision: number, previous: Slot | null = null): WorkloadState => ({
   ...emptyWorkload,
@@ -200,6 +202,38 @@ describe('plan', () => {
     expect(plan(wanted, actual({ w: settled(A, 1) }, [A]))).toEqual([]);
   });
 
+  it('a model in segments that lacks Edge TPUs is served by what the bundle has for fewer, then by the CPU where it may be, and comes back', () => {
+    const serves = (variant: string): WorkloadState => ({ ...settled(A, 1), running: { bundle: A, variant, backend: variant === 'cpu-int8' ? 'cpu' : 'edgetpu' }, good: { bundle: A, variant, backend: variant === 'cpu-int8' ? 'cpu' : 'edgetpu' } });
+    const facts = (variant: string, count: number, bundle = cut) => ({ ...actual({ w: serves(variant) }, [A], usbs(count)), installed: new Map([[A, bundle]]) });
+    const wanted = (policy: object = {}) => wish(1, { w: { bundle: A, variant: 'edgetpu-14-x3', policy } });
+    const to = (variant: string) => [{ kind: 'reseat', slot: { bundle: A, variant, backend: variant === 'cpu-int8' ? 'cpu' : 'edgetpu' } }];
+    for (const [from, count, next] of [['edgetpu-14-x3', 2, 'edgetpu-14-x2'], ['edgetpu-14-x3', 1, 'edgetpu-14'], ['edgetpu-14-x2', 1, 'edgetpu-14'], ['edgetpu-14', 0, 'cpu-int8'], ['cpu-int8', 1, 'edgetpu-14'], ['edgetpu-14', 2, 'edgetpu-14-x2'], ['edgetpu-14', 3, 'edgetpu-14-x3']] as const) {
+      expect(plan(wanted(), facts(from, count))).toMatchObject(to(next));
+      expect(plan(wanted(), facts(next, count))).toEqual([]);
+    }
+    // The policy is about the CPU only.
+    expect(plan(wanted({ cpuFallback: false }), facts('edgetpu-14-x3', 1))).toMatchObject(to('edgetpu-14'));
+    expect(plan(wanted({ cpuFallback: false }), facts('edgetpu-14', 0))).toEqual([{ kind: 'wait', workload: 'w', reason: 'NO_ACCELERATOR' }]);
+    // A pin counts: one Edge TPU of that kind is one.
+    expect(plan(wanted({ device: 'usb:1' }), facts('edgetpu-14-x3', 3))).toMatchObject(to('edgetpu-14'));
+    // What did not prove itself is passed over, what serves is not; a file that is not here, and a runtime too old, likewise.
+    const unfit = (...names: string[]) => ({ unfit: new Set(names.map((name) => `${A}/${name}`)) });
+    expect(plan(wanted(), { ...facts('edgetpu-14-x3', 1), ...unfit('edgetpu-14') })).toMatchObject(to('cpu-int8'));
+    expect(plan(wanted(), { ...facts('edgetpu-14', 3), ...unfit('edgetpu-14-x3') })).toMatchObject(to('edgetpu-14-x2'));
+    expect(plan(wanted(), { ...facts('edgetpu-14', 3), ...unfit('edgetpu-14-x3', 'edgetpu-14-x2', 'edgetpu-14') })).toEqual([]);
+    expect(plan(wanted(), facts('edgetpu-14-x3', 1, { variants: cut.variants.filter(({ name }) => name !== 'edgetpu-14') }))).toMatchObject(to('cpu-int8'));
+    expect(plan(wanted(), facts('edgetpu-14-x3', 1, { variants: cut.variants.map((one) => (one.name === 'edgetpu-14' ? { ...one, name: 'edgetpu-16', minRuntime: 16 } : one)) }))).toMatchObject(to('cpu-int8'));
+  });
+
+  it('a model in segments begins as what the bundle has for the Edge TPUs that are there', () => {
+    const wanted = wish(1, { w: { bundle: A, variant: 'edgetpu-14-x2', policy: { cpuFallback: false } } });
+    const here = did(did(did(begun(emptyWorkload, 1, wanted.workloads.w!), 'download'), 'verify'), 'install');
+    const facts = (count: number) => ({ ...actual({ w: here }, [A], usbs(count)), installed: new Map([[A, cut]]) });
+    expect(plan(wanted, facts(1))[0]).toMatchObject({ kind: 'golden', slot: { variant: 'edgetpu-14', backend: 'edgetpu' } });
+    expect(plan(wanted, facts(2))[0]).toMatchObject({ kind: 'golden', slot: { variant: 'edgetpu-14-x2', backend: 'edgetpu' } });
+    expect(plan(wanted, facts(0))).toEqual([{ kind: 'wait', workload: 'w', reason: 'NO_ACCELERATOR' }]);
+  });
+
   it('does not serve a runtime that is too old', () => {
     const wanted = wish(1, { w: { bundle: A, variant: 'edgetpu-14', policy: { cpuFallback: false } } }).workloads.w!;
     expect(chooseVariant(wanted, both, { present: true, runtime: 13, devices: [] })).toMatchObject({ ok: false, reason: 'NO_ACCELERATOR' });
@@ -229,10 +263,10 @@ class Device {
   installed = new Set<string>();
   installs: string[] = [];
   ends: string[] = [];
-  constructor(private readonly luck: () => 'ok' | 'fail' | 'cut', private readonly accelerator: Accelerator = { present: false }) {}
+  constructor(private readonly luck: () => 'ok' | 'fail' | 'cut', public accelerator: Accelerator = { present: false }, private readonly bundle = both) {}
 
   get actual(): Actual {
-    return actual(this.workloads, [...this.installed], this.accelerator);
+    return { ...actual(this.workloads, [...this.installed], this.accelerator), installed: new Map([...this.installed].map((digest) => [digest, this.bundle])) };
   }
 
   /** @returns steps taken until nothing but waiting is left */
@@ -312,6 +346,32 @@ describe('plan, for any history', () => {
       // One end per revision and workload, however often the work was cut off.
       expect(new Set(device.ends).size).toBe(device.ends.length);
     }), { numRuns: 500 });
+  });
+
+  it('serves the best that the Edge TPUs which are there can run, whatever came and went before', () => {
+    const pipelines = fc.record({ bundle: fc.constantFrom(A, B), variant: fc.constantFrom('edgetpu-14', 'edgetpu-14-x2', 'edgetpu-14-x3'), policy: fc.record({ cpuFallback: fc.boolean() }) });
+    const moves = fc.array(fc.oneof({ weight: 3, arbitrary: fc.nat(4) }, { weight: 1, arbitrary: pipelines }), { minLength: 1, maxLength: 12 });
+    const takes = (variant: string | undefined) => ['cpu-int8', 'edgetpu-14', 'edgetpu-14-x2', 'edgetpu-14-x3'].indexOf(variant ?? '-');
+    fc.assert(fc.property(pipelines, moves, (first, steps) => {
+      const device = new Device(() => 'ok', usbs(0), cut);
+      let [wanted, revision, count] = [first, 1, 0];
+      for (const step of steps) {
+        if (typeof step === 'number') count = step;
+        else [wanted, revision] = [step, revision + 1];
+        device.accelerator = usbs(count);
+        const desired = wish(revision, { w: wanted });
+        device.settle(desired);
+        expect(device.settle(desired)).toBe(0);
+        const { running, good } = device.workloads.w!;
+        const waits = plan(desired, device.actual).some(({ kind }) => kind === 'wait');
+        expect(waits).toBe(count === 0 && !wanted.policy.cpuFallback);
+        // Where it waits, what ran before is kept, and may come up again by itself.
+        if (!waits) expect(running).toMatchObject({ bundle: wanted.bundle, backend: count === 0 ? 'cpu' : 'edgetpu' });
+        if (!waits) expect(takes(running!.variant)).toBe(Math.min(count, takes(wanted.variant)));
+        expect(good).toEqual(running);
+      }
+      expect(new Set(device.ends).size).toBe(device.ends.length);
+    }), { numRuns: 300 });
   });
 
   it('a terminal state is never left within a revision', () => {

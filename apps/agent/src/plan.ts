@@ -1,4 +1,4 @@
-import { edgeTpusOf } from '@reefkeeper/bundle';
+import { choicesFor, cpuVariant, edgeTpusOf } from '@reefkeeper/bundle';
 import { activationLimitS, type Desired, type ExecutionStep, type Failure, type WantedWorkload } from '@reefkeeper/protocol';
 import type { EdgeTpuDevice } from '@reefkeeper/inference';
 import type { DiskTrouble } from './disk.ts';
@@ -45,7 +45,7 @@ export type Step =
   /** Back to the bundle before, since the committed one has a fault. */
   | (Of & { kind: 'leave'; to: Slot })
   | (Of & { kind: 'close'; state: 'SUCCEEDED' | 'FAILED' | 'TIMED_OUT' })
-  /** Serves the same bundle by another variant: an accelerator came or went. */
+  /** Serves the same bundle by another variant: Edge TPUs came or went. */
   | (Of & { kind: 'reseat'; slot: Slot; wanted: WantedWorkload })
   | (Of & { kind: 'remove'; revision: number })
   /** Nothing to do until the world changes. */
@@ -166,38 +166,41 @@ function besides(slot: Slot, installed: InstalledBundle): Slot | null {
   return installed.variants.some(({ name }) => name === cpuVariant) ? { bundle: slot.bundle, variant: cpuVariant, backend: 'cpu' } : null;
 }
 
-/** Nothing is open. The only thing that can still be wrong is the variant, when an accelerator has come. */
+/** Nothing is open. The only thing that can still be wrong is the variant, when Edge TPUs have come or gone. */
 function planSettled(workload: string, wanted: WantedWorkload, state: WorkloadState, actual: Actual): Step[] {
   if (state.running && actual.damaged?.has(workload) && !actual.disk) return [{ kind: 'repair', workload, slot: state.running }];
   const installed = state.running && actual.installed.get(state.running.bundle);
   if (!installed || !state.running || state.running.bundle !== wanted.bundle) return [];
-  const choice = chooseVariant(wanted, installed, actual.accelerator);
+  const { bundle, variant: serving } = state.running;
+  const choice = chooseVariant(wanted, installed, actual.accelerator, (variant) => variant === serving || !actual.unfit.has(variantKey(bundle, variant)));
   if (!choice.ok) return choice.reason === 'NO_ACCELERATOR' ? [{ kind: 'wait', workload, reason: 'NO_ACCELERATOR' }] : [];
-  if (choice.variant.variant === state.running.variant || actual.unfit.has(variantKey(wanted.bundle, choice.variant.variant))) return [];
-  return [{ kind: 'reseat', workload, wanted, slot: { bundle: state.running.bundle, ...choice.variant } }];
+  if (choice.variant.variant === serving) return [];
+  return [{ kind: 'reseat', workload, wanted, slot: { bundle, ...choice.variant } }];
 }
 
 export type VariantChoice =
   | { ok: true; variant: { variant: string; backend: 'edgetpu' | 'cpu' } }
   | { ok: false; reason: 'NO_ACCELERATOR' | 'bundle.variant_missing'; message: string };
 
-export function chooseVariant(wanted: Pick<WantedWorkload, 'variant' | 'policy'>, installed: InstalledBundle, accelerator: Accelerator): VariantChoice {
-  const found = installed.variants.find(({ name }) => name === wanted.variant);
-  if (!found) return { ok: false, reason: 'bundle.variant_missing', message: `The bundle has no variant ${wanted.variant}; it has ${installed.variants.map(({ name }) => name).join(', ')}.` };
-  if (!needsAccelerator(found.name)) return { ok: true, variant: { variant: found.name, backend: 'cpu' } };
-  const { device } = wanted.policy;
-  if (accelerator.present && hasAccelerators(found.name, accelerator, device) && (found.minRuntime === null || accelerator.runtime === null || accelerator.runtime >= found.minRuntime)) {
-    return { ok: true, variant: { variant: found.name, backend: 'edgetpu' } };
-  }
-  if (wanted.policy.cpuFallback && installed.variants.some(({ name }) => name === cpuVariant)) return { ok: true, variant: { variant: cpuVariant, backend: 'cpu' } };
-  return { ok: false, reason: 'NO_ACCELERATOR', message: edgeTpusOf(found.name) > 1 ? `${wanted.variant} needs ${edgeTpusOf(found.name)} Edge TPUs${device === undefined ? '' : ` (${device})`}, which do not all answer.` : device === undefined ? `${wanted.variant} needs an Edge TPU and none answers.` : `${wanted.variant} is to run on the Edge TPU ${device}, which does not answer.` };
+/** The best that runs on what is there. @param fit whether a variant may be tried at all */
+export function chooseVariant(wanted: Pick<WantedWorkload, 'variant' | 'policy'>, installed: InstalledBundle, accelerator: Accelerator, fit: (variant: string) => boolean = () => true): VariantChoice {
+  const { variant, policy: { cpuFallback, device } } = wanted;
+  const choices = choicesFor(variant, installed.variants, cpuFallback);
+  if (choices.length === 0) return { ok: false, reason: 'bundle.variant_missing', message: `The bundle has no variant ${variant}; it has ${installed.variants.map(({ name }) => name).join(', ')}.` };
+  const chosen = choices.find((one) => fit(one.name) && runs(one, accelerator, device));
+  if (chosen) return { ok: true, variant: { variant: chosen.name, backend: needsAccelerator(chosen.name) ? 'edgetpu' : 'cpu' } };
+  return { ok: false, reason: 'NO_ACCELERATOR', message: edgeTpusOf(variant) > 1 ? `${variant} needs ${edgeTpusOf(variant)} Edge TPUs${device === undefined ? '' : ` (${device})`}, which do not all answer.` : device === undefined ? `${variant} needs an Edge TPU and none answers.` : `${variant} is to run on the Edge TPU ${device}, which does not answer.` };
+}
+
+/** A runtime that is not known may do: the self-test finds out. */
+function runs({ name, minRuntime }: InstalledBundle['variants'][number], accelerator: Accelerator, pin: string | undefined): boolean {
+  if (!needsAccelerator(name)) return true;
+  return accelerator.present && hasAccelerators(name, accelerator, pin) && (minRuntime === null || accelerator.runtime === null || accelerator.runtime >= minRuntime);
 }
 
 export function variantKey(bundle: string, variant: string): string {
   return `${bundle}/${variant}`;
 }
-
-export const cpuVariant = 'cpu-int8';
 
 export function needsAccelerator(variant: string): boolean {
   return edgeTpusOf(variant) > 0;

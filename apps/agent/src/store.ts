@@ -3,12 +3,11 @@ import { createReadStream } from 'node:fs';
 import { mkdir, open, readdir, readFile, rename, rm, stat, statfs, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
-import { bundleDigest, parseManifest, segmentsOf, unverifiedManifest, type Manifest } from '@reefkeeper/bundle';
+import { bundleDigest, choicesFor, parseManifest, segmentsOf, unverifiedManifest, type Manifest } from '@reefkeeper/bundle';
 import { ReefError } from '@reefkeeper/platform/errors';
 import writeFileAtomic from 'write-file-atomic';
 import { Disk } from './disk.ts';
 import type { InstalledBundle } from './plan.ts';
-import { cpuVariant, needsAccelerator } from './plan.ts';
 
 export interface BlobName { digest: string; bytes: number }
 
@@ -209,10 +208,9 @@ export class Store {
   }
 }
 
-/** The files a device needs to serve `variant`, with the one to fall back to and the self-test. */
+/** The files a device needs to serve `variant`, with those to fall back to and the self-test. */
 export function filesFor(manifest: Manifest, variant: string, cpuFallback: boolean): BlobName[] {
-  const names = new Set([variant, ...(cpuFallback && needsAccelerator(variant) ? [cpuVariant] : [])]);
-  return unique([...manifest.variants.filter(({ name }) => names.has(name)).flatMap(segmentsOf), ...(manifest.golden ? [manifest.golden] : [])]);
+  return unique([...choicesFor(variant, manifest.variants, cpuFallback).flatMap(segmentsOf), ...(manifest.golden ? [manifest.golden] : [])]);
 }
 
 /** What a file may be made from, likeliest first: the files that play its part in older bundles. */

@@ -161,9 +161,11 @@ export class Workloads {
       const one = desired?.workloads[workload];
       const slot = workloads[workload]?.running;
       if (!(one && needsAccelerator(one.variant)) && slot?.backend !== 'edgetpu') return [];
-      const manifest = await store.manifest(one?.bundle ?? slot!.bundle);
-      const variant = manifest?.variants.find(({ name }) => name === (one?.variant ?? slot!.variant));
-      const edgeTpus = Math.max(edgeTpusOf(workload === starting ? as!.variant : slot?.backend === 'edgetpu' ? slot.variant : one!.variant), 1);
+      const runs = workload === starting ? as! : slot?.backend === 'edgetpu' ? slot : undefined;
+      // What is wanted says with whom it belongs together, even before it runs; a stand-in of it says so itself.
+      const { bundle, variant: name } = runs && (!one || runs.bundle === one.bundle) ? runs : one!;
+      const variant = (await store.manifest(bundle))?.variants.find((other) => other.name === name);
+      const edgeTpus = Math.max(edgeTpusOf(runs?.variant ?? name), 1);
       return [{ workload, pin: one?.policy.device ?? null, group: variant?.cacheTokens?.[0] ?? null, edgeTpus }];
     });
     return accelerators.placement((await Promise.all(wanted)).flat());

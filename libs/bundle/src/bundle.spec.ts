@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { bundleDigest, canonicalManifest, edgeTpusOf, loadOrCreateSigningKey, parseManifest, segmentsOf, signBundle, verifyBundle, type Envelope, type Manifest, type SigningKey } from './index.ts';
+import { bundleDigest, canonicalManifest, choicesFor, edgeTpusOf, loadOrCreateSigningKey, parseManifest, segmentsOf, signBundle, verifyBundle, type Envelope, type Manifest, type SigningKey } from './index.ts';
 
 const sample: Manifest = {
   schema: 1, model: 'lite0', version: 3, task: 'classification', labels: ['cat', 'dog', 'hot dog'],
@@ -126,5 +126,19 @@ describe('a variant in segments', () => {
 
   it('says by its name how many Edge TPUs it takes', () => {
     expect(['cpu-int8', 'agent-amd64', 'edgetpu-14', 'edgetpu-14-x2', 'edgetpu-13-x16', 'edgetpu-x0'].map(edgeTpusOf)).toEqual([0, 0, 1, 2, 16, 1]);
+  });
+
+  it('is followed by what stands in for it: fewer Edge TPUs, one of each number, then the CPU where it may', () => {
+    const variants = ['agent-amd64', 'cpu-int8', 'edgetpu-12', 'edgetpu-13', 'edgetpu-14', 'edgetpu-14-x2', 'edgetpu-14-x3', 'edgetpu-13-x3'].map((name) => ({ name, minRuntime: Number(/\d\d/.exec(name)?.[0] ?? 0) || null }));
+    const choices = (name: string, cpuFallback = true, some = variants) => choicesFor(name, some, cpuFallback).map((variant) => variant.name);
+    expect(choices('edgetpu-14-x3')).toEqual(['edgetpu-14-x3', 'edgetpu-14-x2', 'edgetpu-14', 'cpu-int8']);
+    // Not for a newer runtime than is known to be there, unless there is nothing else.
+    expect(choices('edgetpu-13-x3', false)).toEqual(['edgetpu-13-x3', 'edgetpu-14-x2', 'edgetpu-13']);
+    expect(choices('edgetpu-14', false)).toEqual(['edgetpu-14']);
+    expect(choices('edgetpu-14')).toEqual(['edgetpu-14', 'cpu-int8']);
+    expect([choices('cpu-int8'), choices('agent-amd64'), choices('edgetpu-15')]).toEqual([['cpu-int8'], ['agent-amd64'], []]);
+    fc.assert(fc.property(fc.shuffledSubarray(variants), fc.constantFrom(...variants), fc.boolean(), (some, { name }, cpuFallback) => {
+      expect(choices(name, cpuFallback, some)).toEqual(choices(name, cpuFallback, some.toReversed()));
+    }));
   });
 });

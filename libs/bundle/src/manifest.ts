@@ -59,6 +59,24 @@ export function edgeTpuVariant(minRuntime: number | null, edgeTpus = 1): string 
   return `edgetpu${minRuntime === null ? '' : `-${minRuntime}`}${edgeTpus === 1 ? '' : `-x${edgeTpus}`}`;
 }
 
+/** The variant that any device runs, without an Edge TPU. */
+export const cpuVariant = 'cpu-int8';
+
+/**
+ * What a device may run where `name` is wanted, best first: that one; those for fewer Edge TPUs, one of each number, the most first; the CPU's where
+ * the policy lets it. So it is also what a device keeps files of. Of several of one number it is the newest that needs no newer runtime than `name`, or else the oldest: whether the
+ * device's runtime takes it is for the device to say, whose answer may change behind a download. Empty where there is no `name`.
+ */
+export function choicesFor<V extends { name: string; minRuntime: number | null }>(name: string, variants: readonly V[], cpuFallback: boolean): V[] {
+  const wanted = variants.find((variant) => variant.name === name);
+  if (!wanted) return [];
+  const tooNew = ({ minRuntime }: V) => (minRuntime ?? 0) > (wanted.minRuntime ?? Infinity);
+  const fewer = variants.filter((variant) => edgeTpusOf(variant.name) > 0 && edgeTpusOf(variant.name) < edgeTpusOf(name));
+  const likeliestFirst = fewer.toSorted((a, b) => edgeTpusOf(b.name) - edgeTpusOf(a.name) || Number(tooNew(a)) - Number(tooNew(b)) || ((b.minRuntime ?? 0) - (a.minRuntime ?? 0)) * (tooNew(a) ? -1 : 1));
+  const onePerNumber = likeliestFirst.filter((variant, at) => edgeTpusOf(variant.name) !== edgeTpusOf(likeliestFirst[at - 1]?.name ?? ''));
+  return [wanted, ...onePerNumber, ...variants.filter((variant) => variant.name === cpuVariant && variant !== wanted && cpuFallback && edgeTpusOf(name) > 0)];
+}
+
 export const manifestVariant = z.looseObject({
   name: z.string().regex(/^[a-z0-9][a-z0-9-]{0,39}$/),
   kind: variantKind,

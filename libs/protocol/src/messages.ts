@@ -23,7 +23,7 @@ export const failure = z.object({ code: z.string().max(80), message: z.string().
 export type Failure = z.infer<typeof failure>;
 
 export const policy = z.object({
-  /** Serve `cpu-int8` where no Edge TPU answers, instead of waiting for one. */
+  /** Serve `cpu-int8` where no Edge TPU answers, instead of waiting for one. What a bundle has for fewer Edge TPUs than are wanted serves in any case. */
   cpuFallback: z.boolean().default(true),
   /** The Edge TPU to run on: a path as the device reports it, or counted as pycoral does (`usb`, `pci`, `usb:1`, `:0`); the least loaded when absent. */
   device: z.string().min(1).max(200).optional(),

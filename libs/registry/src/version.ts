@@ -22,6 +22,12 @@ export function refOf(version: { model: string; version: number }): string {
   return `${version.model}@${version.version}`;
 }
 
+/** What a variant is run from: its row has the first file, its details the other segments where it is cut. */
+export function sizeOf({ bytes, details }: { bytes: number; details: Record<string, unknown> | null }): { segments: number; totalBytes: number } {
+  const more = (details?.moreSegments ?? []) as { bytes: number }[];
+  return { segments: 1 + more.length, totalBytes: more.reduce((sum, one) => sum + one.bytes, bytes) };
+}
+
 export interface VariantChoiceInput {
   state: VersionState;
   variants: readonly { name: string; kind: VariantKind; minRuntime: number | null }[];

@@ -2,7 +2,12 @@ import type { Version } from '@reefkeeper/registry';
 import { expect, it } from 'vitest';
 import { bytesOf } from './candidates.ts';
 
-it('what a device fetches of a variant in segments is all of them', () => {
-  const version = { variants: [{ name: 'cpu-int8', bytes: 5, details: null }, { name: 'edgetpu-14-x3', bytes: 10, details: { moreSegments: [{ bytes: 20 }, { bytes: 30 }] } }] } as unknown as Version;
-  expect(['cpu-int8', 'edgetpu-14-x3', 'none'].map((name) => bytesOf(version, name))).toEqual([5, 60, 0]);
+it('what a device fetches is every segment of its variant, and what it may have to fall back to', () => {
+  const variants = [
+    { name: 'cpu-int8', minRuntime: null, bytes: 5, details: null }, { name: 'edgetpu-14', minRuntime: 14, bytes: 7, details: { onChipBytes: 3 } },
+    { name: 'edgetpu-14-x3', minRuntime: 14, bytes: 10, details: { moreSegments: [{ bytes: 20 }, { bytes: 30 }] } },
+  ];
+  const version = { variants } as unknown as Version;
+  expect(['cpu-int8', 'edgetpu-14', 'edgetpu-14-x3', 'none'].map((name) => bytesOf(version, name, { cpuFallback: true }))).toEqual([5, 12, 72, 0]);
+  expect(['cpu-int8', 'edgetpu-14', 'edgetpu-14-x3'].map((name) => bytesOf(version, name, { cpuFallback: false }))).toEqual([5, 7, 67]);
 });

@@ -1,5 +1,6 @@
+import { choicesFor } from '@reefkeeper/bundle';
 import { matches, parseSelector } from '@reefkeeper/devices';
-import { variantFor, type Version } from '@reefkeeper/registry';
+import { sizeOf, variantFor, type Version } from '@reefkeeper/registry';
 import type { FleetDevice } from './fleet.ts';
 import type { Candidate } from './plan.ts';
 import type { CreateRollout } from './rollout.ts';
@@ -34,9 +35,7 @@ function zonedOf({ labels, capabilities }: FleetDevice): Pick<Candidate, 'zone' 
   return { zone, invalidZone: invalid };
 }
 
-/** What a device fetches at most: the whole variant, all its segments, without their deltas. */
-export function bytesOf(version: Version, variant: string): number {
-  const found = version.variants.find(({ name }) => name === variant);
-  const more = (found?.details?.moreSegments ?? []) as { bytes: number }[];
-  return more.reduce((sum, { bytes }) => sum + bytes, Number(found?.bytes ?? 0));
+/** What a device fetches at most: all files of the variant and of those that it may have to fall back to, without their deltas. */
+export function bytesOf(version: Version, variant: string, { cpuFallback }: Pick<CreateRollout['policy'], 'cpuFallback'>): number {
+  return choicesFor(variant, version.variants, cpuFallback).reduce((sum, one) => sum + sizeOf(one).totalBytes, 0);
 }

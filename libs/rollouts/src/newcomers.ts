@@ -23,7 +23,7 @@ export async function newcomersOf(tx: Tx, fleet: Fleet, row: RolloutRow): Promis
   return new Map(matching.flatMap((device): [string, Newcomer][] => {
     const { spared, fit, current } = candidate(device);
     if (spared || !fit.ok || current || taken.has(device.id) || newer.some((selector) => matches(selector, device.labels))) return [];
-    return [[device.id, { variant: fit.variant, bytes: bytesOf(version, fit.variant) }]];
+    return [[device.id, { variant: fit.variant, bytes: bytesOf(version, fit.variant, row.settings.policy) }]];
   }));
 }
 

@@ -34,8 +34,8 @@ const why = (text: string) => (fact: Fact): string => `${who(text)(fact)}${fact.
 
 /** What devices report of themselves (docs/protocol.md). The newest report stands until another one comes, also of a device that is away. */
 const conditionKinds = {
-  'device.no_accelerator': alertKind('warning', [5, 10], who('has no Edge TPU that answers, and a workload wants one.'),
-    (fact) => `Check that the Edge TPU is plugged in and powered: \`reef device ping ${fact.device}\`. The device looks for it by itself and needs no restart; until then it serves from the CPU where the rollout's policy lets it.`),
+  'device.no_accelerator': alertKind('warning', [5, 10], who('has no Edge TPU that answers, or fewer than a workload wants.'),
+    (fact) => `Check that the Edge TPU is plugged in and powered: \`reef device ping ${fact.device}\`. The device looks for it by itself and needs no restart; until then it serves what the version has for those that answer, or from the CPU where the rollout's policy lets it.`),
   'device.accelerator_failing': alertKind('critical', [5, 60], who('has an Edge TPU that fails again and again and is left alone for a while.'),
     'Look at its heat, power and cable, or let the agent reset it (REEF_TPU_RESET=usb, docs/agent.md). It is tried again by itself.'),
   'device.crash_loop': alertKind('critical', [5, 60], why('runs a model whose inference process dies again and again'), (fact) => `\`reef device show ${fact.device}\` says which one and why. Roll back, or roll out a version that stays up.`),

@@ -1,6 +1,6 @@
 import { readFile, stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
-import { bundleDigest, diffManifests, makeDelta, partsOf, segmentsOf, unverifiedManifest, type FileChange, type Manifest, type ManifestDiff } from '@reefkeeper/bundle';
+import { bundleDigest, choicesFor, diffManifests, makeDelta, partsOf, segmentsOf, unverifiedManifest, type FileChange, type Manifest, type ManifestDiff } from '@reefkeeper/bundle';
 import { ReefError } from '@reefkeeper/platform/errors';
 import type { Client } from '../client.ts';
 import { pathOf } from '../commands/models.ts';
@@ -22,7 +22,7 @@ export interface BundleDiff extends ManifestDiff {
   from: { name: string; bundle: string };
   to: { name: string; bundle: string };
   files: FileDiff[];
-  /** By variant, with `cpu-int8` to fall back to and the golden pack: what a device that runs it, and has the first bundle, transfers for the second. Null: not known without the files. */
+  /** By variant, with what it falls back to and the golden pack: what a device that runs it, and has the first bundle, transfers for the second. Null: not known without the files. */
   transfers: { variant: string; bytes: number | null; fullBytes: number }[];
 }
 
@@ -66,11 +66,10 @@ export async function bundleDiff(from: OpenBundle, to: OpenBundle): Promise<Bund
   return {
     ...diff, files, from: { name: from.name, bundle: bundleDigest(from.manifest) }, to: { name: to.name, bundle: bundleDigest(to.manifest) },
     transfers: to.manifest.variants.map((variant) => {
-      const { name, kind } = variant;
-      const own = new Set(partsOf(variant).map(({ part }) => part));
-      // As agents do unless the policy forbids it: with the variant to fall back to.
-      const needed = files.filter(({ part, to: file }) => file && (own.has(part) || part === 'golden' || (kind === 'edgetpu' && part === 'cpu-int8')));
-      return { variant: name, fullBytes: needed.reduce((sum, file) => sum + file.to!.bytes, 0), bytes: needed.some(({ transferBytes }) => transferBytes === null) ? null : needed.reduce((sum, { transferBytes }) => sum + transferBytes!, 0) };
+      // As agents do unless the policy forbids it: with what they fall back to.
+      const parts = new Set(choicesFor(variant.name, to.manifest.variants, true).flatMap((one) => partsOf(one).map(({ part }) => part)));
+      const needed = files.filter(({ part, to: file }) => file && (parts.has(part) || part === 'golden'));
+      return { variant: variant.name, fullBytes: needed.reduce((sum, file) => sum + file.to!.bytes, 0), bytes: needed.some(({ transferBytes }) => transferBytes === null) ? null : needed.reduce((sum, { transferBytes }) => sum + transferBytes!, 0) };
     }),
   };
 }
