@@ -1,4 +1,5 @@
 import { Builder, type Offset } from 'flatbuffers';
+import { readModel, writeModel } from '@reefkeeper/edgetpu';
 import { TfliteBuilder } from '@reefkeeper/edgetpu/fixture';
 
 export interface CompiledShape {
@@ -25,6 +26,19 @@ export function compiledModel({ classes = 10, input = { name: 'picture', shape: 
   net.op('CUSTOM', [picture], [scores], { customCode: 'edgetpu-custom-op', customOptions: flexMap('4', edgeTpuPackage(shape)) });
   net.output(scores);
   return Buffer.from(net.build());
+}
+
+/**
+ * `model` as if compiled: its own operators, which answer as ever, and beside them one for the Edge TPU that takes its input and whose answer nobody takes. So what runs
+ * on the stand-in for libedgetpu, and fails with it, also passes a self-test of the model that it was made from.
+ */
+export function asCompiled(model: Uint8Array, shape: Omit<CompiledShape, 'classes' | 'input' | 'output'> = {}): Buffer {
+  const read = readModel(model);
+  const graph = read.subgraphs[0]!;
+  const input = graph.tensors[graph.inputs[0]!]!;
+  const aside = { ...input, index: graph.tensors.length, name: 'aside', shape: [1, 1], shapeSignature: null };
+  const package_ = { index: graph.operators.length, op: 'CUSTOM', customCode: 'edgetpu-custom-op', version: 1, inputs: [input.index], outputs: [aside.index], intermediates: [], mutatingInputs: null, options: { kind: null }, customOptions: flexMap('4', edgeTpuPackage(shape)) };
+  return Buffer.from(writeModel({ ...read, subgraphs: [{ ...graph, tensors: [...graph.tensors, aside], operators: [...graph.operators, package_] }] }));
 }
 
 /** Field numbers as measured on public files: see `libs/edgetpu/src/compiled.ts`, which reads them. */

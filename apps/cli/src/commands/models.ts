@@ -131,7 +131,7 @@ export function buildOptions(command: Command): Command {
     .option('--converter <which>', 'TensorFlow to convert with: auto, tf2.21 or tf2.15 (Python 3.9 to 3.11)')
     .option('--allow-float-ops', 'keep what cannot be quantised, inputs and outputs too, in float on the CPU; a warning stays in the lineage')
     .option('--runtimes <numbers>', 'Edge TPU runtimes to compile for, such as 13,14')
-    .option('--segments <number>', 'cut it into a pipeline for so many Edge TPUs instead; the files are kept with the version')
+    .option('--segments <number>', 'cut it into a pipeline for so many Edge TPUs; compiled whole as well, for devices with fewer')
     .option('--intermediate-tensors <names>', 'tensors that become outputs of the part on the chip')
     .option('--multiple-subgraphs', 'map every run of operators that can be (experimental in the compiler)')
     .option('--search-delegate', 'when it does not compile, leave operators off the end and try again')
