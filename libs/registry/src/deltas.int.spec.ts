@@ -56,10 +56,18 @@ describe('stored deltas', () => {
   it('are refused for now where too many are asked for at once', async () => {
     const [from, to] = await pair();
     const one = replica();
-    const asked = Array.from({ length: 40 }, (_, n) => one.between(createHash('sha256').update(`${n}`).digest('hex'), to));
-    const answers = await Promise.allSettled(asked);
-    const refused = answers.filter((answer) => answer.status === 'rejected');
-    expect(refused.length).toBeGreaterThanOrEqual(8);
+    const others = Array.from({ length: 40 }, (_, n) => createHash('sha256').update(`${n}`).digest('hex'));
+    let settled = 0;
+    let asked: Promise<unknown>[] = [];
+    // Another replica is at all of them, so that none is at an end before the last is asked for.
+    await database.db.transaction(async (tx) => {
+      await tx.query("SELECT pg_advisory_xact_lock(hashtextextended('delta ' || other || ' ' || $2, 1)) FROM unnest($1::text[]) AS other", [others, to]);
+      asked = others.map((other) => one.between(other, to).finally(() => { settled += 1; }));
+      for (const ask of asked) ask.catch(() => {});
+      await expect.poll(() => settled, { timeout: 30_000 }).toBe(8);
+    });
+    const refused = (await Promise.allSettled(asked)).filter((answer) => answer.status === 'rejected');
+    expect(refused).toHaveLength(8);
     for (const { reason } of refused) expect(reason).toMatchObject({ code: 'delta.not_ready', kind: 'unavailable' });
     expect(await one.between(from, to)).not.toBeNull();
   });
