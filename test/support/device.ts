@@ -10,6 +10,7 @@ import { Fleet } from './fleet.ts';
 
 /** Waits between tries that a test bears. */
 export const quick = { firstDelayMs: 10, maxDelayMs: 50 };
+export const quickComeback = { firstMs: 10, maxMs: 50 };
 
 /** Lets the device whose directory is `dir` join. */
 export async function joined(fleet: Pick<Fleet, 'gatewayUrl' | 'token'>, dir: string, id: string): Promise<Identity> {
@@ -40,5 +41,5 @@ export function freshDevice(id: string): { readonly fleet: Fleet; readonly dir: 
 
 /** An agent in this process. @param env its settings beside the directory; @param tuning over the quick one */
 export function startAgent(dir: string, env: Record<string, string>, tuning: Tuning = {}): Promise<Agent> {
-  return Agent.start(agentSettings({ REEF_AGENT_DIR: dir, ...env }), openLogger('agent', process.env.AGENT_LOG ?? 'silent'), { download: { tries: 3, ...quick }, link: quick, serving: quick, ...tuning });
+  return Agent.start(agentSettings({ REEF_AGENT_DIR: dir, ...env }), openLogger('agent', process.env.AGENT_LOG ?? 'silent'), { download: { tries: 3, ...quick }, link: { comeback: quickComeback }, serving: quick, ...tuning });
 }

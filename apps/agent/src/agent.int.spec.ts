@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { Sketch } from '@reefkeeper/protocol';
-import { joined, quick, startAgent } from '../../../test/support/device.ts';
+import { joined, quickComeback, startAgent } from '../../../test/support/device.ts';
 import { colourFrames, eventually, Fleet } from '../../../test/support/fleet.ts';
 import type { Agent, Tuning } from './agent.ts';
 
@@ -307,7 +307,7 @@ describe('agent', () => {
 
   it('gives up a connection on which an acknowledgement was lost, and sends again on the next', async () => {
     const one = fleet.publish(1);
-    await start({}, { link: { ...quick, acknowledgeMs: 300 } });
+    await start({}, { link: { comeback: quickComeback, acknowledgeMs: 300 } });
     await fleet.want(device, 1, { classifier: { bundle: one.bundle, ...soon } }, window);
     await ended(1);
     let lost = 0;

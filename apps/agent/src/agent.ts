@@ -20,7 +20,7 @@ import { Credentials } from './credentials.ts';
 import { Disk } from './disk.ts';
 import { Drift } from './drift.ts';
 import { loadIdentity, type Identity } from './identity.ts';
-import { Link } from './link.ts';
+import { Link, type LinkOptions } from './link.ts';
 import { LocalApi } from './local-api.ts';
 import { Outbox } from './outbox.ts';
 import { Reconciler } from './reconcile.ts';
@@ -44,7 +44,7 @@ const lastTryMs = 2_000;
 /** Delays that tests shorten. */
 export interface Tuning {
   download?: ActivationOptions['download'];
-  link?: { firstDelayMs: number; maxDelayMs: number; acknowledgeMs?: number };
+  link?: Pick<LinkOptions, 'comeback' | 'acknowledgeMs'>;
   serving?: { firstDelayMs: number; maxDelayMs: number };
   camera?: { silenceMs?: number; firstDelayMs?: number; maxDelayMs?: number };
   health?: TpuHealth;
@@ -101,7 +101,7 @@ export class Agent {
     });
     const workloads = this.workloads;
     this.link = new Link({
-      identity: who, clock, stableMs: settings.REEF_STABLE_S * 1_000, log, ...tuning.link,
+      identity: who, clock, log, acknowledgeMs: tuning.link?.acknowledgeMs, comeback: { stableMs: settings.REEF_STABLE_S * 1_000, ...tuning.link?.comeback },
       nextSession: async () => {
         // A counter that may have been lost goes on from the clock, or the fleet would take all we say for old news.
         const least = state.uncertain ? Math.floor(clock.now().getTime() / 1_000) : 0;

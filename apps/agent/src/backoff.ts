@@ -7,8 +7,8 @@ export class Backoff {
 
   constructor(private readonly options: { firstMs: number; maxMs: number }, private readonly random: () => number = Math.random) {}
 
-  next(): number {
-    const limit = Math.min(this.options.maxMs, this.options.firstMs * 2 ** Math.min(this.failures, 30));
+  next(atMostMs = Infinity): number {
+    const limit = Math.min(this.options.maxMs, this.options.firstMs * 2 ** Math.min(this.failures, 30), atMostMs);
     this.failures += 1;
     return Math.round(this.random() * limit);
   }

@@ -2,6 +2,7 @@ import { z } from 'zod';
 import { commonConfig, parseConfig } from '@reefkeeper/platform/config';
 import { masked, parseCamera, type CameraSource } from './camera-source.ts';
 import { parseDataBudget } from '@reefkeeper/protocol';
+import { agentComeback } from './comeback.ts';
 
 /** Where the local API listens; null = nowhere. */
 export type LocalAddress = { host: string; port: number } | { path: string } | null;
@@ -67,7 +68,7 @@ const schema = z.object({
   /** How often a model in service takes its golden self-test, seconds; 0 = only before it serves. */
   REEF_GOLDEN_EVERY_S: z.coerce.number().nonnegative().default(3_600),
   /** A connection that held this long counts as stable, seconds. */
-  REEF_STABLE_S: z.coerce.number().positive().default(30),
+  REEF_STABLE_S: z.coerce.number().positive().default(agentComeback.stableMs / 1_000),
   /** `off` forbids that pictures leave this device, whatever the fleet wants. */
   REEF_CAPTURE: z.enum(['allowed', 'off']).default('allowed'),
   /** Executable that masks a picture before it is kept: JPEG in on standard input, JPEG out on standard output, or nothing for "not this one". */

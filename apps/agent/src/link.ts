@@ -3,8 +3,9 @@ import type { Socket } from 'node:net';
 import type { Logger } from '@reefkeeper/platform/logger';
 import { command, desired, parseTopic, presence, type Command, type Desired } from '@reefkeeper/protocol';
 import mqtt, { type IClientOptions, type MqttClient } from 'mqtt';
-import { Backoff, sleep } from './backoff.ts';
+import { sleep } from './backoff.ts';
 import type { DeviceClock } from './clock.ts';
+import { agentComeback, Comeback, type ComebackOptions } from './comeback.ts';
 import type { Identity } from './identity.ts';
 import { connectAt, isTimeError } from './trust.ts';
 
@@ -13,11 +14,8 @@ export interface LinkOptions {
   clock: DeviceClock;
   /** Raises the session counter and returns it, on disk before it is used. */
   nextSession: () => Promise<number>;
-  /** Connected for so long means stable. */
-  stableMs: number;
   log: Logger;
-  firstDelayMs?: number;
-  maxDelayMs?: number;
+  comeback?: Partial<ComebackOptions>;
   /** A connection on which the broker has not acknowledged for so long is given up: it will not do so any more (MQTT 3.1.1 section 4.4 has no repeats within one). */
   acknowledgeMs?: number;
 }
@@ -108,13 +106,11 @@ export class Link extends EventEmitter<LinkEvents> {
   }
 
   private async run(): Promise<void> {
-    const backoff = new Backoff({ firstMs: this.options.firstDelayMs ?? 1_000, maxMs: this.options.maxDelayMs ?? 30_000 });
+    const comeback = new Comeback({ ...agentComeback, ...this.options.comeback }, performance.now());
     const { signal } = this.stopped;
     while (!signal.aborted) {
       const lastedMs = await this.connection();
-      // A broker that accepts and drops at once must not be hammered: only what held resets the delay.
-      if (lastedMs >= this.options.stableMs) backoff.reset();
-      await sleep(backoff.next(), signal).catch(() => {});
+      await sleep(comeback.waitMs(lastedMs, performance.now()), signal).catch(() => {});
     }
   }
 

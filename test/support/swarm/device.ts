@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { command, commandResult, desired, parseTopic, presence, reported, Sketch, telemetry, type Capabilities, type Desired, type Telemetry } from '@reefkeeper/protocol';
 import type { IPublishPacket } from 'mqtt-packet';
-import { Backoff } from '../../../apps/agent/src/backoff.ts';
+import { Comeback, type ComebackOptions } from '../../../apps/agent/src/comeback.ts';
 import { plan, type Actual, type InstalledBundle, type Step } from '../../../apps/agent/src/plan.ts';
 import { ReportPace } from '../../../apps/agent/src/report-pace.ts';
 import { quiet, reportOf } from '../../../apps/agent/src/report.ts';
@@ -11,6 +11,7 @@ import { Line } from './line.ts';
 export interface Behaviour {
   host: string;
   port: number;
+  comeback: ComebackOptions;
   /** How long download, verify, install, golden and the like take, least and most. */
   stepMs: [number, number];
   /** From serving a bundle to its first window. */
@@ -47,7 +48,7 @@ const installed: InstalledBundle = { variants: [{ name: 'cpu-int8', minRuntime: 
  */
 export class SimulatedDevice {
   private line: Line | undefined;
-  private readonly backoff = new Backoff({ firstMs: 500, maxMs: 10_000 }, () => this.random());
+  private readonly comeback: Comeback;
   private upAt = 0;
   private bootId: string = randomUUID();
   private reportSeq = 0;
@@ -69,7 +70,9 @@ export class SimulatedDevice {
   private readonly installs: Record<number, number> = {};
   private readonly acknowledged: [string, number][] = [];
 
-  constructor(readonly id: string, private readonly behaviour: Behaviour, private readonly random: () => number, private readonly latency: { total: string; invoke: string } = latencyOf(random)) {}
+  constructor(readonly id: string, private readonly behaviour: Behaviour, private readonly random: () => number, private readonly latency: { total: string; invoke: string } = latencyOf(random)) {
+    this.comeback = new Comeback(behaviour.comeback, performance.now(), random);
+  }
 
   get connected(): boolean {
     return this.line?.connected === true;
@@ -91,9 +94,10 @@ export class SimulatedDevice {
       },
       message: (packet) => this.take(line, packet),
       down: () => {
-        if (this.upAt > 0 && performance.now() - this.upAt > 10_000) this.backoff.reset();
+        const now = performance.now();
+        const lastedMs = this.upAt > 0 ? now - this.upAt : 0;
         this.upAt = 0;
-        if (this.line === line && !this.stopped) setTimeout(() => this.connect(), this.backoff.next());
+        if (this.line === line && !this.stopped) setTimeout(() => this.connect(), this.comeback.waitMs(lastedMs, now));
       },
     });
     this.line = line;

@@ -13,7 +13,7 @@ export class Swarm {
   private next = 0;
 
   constructor(options: Partial<SwarmOptions> & { port: number; count: number; prefix: string }, execArgv: string[] = []) {
-    this.options = { host: '127.0.0.1', stepMs: [10, 50], firstWindowMs: 100, windowMs: 60_000, inferences: 100, bad: [], connectsPerS: 2_000, seed: 1, ...options };
+    this.options = { host: '127.0.0.1', comeback: { firstMs: 500, maxMs: 10_000, stableMs: 10_000 }, stepMs: [10, 50], firstWindowMs: 100, windowMs: 60_000, inferences: 100, bad: [], connectsPerS: 2_000, seed: 1, ...options };
     this.child = fork(join(import.meta.dirname, 'main.ts'), [], {
       execArgv: ['--conditions=@reefkeeper/source', '--experimental-transform-types', '--disable-warning=ExperimentalWarning', ...execArgv],
       env: { PATH: process.env.PATH, SWARM: JSON.stringify(this.options) },
