@@ -22,18 +22,22 @@ beforeAll(async () => {
 afterAll(() => rm(dir, { recursive: true, force: true }));
 
 // The one before is the oldest that the registries still have; Mendel's is one older.
-describe.skipIf(!canBoot).each(['bookworm', 'bullseye'])('the service on a system that systemd runs: Debian %s (needs debootstrap, systemd-nspawn, root, x86-64)', (suite) => {
+describe.skipIf(!canBoot).each([
+  { suite: 'bookworm', more: ['ffmpeg'] }, { suite: 'bullseye', more: [] },
+])('the service on a system that systemd runs: Debian $suite (needs debootstrap, systemd-nspawn, root, x86-64)', ({ suite, more }) => {
+  const hasCamera = more.includes('ffmpeg');
   let fleet: Fleet;
   let device: Booted;
 
   beforeAll(async () => {
     const root = join(dir, suite);
-    await execa('debootstrap', ['--variant=minbase', '--include=adduser,systemd,systemd-sysv,dbus,procps', suite, root]);
+    await execa('debootstrap', ['--variant=minbase', `--include=${['adduser', 'systemd', 'systemd-sysv', 'dbus', 'procps', ...more].join()}`, suite, root]);
     await appendFile(join(root, 'etc/hosts'), '127.0.0.1 localhost\n');
     for (const path of packages) await cp(path, join(root, 'root', basename(path)));
     // As shipped but for time: nobody waits a minute for a starved watchdog here, and a test's disk may be nearly full.
     await mkdir(join(root, 'etc/systemd/system', `${unit}.d`), { recursive: true });
     await writeFile(join(root, 'etc/systemd/system', `${unit}.d`, 'test.conf'), '[Service]\nWatchdogSec=6\nEnvironment=REEF_DISK_RESERVE=0\n');
+    if (hasCamera) await appendFile(join(root, 'etc/systemd/system', `${unit}.d`, 'test.conf'), 'Environment="REEF_CAMERA=ffmpeg:lavfi:testsrc=size=320x240:rate=10" FRAMES_FPS=10\n');
     fleet = await Fleet.open();
     device = await Booted.start(root);
   }, 900_000);
@@ -59,7 +63,7 @@ describe.skipIf(!canBoot).each(['bookworm', 'bullseye'])('the service on a syste
 
   it('runs a model with all its doors shut', async () => {
     const one = fleet.publish(1);
-    await fleet.want('reef-s', 1, { w: { bundle: one.bundle, policy: { observeS: 0 } } });
+    await fleet.want('reef-s', 1, { w: { bundle: one.bundle, policy: { observeS: 0 } } }, { telemetryWindowS: 1 });
     await fleet.reportWhere(({ workloads }) => workloads.w?.execution?.state === 'SUCCEEDED', 120_000);
     const [agent, first] = [await facts(await agentPid()), await facts(1)];
     expect(agent).toMatchObject({ NoNewPrivs: '1', CapEff: '0'.repeat(16), CapBnd: '0'.repeat(16), CapAmb: '0'.repeat(16) });
@@ -69,6 +73,12 @@ describe.skipIf(!canBoot).each(['bookworm', 'bullseye'])('the service on a syste
     expect((await besideService('ls -A /root /home')).stdout).toBe('/home:\n\n/root:');
     expect((await besideService('touch /var/lib/reef/x && rm /var/lib/reef/x')).exitCode).toBe(0);
     expect(await device.journal(unit)).not.toMatch(/EPERM|EACCES|EROFS|not permitted/);
+  });
+
+  it.runIf(hasCamera)('sees through a camera, whose program is behind the same doors', async () => {
+    expect(await eventually(() => fleet.windows.find(({ inferences }) => inferences > 3), 60_000)).toMatchObject({ workload: 'w', errors: {} });
+    const seen = `${(await device.run(['ps', '-o', 'user=,comm=', '-e'])).stdout}`;
+    expect(seen).toMatch(/^reef\s+ffmpeg$/m);
   });
 
   it('comes back when it is killed, and when it hangs', async () => {
