@@ -34,6 +34,7 @@ export function AlertsPage() {
           : <AlertTable alerts={items} done={live.reload} />}
       </Loaded>
       {turn}
+      {only !== 'closed' && live.data?.items.some(({ state }) => state === 'OPEN') && <AcknowledgeAll which={{ selector, kind }} newest={live.data.items[0]!.seq} done={live.reload} />}
     </>
   );
 }
@@ -134,6 +135,19 @@ function Acknowledge({ alert: { id, state, subject }, done }: { alert: Alert; do
     <Act text="Acknowledge" ask={<p>Tells the others that you look after {subject}. It closes by itself when the condition is gone, and a new alert opens should it come back after that.</p>} run={async (form) => { await api(`/alerts/${id}/acknowledge`, { method: 'POST', body: { note: String(form.get('note')) } }); done(); }}>
       <label>What is being done <input name="note" maxLength={1_000} /></label>
     </Act>
+  );
+}
+
+/** What has come since the page was drawn stays open; on a later page, what is newer than its first line. */
+function AcknowledgeAll({ which: { selector, kind }, newest, done }: { which: { selector: string; kind: string }; newest: number; done: () => void }) {
+  const some = { ...(selector && { selector }), ...(kind && { kind }) };
+  return (
+    <p className="buttons">
+      <Act text="Acknowledge all shown" ask={<p>Every open alert of this list, from the newest on this page to the oldest, its further pages included{(selector || kind) && <>: {[kind, selector].filter(Boolean).join(', ')}</>}. They close by themselves when their conditions are gone.</p>}
+        run={async (form) => { await api('/alerts/acknowledge', { method: 'POST', body: { note: String(form.get('note')), throughSeq: newest, ...(selector || kind ? some : { all: true }) } }); done(); }}>
+        <label>What is being done <input name="note" maxLength={1_000} /></label>
+      </Act>
+    </p>
   );
 }
 

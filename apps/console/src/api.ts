@@ -100,7 +100,7 @@ export interface Overview {
 }
 
 export interface Alert {
-  id: string; kind: string; subject: string; device: string | null; workload: string | null; rollout: string | null; severity: string; state: string; since: string; lastSeenAt: string; goneSince: string | null; closedAt: string | null;
+  id: string; seq: number; kind: string; subject: string; device: string | null; workload: string | null; rollout: string | null; severity: string; state: string; since: string; lastSeenAt: string; goneSince: string | null; closedAt: string | null;
   times: number; numbers: Record<string, unknown>; summary: string; advice: string; acknowledgedAt: string | null; acknowledgedBy: string | null; note: string | null; silenced: boolean;
 }
 

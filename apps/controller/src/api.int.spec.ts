@@ -189,6 +189,18 @@ describe('alerts', () => {
     expect((await world.call('POST', '/graphql', { query: `mutation { acknowledgeAlert(id: "${id}", note: "done") { note } }` }, viewer)).body.errors).toMatchObject([{ extensions: { code: 'role.missing' } }]);
     expect((await world.call('POST', '/graphql', { query: `mutation { acknowledgeAlert(id: "${id}", note: "done") { note } }` })).body).toEqual({ data: { acknowledgeAlert: { note: 'done' } } });
     expect(await world.call('DELETE', `/api/v1/silences/${made.id}`)).toMatchObject({ status: 200, body: { active: false, liftedBy: 'first admin' } });
+
+    // All that match at once; nobody acknowledges all by leaving the conditions out.
+    await db.query("UPDATE alerts SET state = 'OPEN'");
+    const all = (body: object, token?: string) => world.call('POST', '/api/v1/alerts/acknowledge', body, token);
+    expect((await all({ all: true }, viewer)).status).toBe(403);
+    for (const body of [{}, { selector: '' }, { all: false }, { kind: 'A' }, { selector: 'a b' }]) expect((await all(body)).status, JSON.stringify(body)).toBe(400);
+    expect(await all({ selector: 'site=paris' })).toMatchObject({ status: 200, body: { acknowledged: 0 } });
+    expect(await all({ kind: 'device.no_accelerator', selector: 'site=lyon', note: 'power cut' })).toMatchObject({ status: 200, body: { acknowledged: 1 } });
+    expect((await world.call('GET', '/api/v1/audit?subject=site%3Dlyon')).body.items).toMatchObject([{ action: 'alert.acknowledge_all', detail: { kind: 'device.no_accelerator', note: 'power cut', alerts: 1 } }]);
+    const mutation = { query: 'mutation { acknowledgeAlerts(device: "cam-a", note: "done") }' };
+    expect((await world.call('POST', '/graphql', mutation, viewer)).body.errors).toMatchObject([{ extensions: { code: 'role.missing' } }]);
+    expect((await world.call('POST', '/graphql', mutation)).body).toEqual({ data: { acknowledgeAlerts: 0 } });
   });
 });
 

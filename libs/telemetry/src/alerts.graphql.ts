@@ -97,6 +97,20 @@ export class AlertsResolver {
     return this.service.acknowledge(id, note ?? '', actor);
   }
 
+  /** @returns how many open ones were */
+  @Mutation(() => Int, { description: 'acknowledges every open alert that matches; without any condition, all' })
+  @Roles('operator')
+  acknowledgeAlerts(
+    @Actor() actor: string,
+    @Args('kind', { type: () => String, nullable: true }) kind?: string,
+    @Args('device', { type: () => String, nullable: true }) device?: string,
+    @Args('selector', { type: () => String, nullable: true }) selector?: string,
+    @Args('throughSeq', { type: () => Int, nullable: true, description: '`seq` of the newest alert that was seen; what has come since stays open' }) throughSeq?: number,
+    @Args('note', { type: () => String, nullable: true }) note?: string,
+  ): Promise<number> {
+    return this.service.acknowledgeAll({ kind: kind ?? undefined, device: device ?? undefined, selector: selector ?? undefined, throughSeq: throughSeq ?? undefined }, note ?? '', actor);
+  }
+
   /** An alert each time it opens, is acknowledged or closes. */
   @Subscription(() => AlertType)
   @Roles('viewer')

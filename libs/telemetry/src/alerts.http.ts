@@ -15,6 +15,10 @@ const listQuery = z.object({
   selector: z.string().max(2_000).optional().describe('labels of the devices they are about'), limit: z.coerce.number().int().min(1).max(1_000).default(100), cursor: z.string().max(20).optional(),
 });
 const acknowledgeBody = z.object({ note: z.string().trim().max(1_000).default('').describe('what is being done about it') }).prefault({}).meta({ id: 'AcknowledgeAlert' });
+const acknowledgeAllBody = z.object({
+  note: z.string().trim().max(1_000).default('').describe('what is being done about it'), all: z.literal(true).optional().describe('instead of any of the following: every open alert'), kind: kind.optional(), device: deviceId.optional(), rollout: anId.optional(),
+  selector: z.string().max(2_000).optional().describe('labels of the devices they are about'), throughSeq: z.number().int().min(0).max(1e15).optional().describe('`seq` of the newest alert that was seen; what has come since stays open'),
+}).refine(({ all, kind: of, device, rollout, selector }) => all === true || [of, device, rollout, selector || undefined].some((one) => one !== undefined), 'say which: kind, device, rollout or selector, or all').meta({ id: 'AcknowledgeAlerts' });
 const silenceBody = z.object({
   selector: z.string().max(1_000).describe('which devices; empty = every one'), kinds: z.array(kind).max(50).default([]).describe('empty = every kind'), until: z.iso.datetime({ offset: true }), reason: z.string().trim().min(1).max(500),
 }).meta({ id: 'CreateSilence' });
@@ -40,6 +44,13 @@ export class AlertsController {
   @Get(':id')
   one(@Param('id', { schema: anId }) alert: string): Promise<AlertView> {
     return this.alerts.get(alert);
+  }
+
+  @Post('acknowledge')
+  @HttpCode(200)
+  @Roles('operator')
+  async acknowledgeAll(@Body({ schema: acknowledgeAllBody }) { note, kind, device, rollout, selector, throughSeq }: z.output<typeof acknowledgeAllBody>, @Actor() actor: string): Promise<{ acknowledged: number }> {
+    return { acknowledged: await this.alerts.acknowledgeAll({ kind, device, rollout, selector, throughSeq }, note, actor) };
   }
 
   @Post(':id/acknowledge')

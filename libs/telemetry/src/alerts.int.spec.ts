@@ -220,6 +220,37 @@ describe('people', () => {
     expect(await alerts.counts()).toEqual({ open: 3, acknowledged: 0, kinds: [{ kind: 'device.no_accelerator', severity: 'warning', open: 3, acknowledged: 0 }] });
   });
 
+  it('acknowledge all that match at once: by label, by kind, through what they have seen; what others took up stays theirs', async () => {
+    for (const device of ['cam-1', 'cam-2', 'cam-3']) await says(device, 'NO_ACCELERATOR', 'CLOCK_WRONG');
+    await pass(70);
+    const seen = await live();
+    expect(seen).toHaveLength(6);
+    const mine = seen.find(({ kind, device }) => kind === 'device.clock' && device === 'cam-1')!;
+    await alerts.acknowledge(mine.id, 'mine', 'ben');
+
+    const heard: string[] = [];
+    const feed = new ChangeFeed(database.url, log);
+    feed.onChange(({ kind, id }) => { if (kind === 'alert') heard.push(...id.split(',')); });
+    await feed.start();
+    try {
+      expect(await alerts.acknowledgeAll({ selector: 'site=lyon', kind: 'device.clock' }, 'NTP is down', 'ana')).toBe(1);
+      expect((await live()).filter(({ state }) => state === 'ACKNOWLEDGED').map(({ device, kind, acknowledgedBy, note }) => [device, kind, acknowledgedBy, note]).sort()).toEqual([['cam-1', 'device.clock', 'ben', 'mine'], ['cam-2', 'device.clock', 'ana', 'NTP is down']]);
+      // Through the second oldest that is open still.
+      const open = (await live()).filter(({ state }) => state === 'OPEN').map(({ seq }) => seq).sort((a, b) => a - b);
+      expect(await alerts.acknowledgeAll({ throughSeq: open[1]! }, '', 'ana')).toBe(2);
+      expect(await alerts.acknowledgeAll({}, '', 'ana')).toBe(2);
+      expect(await alerts.acknowledgeAll({}, '', 'ana')).toBe(0);
+      expect(await alerts.counts()).toMatchObject({ open: 0, acknowledged: 6 });
+      await expect.poll(() => new Set(heard).size).toBe(5);
+    } finally {
+      await feed.stop();
+    }
+    expect(await database.db.getRepository(AuditEntry).findBy({ action: 'alert.acknowledge_all' })).toMatchObject([
+      { actor: 'ana', subject: 'site=lyon', detail: { kind: 'device.clock', alerts: 1, note: 'NTP is down' } }, { subject: 'all', detail: { alerts: 2, throughSeq: expect.any(Number) as number } }, { subject: 'all', detail: { alerts: 2 } },
+    ]);
+    await expect(alerts.acknowledgeAll({ selector: 'a b' }, '', 'ana')).rejects.toMatchObject({ code: 'selector.invalid' });
+  });
+
   it('acknowledge with a note, and hear of every change; it closes by itself all the same', async () => {
     const feed = new ChangeFeed(database.url, log);
     await feed.start();

@@ -1,5 +1,6 @@
 import type { Command } from 'commander';
 import colours from 'picocolors';
+import { ReefError } from '@reefkeeper/platform/errors';
 import type { Client } from '../client.ts';
 import { action } from '../context.ts';
 import { numberWithin, whileOf, type WhileOptions } from '../options.ts';
@@ -26,10 +27,18 @@ export function registerAlerts(program: Command): void {
     const one = await (await client()).get<AlertView>(`/alerts/${encodeURIComponent(id)}`);
     output.show(one, () => alertText(one));
   }));
-  alert.command('ack <id>').description('say that you know, and what you do about it').option('--note <text>', 'shown to others', '').action(action(async ({ output, client }, id: string, options: { note: string }) => {
-    const one = await (await client()).post<AlertView>(`/alerts/${encodeURIComponent(id)}/acknowledge`, { note: options.note });
-    output.show(one, () => `${one.kind} of ${one.subject} acknowledged; it closes by itself`);
-  }));
+  which(alert.command('ack [id]').description('say that you know, and what you do about it: of one, or of all open ones that match')).option('--all', 'every open one').option('--note <text>', 'shown to others', '')
+    .addHelpText('after', '\nExamples:\n  reef alert ack 0f8fad5b-d9cb-469f-a165-70867728950e --note "new cable ordered"\n  reef alert ack -l site=lyon --kind device.offline --note "power cut"')
+    .action(action(async ({ output, client }, id: string | undefined, { note, all, ...options }: Which & { note: string; all?: boolean }) => {
+      const some = options.selector !== undefined || options.device !== undefined || options.kind !== undefined;
+      if ([id !== undefined, some, all === true].filter(Boolean).length !== 1) throw new ReefError('option.invalid', 'invalid', 'Say which: the id of one alert, or --selector, --device, --kind, or --all.');
+      if (id !== undefined) {
+        const one = await (await client()).post<AlertView>(`/alerts/${encodeURIComponent(id)}/acknowledge`, { note });
+        return output.show(one, () => `${one.kind} of ${one.subject} acknowledged; it closes by itself`);
+      }
+      const done = await (await client()).post<{ acknowledged: number }>('/alerts/acknowledge', { note, ...(all ? { all } : queryOf(options)) });
+      output.show(done, () => (done.acknowledged === 0 ? 'no open alert matches' : `${counted(done.acknowledged, 'alert')} acknowledged; they close by themselves`));
+    }));
   which(alert.command('watch').description('print each as it opens, is acknowledged or closes, until stopped')).action(action(async ({ output, client }, options: Which) => watchAlerts(await client(), output, options)));
   alert.command('silence').description('nobody is told of alerts about these devices for a while: maintenance. They open and close as ever')
     .option('-l, --selector <labels>', 'which devices').option('--all', 'every device').option('--kind <kind...>', 'only these kinds').option('--until <time>', '2026-12-24T00:00:00+01:00, or 12h, 3d from now').option('--reason <text>', 'shown to others')
