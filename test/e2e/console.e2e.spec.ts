@@ -118,6 +118,8 @@ describe.skipIf(!chromiumPath)('console in Chromium (needs a Chromium)', () => {
     await stack.json('freeze', '--selector', 'site=north', '--until', '3d', '--reason', 'inventory');
     await stack.json('rollout', 'create', 'colours@1', '-w', 'third', '-l', 'site=north', ...quick);
     await stack.json('device', 'pin', stack.agent(2), '--reason', 'kept until the audit is over');
+    await stack.json('config', 'set', 'north', '--selector', 'site=north,ring!=a', '--link', 'metered', '--data-budget', '20MB/day', '--priority', '5');
+    await stack.json('site', 'limit', 'north', '--concurrency', '5', '--rate', '2MB');
     const asked = await fetch(`${stack.url}/api/v1/rollouts`, { method: 'POST', headers: { authorization: `Bearer ${tokens.operator}`, 'content-type': 'application/json' }, body: JSON.stringify({ version: 'colours@1', workload: 'fourth', requireApproval: true, soakS: 1, name: 'A name that somebody wrote a whole sentence into, so that nobody has to ask what it is for' }) });
     expect(asked.status).toBe(201);
     await eventually(async () => (await stack.json<Rollout[]>('rollout', 'ls')).some(({ workload, state }) => workload === 'second' && state === 'PAUSED'), 60_000);
@@ -136,6 +138,7 @@ describe.skipIf(!chromiumPath)('console in Chromium (needs a Chromium)', () => {
       ['/', 'Needs a decision'], ['/models', 'source.not_a_model'], ['/models/colours', 'colours@2'], ['/models/colours/1', 'All 3 operators map'], ['/models/painted/1', 'top-1 agreement'], ['/models/extractor/2', 'Learnt on a device'], ['/models/text/1', 'source.not_a_model'],
       ['/rollouts', 'inventory'], [rollout('classifier'), 'Every wave is done.'], [rollout('classifier', 'colours@2'), 'accuracy_failed'], [rollout('second'), 'Still needed'], [rollout('third'), /frozen until .*UTC|frozen until/], [rollout('fourth'), 'Waits for an approver.'],
       ['/alerts', 'rollout.needs_decision'], [`/alerts/${alert!.id}`, 'Last seen'], ['/captures', /Taken for/], [`/devices/${stack.agent(1)}`, /GiB memory/], [`/devices/${stack.agent(2)}`, 'kept until the audit is over'],
+      ['/config', 'downloads 20.0 MB a day'], ['/sites', '2.0 MB'],
       [job('painted@1'), 'verify'], [job('text@1'), 'source.not_a_model'], [job('extractor@2'), 'bundle'],
     ];
   }
@@ -164,7 +167,7 @@ describe.skipIf(!chromiumPath)('console in Chromium (needs a Chromium)', () => {
   it('a viewer is offered nothing that would be refused, and a token that was revoked is asked for again', async () => {
     const paused = (await stack.json<Rollout[]>('rollout', 'ls')).find(({ state }) => state === 'PAUSED')!;
     const other = await Tab.open(browser, stack.url, { token: tokens.viewer! });
-    for (const [path, shows] of [[`/rollouts/${paused.id}`, 'Still needed'], [`/devices/${stack.agent(2)}`, 'kept until'], ['/captures', /Taken for/], ['/models/extractor/2', 'Learnt on a device'], ['/rollouts', 'inventory']] as const) {
+    for (const [path, shows] of [[`/rollouts/${paused.id}`, 'Still needed'], [`/devices/${stack.agent(2)}`, 'kept until'], ['/captures', /Taken for/], ['/models/extractor/2', 'Learnt on a device'], ['/rollouts', 'inventory'], ['/config', 'downloads 20.0 MB a day'], ['/sites', '2.0 MB']] as const) {
       expect(await other.visit(path, shows)).toEqual([]);
       expect(await other.page.locator('main button').allTextContents(), path).toEqual([]);
     }
@@ -216,6 +219,90 @@ describe.skipIf(!chromiumPath)('console in Chromium (needs a Chromium)', () => {
     await page.getByRole('button', { name: 'End the freeze' }).click();
     await page.getByRole('dialog').getByRole('button', { name: 'End the freeze' }).click();
     await page.getByText('inventory').first().waitFor({ state: 'detached' });
+    expect(other.faults).toEqual([]);
+    await other.close();
+  });
+
+  it('configuration rules are made, changed and removed by keys alone; what is refused stands at its field, and what a rule says that has no field stays', async () => {
+    const other = await Tab.open(browser, stack.url, { token: tokens.operator! });
+    const { page } = other;
+    const write = async (label: string, text: string) => { await page.getByLabel(label, { exact: true }).focus(); await page.keyboard.press('ControlOrMeta+a'); await page.keyboard.type(text); };
+    await page.goto('/config');
+    await page.getByRole('button', { name: 'Add a rule' }).focus();
+    await page.keyboard.press('Enter');
+    await write('Name', 'north');
+    await write('Labels of the devices', 'site=north');
+    await page.getByRole('dialog').getByText('1 device matches now.').waitFor();
+    expect(await other.unusable()).toEqual([]);
+    await page.keyboard.press('Enter');
+    await page.getByRole('dialog').getByText('There is a rule north already.').waitFor();
+    expect(await page.evaluate<string>('document.activeElement.name')).toBe('name');
+    await page.keyboard.type('-too');
+    await page.keyboard.press('Enter');
+    await page.getByRole('dialog').getByText('a rule configures something').waitFor();
+    expect(await other.unusable()).toEqual([]);
+    await page.getByLabel('Link', { exact: true }).focus();
+    await page.keyboard.type('unm');
+    await write('Labels of the devices', 'site=(');
+    await page.keyboard.press('Enter');
+    await page.locator('[aria-invalid=true][name=selector]').waitFor();
+    await write('Labels of the devices', 'site=north');
+    await page.keyboard.press('Enter');
+    await page.getByText('north-too is set for 1 device now').waitFor();
+    expect(await stack.json('config', 'ls')).toMatchObject([{ name: 'north' }, { name: 'north-too', selector: 'site=north', config: { link: 'unmetered' }, devices: 1, setBy: 'operator' }]);
+
+    const set = await fetch(`${stack.url}/api/v1/config-rules/north`, { method: 'PUT', headers: { authorization: `Bearer ${tokens.operator}`, 'content-type': 'application/json' }, body: JSON.stringify({ selector: 'site=north', priority: 5, config: { maxFps: 3, capture: { perHour: 20, masks: [{ left: 0, top: 0, width: 1, height: 0.5 }] } } }) });
+    expect(set.status).toBe(200);
+    await page.getByText('3 frames a second at most').waitFor();
+    await page.getByRole('button', { name: 'Edit north', exact: true }).click();
+    await write('An hour', '7');
+    await page.getByLabel('Frames inferred').selectOption('not by this rule');
+    await page.keyboard.press('Escape');
+    await page.getByRole('button', { name: 'Edit north', exact: true }).click();
+    expect(await page.getByLabel('An hour').inputValue()).toBe('20');
+    await write('An hour', '8');
+    await page.getByLabel('Frames inferred').selectOption('not by this rule');
+    await page.getByRole('dialog').getByRole('button', { name: 'Edit' }).click();
+    await page.getByText('8 pictures an hour').waitFor();
+    expect(await stack.json('config', 'ls')).toMatchObject([{ name: 'north', priority: 5, config: { capture: { perHour: 8, masks: [{ height: 0.5 }] } } }, {}]);
+    await page.getByRole('button', { name: 'Remove north-too' }).click();
+    await page.getByRole('dialog').getByRole('button', { name: 'Remove' }).click();
+    await page.getByText('north-too is removed').waitFor();
+    await page.getByRole('link', { name: '1 device of north' }).click();
+    await page.getByLabel('Label selector').waitFor();
+    expect(await page.getByLabel('Label selector').inputValue()).toBe('site=north');
+    await page.locator('table').getByText(stack.agent(2)).waitFor();
+    await other.close();
+  });
+
+  it('limits of sites are set, changed and removed', async () => {
+    const other = await Tab.open(browser, stack.url, { token: tokens.operator! });
+    const { page } = other;
+    const press = (name: string) => page.getByRole('dialog').getByRole('button', { name }).click();
+    await page.goto('/sites');
+    await page.getByRole('button', { name: 'Limit a site' }).click();
+    await page.getByLabel('Value of the label site').fill('north');
+    await press('Limit a site');
+    await page.getByRole('dialog').getByText('north has a limit already.').waitFor();
+    await page.getByLabel('Value of the label site').fill('paris');
+    await press('Limit a site');
+    await page.getByRole('dialog').getByText('or both').waitFor();
+    await page.getByLabel('Devices at once').fill('7');
+    await press('Limit a site');
+    await page.getByText('The limit of paris is set.').waitFor();
+    await page.getByRole('button', { name: 'Change north' }).click();
+    expect(await page.getByLabel('Megabytes a second').inputValue()).toBe('2');
+    await page.getByLabel('Megabytes a second').fill('');
+    await press('Change');
+    await page.getByText('The limit of north is set.').waitFor();
+    await page.getByRole('button', { name: 'Limit every other site' }).click();
+    await page.getByLabel('Megabytes a second').fill('0.5');
+    await press('Limit every other site');
+    await page.getByText('every other site is set').waitFor();
+    await page.getByRole('button', { name: 'Remove the limit of paris' }).click();
+    await press('Remove');
+    await page.getByText('The limit of paris is removed.').waitFor();
+    expect(await stack.json<{ site: string }[]>('site', 'ls')).toEqual(expect.arrayContaining([expect.objectContaining({ site: '*', bytesPerSecond: 500_000, maxInProgress: null }), expect.objectContaining({ site: 'north', maxInProgress: 5, bytesPerSecond: null })]));
     expect(other.faults).toEqual([]);
     await other.close();
   });

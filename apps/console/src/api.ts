@@ -9,7 +9,7 @@ export interface Device {
   lastSeenAt: string | null;
   retiredAt: string | null;
   capabilities: { hostClass: string; edgetpus: unknown[]; edgetpuRuntime: number | null; agentVersion: string; tfliteVersion: string | null; memoryBytes: number } | null;
-  desired: { revision: number; workloads: Record<string, { bundle: string; variant: string }> } | null;
+  desired: { revision: number; workloads: Record<string, { bundle: string; variant: string }>; config: Config; own: Config; rules: string[] } | null;
   reported: {
     observedRevision: number | null; health: string; conditions: string[];
     workloads: Record<string, { running: string | null; variant: string | null; backend: string | null; device?: string | null; fault?: { bundle: string; failure: { code: string; message: string } } | null; previous: string | null; execution: Execution | null; learning?: { step: string; percent: number } }>;
@@ -117,9 +117,24 @@ export interface DeviceExecution extends RolloutExecution { rollout: string; ver
 
 export interface SeriesPoint { at: string; bundle: string; group?: string; inferences: number; errors: number; p50Ms: number | null; p95Ms: number | null; p99Ms: number | null; accuracy: number | null; temperatureC: number | null; drift: { psi: number; scores: number } | null }
 
+/** What devices that match are configured to, those that come to match later, too. */
+export interface ConfigRule { name: string; selector: string; config: Config; priority: number; setAt: string; setBy: string; devices: number }
+
+/** What is not there is not said; null is the device's own way. */
+export interface Config {
+  link?: 'metered' | 'unmetered' | null; dataBudget?: { bytes: number; per: 'day' | 'month' } | null; telemetryBytesPerHour?: number | null; telemetryWindowS?: number; maxFps?: number | null;
+  capture?: { perHour: number; uncertainBelow: number; workloads?: string[]; masks?: unknown[] } | null;
+}
+
+/** `of`: whose limit it is. */
+export interface Site { site: string; maxInProgress: number | null; bytesPerSecond: number | null; of: 'site' | 'every site' | null; devices: number; inProgress: number }
+
+/** Of what was sent: the name of the value, with dots, and what is wrong with it. */
+export interface Fault { field: string; message: string }
+
 /** An RFC 9457 problem, thrown. */
 export class Problem extends Error {
-  constructor(readonly status: number, readonly code: string, message: string) {
+  constructor(readonly status: number, readonly code: string, message: string, readonly faults: readonly Fault[] = []) {
     super(message);
   }
 }
@@ -141,12 +156,19 @@ export const token = {
 async function send(path: string, init: RequestInit = {}): Promise<Response> {
   const response = await fetch(`/api/v1${path}`, { ...init, headers: { ...init.headers, authorization: `Bearer ${token.get()}` } });
   if (response.ok) return response;
-  const body = (await response.json().catch(() => ({}))) as { code?: string; detail?: string };
+  const body = (await response.json().catch(() => ({}))) as { code?: string; detail?: string; context?: { faults?: string[] } };
   if (response.status === 401 && token.get()) {
     token.forget();
     token.onRefused?.();
   }
-  throw new Problem(response.status, body.code ?? 'http', body.detail ?? `The controller answered ${response.status}.`);
+  const detail = body.detail ?? `The controller answered ${response.status}.`;
+  throw new Problem(response.status, body.code ?? 'http', detail, body.code === 'selector.invalid' ? [{ field: 'selector', message: detail }] : (body.context?.faults ?? []).map(faultOf));
+}
+
+/** Written `config.capture.perHour: what is wrong`, or without a name where it is the whole. */
+function faultOf(text: string): Fault {
+  const [, field = '', message = text] = /^([\w.]+): ([^]+)$/.exec(text) ?? [];
+  return { field, message };
 }
 
 export async function api<T>(path: string, { method = 'GET', body }: { method?: string; body?: unknown } = {}): Promise<T> {

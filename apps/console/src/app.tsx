@@ -5,6 +5,7 @@ import { AlertPage, AlertsCount, AlertsPage } from './alerts.tsx';
 import { api, Problem, token } from './api.ts';
 import { Broken } from './broken.tsx';
 import { CapturesPage } from './captures.tsx';
+import { ConfigRulesPage } from './config-rules.tsx';
 import { DevicePage } from './device.tsx';
 import { FleetPage } from './fleet.tsx';
 import { JobPage } from './job.tsx';
@@ -13,12 +14,14 @@ import { ModelPage, ModelsPage } from './models.tsx';
 import { useTitle } from './parts.tsx';
 import { RolloutPage } from './rollout.tsx';
 import { RolloutsPage } from './rollouts.tsx';
+import { SitesPage } from './sites.tsx';
 import { zone } from './time.tsx';
 import { VersionPage } from './version.tsx';
 
 /** Each with the addresses that belong to it. */
 const places: [href: string, name: string, under: string[]][] = [
   ['/', 'Fleet', ['/devices']], ['/models', 'Models', ['/models', '/jobs']], ['/rollouts', 'Rollouts', ['/rollouts']], ['/alerts', 'Alerts', ['/alerts']], ['/captures', 'Captures', ['/captures']],
+  ['/config', 'Configuration', ['/config']], ['/sites', 'Sites', ['/sites']],
 ];
 
 export function App() {
@@ -72,6 +75,8 @@ export function App() {
             <Route path="/alerts" component={AlertsPage} />
             <Route path="/alerts/:id">{({ id }) => <AlertPage id={id} />}</Route>
             <Route path="/captures" component={CapturesPage} />
+            <Route path="/config" component={ConfigRulesPage} />
+            <Route path="/sites" component={SitesPage} />
             <Route path="/rollouts" component={RolloutsPage} />
             <Route path="/rollouts/:id">{({ id }) => <RolloutPage id={id} />}</Route>
             <Route><Nowhere /></Route>

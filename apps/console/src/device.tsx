@@ -4,6 +4,7 @@ import { Act } from './act.tsx';
 import { DeviceAlerts } from './alerts.tsx';
 import { api, type Device, type DeviceExecution, type Page, type SeriesPoint } from './api.ts';
 import { Bundle, versionPage } from './bundles.tsx';
+import { configText } from './config.ts';
 import { useLive } from './live.ts';
 import { Ago, counted, ExecutionState, Labels, Loaded, memory, Said, State, Table, useTitle } from './parts.tsx';
 import { SeriesPlots } from './series.tsx';
@@ -40,6 +41,7 @@ function Facts({ device: { online, lastSeenAt, retiredAt, reported, labels, pins
       <dt>Health</dt><dd>{reported ? <><State of={reported.health} /> {reported.conditions.join(', ')}</> : 'no report yet'}</dd>
       <dt>Labels</dt><dd><Labels of={labels} /></dd>
       {pins.map((pin) => <Fragment key={pin.workload}><dt>Pinned</dt><dd>{pin.workload || 'every workload'}: {pin.reason} <span className="faint">by {pin.pinnedBy}, <Ago at={pin.pinnedAt} /></span></dd></Fragment>)}
+      {desired && Object.keys(desired.config).length > 0 && <><dt>Configured to</dt><dd>{configText(desired.config)} <span className="faint"><ConfiguredBy desired={desired} /></span></dd></>}
       <dt>Revision</dt><dd>{desired?.revision ?? '-'} wanted, {reported?.observedRevision ?? '-'} taken in</dd>
       {capabilities && (
         <>
@@ -50,6 +52,13 @@ function Facts({ device: { online, lastSeenAt, retiredAt, reported, labels, pins
       )}
     </dl>
   );
+}
+
+/** Its own settings go before those of the rules. */
+function ConfiguredBy({ desired: { own, rules } }: { desired: NonNullable<Device['desired']> }) {
+  const itself = Object.keys(own).length > 0;
+  if (rules.length === 0) return <>told by itself</>;
+  return <>by <Link href="/config">{rules.join(', ')}</Link>{itself && <>; of its own: {configText(own)}</>}</>;
 }
 
 function Actions({ device: { id, pins, retiredAt, desired, reported }, reload }: { device: Device; reload: () => void }) {

@@ -1,5 +1,5 @@
 import { useState } from 'react';
-import { Link } from 'wouter';
+import { Link, useSearch } from 'wouter';
 import { Bundle, versionPage } from './bundles.tsx';
 import type { Device, Overview } from './api.ts';
 import { useLive } from './live.ts';
@@ -13,6 +13,8 @@ const filters: Record<Only, string> = { '': '', online: '&online=true', offline:
 /** The start: is the fleet well, what needs a person, what moves, what runs where, and then each device. */
 export function FleetPage() {
   useTitle('Fleet');
+  // Rules and sites lead here, to the devices that they are about.
+  const asked = new URLSearchParams(useSearch()).get('selector') ?? '';
   const live = useLive<Overview>('/overview', 'subscription { rolloutChanged { id } }');
   return (
     <>
@@ -27,7 +29,7 @@ export function FleetPage() {
           </>
         )}
       </Loaded>
-      <Devices />
+      <Devices key={asked} asked={asked} />
     </>
   );
 }
@@ -98,8 +100,8 @@ function Running({ of }: { of: Overview['running'] }) {
   );
 }
 
-function Devices() {
-  const [selector, setSelector] = useTyped();
+function Devices({ asked }: { asked: string }) {
+  const [selector, setSelector] = useTyped(asked);
   const [id, setId] = useTyped();
   const [only, setOnly] = useState<Only>('');
   const { live, turn } = usePages<Device>(`/devices?${selector && `selector=${encodeURIComponent(selector)}`}${id && `&id=${encodeURIComponent(id)}`}${filters[only]}`, { size: 100, subscription: 'subscription { deviceChanged { id } }', what: 'devices' });
@@ -107,7 +109,7 @@ function Devices() {
     <section>
       <h2>Devices</h2>
       <p className="filters">
-        <input className="wide" placeholder="Select by labels, such as site=lyon,line in (a,b)" aria-label="Label selector" onChange={(event) => setSelector(event.target.value)} />
+        <input className="wide" placeholder="Select by labels, such as site=lyon,line in (a,b)" aria-label="Label selector" defaultValue={asked} onChange={(event) => setSelector(event.target.value)} />
         <input placeholder="Part of the id" aria-label="Part of the device id" maxLength={64} onChange={(event) => setId(event.target.value)} />
         <select aria-label="Which devices" value={only} onChange={(event) => setOnly(event.target.value as Only)}><option value="">all</option><option value="online">online</option><option value="offline">offline</option><option value="degraded">degraded</option></select>
       </p>

@@ -119,9 +119,9 @@ export function useTitle(title: string): void {
 }
 
 /** What was typed, once nothing more comes: half a selector is not asked for. */
-export function useTyped(): [string, (text: string) => void] {
-  const [typed, setTyped] = useState('');
-  const [quiet, setQuiet] = useState('');
+export function useTyped(initial = ''): [string, (text: string) => void] {
+  const [typed, setTyped] = useState(initial);
+  const [quiet, setQuiet] = useState(initial);
   useEffect(() => { const timer = setTimeout(() => setQuiet(typed.trim()), 400); return () => clearTimeout(timer); }, [typed]);
   return [quiet, setTyped];
 }

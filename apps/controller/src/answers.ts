@@ -30,7 +30,7 @@ const ownTypes: Record<string, Schema> = {
 
 /** The body of a successful answer by operation. */
 const bodies: Record<string, Schema> = {
-  'Devices.list': page(ref('Device')), 'Devices.one': ref('Device'), 'Devices.change': ref('Device'), 'Devices.pin': ref('Device'), 'Devices.unpin': ref('Device'), 'Devices.configure': object({ devices: count }), 'Devices.send': ref('DeviceCommand'), 'Devices.command': ref('DeviceCommand'),
+  'Devices.list': { allOf: [page(ref('Device')), { type: 'object', properties: { total: count } }] }, 'Devices.one': ref('Device'), 'Devices.change': ref('Device'), 'Devices.pin': ref('Device'), 'Devices.unpin': ref('Device'), 'Devices.configure': object({ devices: count }), 'Devices.send': ref('DeviceCommand'), 'Devices.command': ref('DeviceCommand'),
   'DeviceExecutions.list': page(ref('DeviceExecution')), 'Me.me': ref('Caller'), 'Bundles.list': object({ items: { type: 'array', items: object({ bundle: text, version: text }) } }),
   'Overview.overview': object({ devices: object(Object.fromEntries(['all', 'online', 'degraded', 'behind', 'edgeTpu', 'updating', 'pinned'].map((name) => [name, count]))), running: { type: 'array', items: ref('RunningVersion') }, rollouts: { type: 'array', items: ref('Rollout') }, held: { type: 'array', items: ref('HeldVersion') } }),
   'EnrolmentTokens.create': ref('EnrolmentToken'), 'ApiTokens.list': page(ref('ApiToken')), 'ApiTokens.create': ref('NewApiToken'), 'Audit.list': page(ref('AuditEntry')),

@@ -7,7 +7,7 @@ import { Histogram } from 'prom-client';
 const duration = new Histogram({ name: 'reef_http_seconds', help: 'Time to answer by route and status', labelNames: ['method', 'route', 'status'], buckets: [0.005, 0.02, 0.1, 0.5, 2, 10] });
 
 /** Pages of the console that live in the browser: the server answers all of them with the same document. */
-const consolePages = ['/models', '/models/*', '/rollouts', '/rollouts/*', '/devices/*', '/jobs', '/jobs/*', '/captures', '/alerts', '/alerts/*'];
+const consolePages = ['/models', '/models/*', '/rollouts', '/rollouts/*', '/devices/*', '/jobs', '/jobs/*', '/captures', '/alerts', '/alerts/*', '/config', '/sites'];
 
 // The documentation page writes its own styles and starts itself from an inline script; nothing else may.
 const policies = {

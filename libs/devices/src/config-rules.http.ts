@@ -9,7 +9,7 @@ const name = z.string().regex(/^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$/, 'a name of 1 
 const ruleBody = z.object({
   selector: z.string().max(2_000).describe('which devices, now and later; empty = every one'), config: configChange,
   priority: z.number().int().min(-1_000).max(1_000).default(0).describe('of several rules that match, the higher one wins, setting by setting; of equals the one whose name comes first'),
-}).refine(({ config }) => Object.keys(config).length > 0, { path: ['config'], message: 'a rule configures something' }).meta({ id: 'SetConfigRule' });
+}).refine(({ config }) => Object.keys(config).length > 0, { path: ['config'], message: 'a rule configures something: name at least one setting' }).meta({ id: 'SetConfigRule' });
 
 /** Configuration by selector that is kept: it holds for devices that come to match later, too. */
 @ApiTags('devices')

@@ -8,12 +8,12 @@ import { ApiTokens } from './api-tokens.service.ts';
 import { Commands } from './commands.service.ts';
 import { Desired } from './desired.service.ts';
 import { AuditEntry, type ApiToken, type DeviceCommand } from './device.entity.ts';
-import { Devices, type DeviceView } from './devices.service.ts';
+import { Devices, type DeviceList, type DeviceView } from './devices.service.ts';
 import { Enrolment } from './enrolment.service.ts';
 
 const labels = z.record(z.string().max(63), z.string().max(63));
 const limit = z.coerce.number().int().min(1).max(1_000).default(100);
-const listQuery = z.object({ selector: z.string().max(2_000).optional(), online: z.enum(['true', 'false']).transform((text) => text === 'true').optional(), health: z.enum(['HEALTHY', 'DEGRADED']).optional(), bundle: z.string().regex(/^[0-9a-f]{64}$/).optional().describe('devices that run it'), id: z.string().trim().max(64).optional().describe('a part of the id'), limit, cursor: z.string().max(64).optional() });
+const listQuery = z.object({ selector: z.string().max(2_000).optional(), online: z.enum(['true', 'false']).transform((text) => text === 'true').optional(), health: z.enum(['HEALTHY', 'DEGRADED']).optional(), bundle: z.string().regex(/^[0-9a-f]{64}$/).optional().describe('devices that run it'), id: z.string().trim().max(64).optional().describe('a part of the id'), limit, cursor: z.string().max(64).optional(), total: z.enum(['true', 'false']).transform((text) => text === 'true').optional().describe('also count those that match, on every page') });
 // Written out: `agentConfig.partial()` would fill in the defaults of what was not named.
 export const configChange = z.object({
   telemetryWindowS: agentConfig.shape.telemetryWindowS.unwrap().optional(), maxFps: agentConfig.shape.maxFps.unwrap().optional(), telemetryBytesPerHour: agentConfig.shape.telemetryBytesPerHour, capture: agentConfig.shape.capture,
@@ -40,7 +40,7 @@ export class DevicesController {
   constructor(@Inject(Devices) private readonly devices: Devices, @Inject(Commands) private readonly commands: Commands, @Inject(Desired) private readonly desired: Desired) {}
 
   @Get()
-  list(@Query({ schema: listQuery }) query: z.output<typeof listQuery>): Promise<{ items: DeviceView[]; nextCursor: string | null }> {
+  list(@Query({ schema: listQuery }) query: z.output<typeof listQuery>): Promise<DeviceList> {
     return this.devices.list(query);
   }
 

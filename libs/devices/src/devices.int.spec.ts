@@ -213,6 +213,9 @@ describe('reports', () => {
     expect((await devices.list({ limit: 10, health: 'HEALTHY' })).items).toEqual([]);
     expect((await devices.list({ limit: 10, id: 'on-', selector: 'site=lyon' })).items.map(({ id }) => id)).toEqual(['lyon-1', 'lyon-2']);
     expect((await devices.list({ limit: 10, id: '%' })).items).toEqual([]);
+    expect(await devices.list({ limit: 1, id: 'on-', selector: 'site=lyon', total: true })).toMatchObject({ items: [{ id: 'lyon-1' }], nextCursor: 'lyon-1', total: 2 });
+    expect(await devices.list({ limit: 1, cursor: 'lyon-1', selector: 'site=lyon', total: true })).toMatchObject({ items: [{ id: 'lyon-2' }], nextCursor: null, total: 2 });
+    expect(await devices.list({ limit: 1 })).not.toHaveProperty('total');
   });
 
   it('of strangers are not taken', async () => {

@@ -17,6 +17,8 @@ export interface DeviceView extends Device {
 const labelKey = /^[A-Za-z0-9]([A-Za-z0-9_./-]{0,61}[A-Za-z0-9])?$/;
 const labelValue = /^([A-Za-z0-9]([A-Za-z0-9_./-]{0,61}[A-Za-z0-9])?)?$/;
 
+export interface DeviceList { items: DeviceView[]; nextCursor: string | null; /** Where it was asked for. */ total?: number }
+
 const storePresence = prepared(`
   WITH changed AS (
     UPDATE devices d SET online = s.online, session = s.session, last_seen_at = CASE WHEN s.online THEN $4 ELSE d.last_seen_at END FROM unnest($1::text[], $2::boolean[], $3::bigint[]) AS s(id, online, session)
@@ -36,17 +38,16 @@ export class Devices {
     return rows.map(({ id }) => id);
   }
 
-  /** @param query.cursor the last id of the page before */
-  async list(query: { selector?: string | undefined; online?: boolean | undefined; health?: string | undefined; bundle?: string | undefined; /** A part of it. */ id?: string | undefined; limit: number; cursor?: string | undefined }): Promise<{ items: DeviceView[]; nextCursor: string | null }> {
-    const { sql, params } = selectorSql(parseSelector(query.selector ?? ''), 'labels', 7);
-    const rows = await this.db.query<{ id: string }[]>(
-      `SELECT id FROM devices WHERE retired_at IS NULL AND ($1::text IS NULL OR id > $1) AND ($2::boolean IS NULL OR online = $2)
-        AND ($4::text IS NULL OR EXISTS (SELECT 1 FROM reported r WHERE r.device_id = id AND r.health = $4))
-        AND ($5::text IS NULL OR EXISTS (SELECT 1 FROM reported r, jsonb_each(r.workloads) w WHERE r.device_id = id AND w.value ->> 'running' = $5)) AND ($6::text IS NULL OR strpos(id, $6) > 0) AND ${sql} ORDER BY id LIMIT $3`,
-      [query.cursor ?? null, query.online ?? null, query.limit + 1, query.health ?? null, query.bundle ?? null, query.id || null, ...params],
-    );
+  /** @param query.cursor the last id of the page before @param query.total whether to count those on every page */
+  async list(query: { selector?: string | undefined; online?: boolean | undefined; health?: string | undefined; bundle?: string | undefined; /** A part of it. */ id?: string | undefined; limit: number; cursor?: string | undefined; total?: boolean | undefined }): Promise<DeviceList> {
+    const { sql, params } = selectorSql(parseSelector(query.selector ?? ''), 'labels', 5);
+    const those = `devices WHERE retired_at IS NULL AND ($1::boolean IS NULL OR online = $1) AND ($2::text IS NULL OR EXISTS (SELECT 1 FROM reported r WHERE r.device_id = id AND r.health = $2))
+        AND ($3::text IS NULL OR EXISTS (SELECT 1 FROM reported r, jsonb_each(r.workloads) w WHERE r.device_id = id AND w.value ->> 'running' = $3)) AND ($4::text IS NULL OR strpos(id, $4) > 0) AND ${sql}`;
+    const asked = [query.online ?? null, query.health ?? null, query.bundle ?? null, query.id || null, ...params];
+    const rows = await this.db.query<{ id: string }[]>(`SELECT id FROM ${those} AND ($${asked.length + 1}::text IS NULL OR id > $${asked.length + 1}) ORDER BY id LIMIT $${asked.length + 2}`, [...asked, query.cursor ?? null, query.limit + 1]);
     const ids = rows.slice(0, query.limit).map(({ id }) => id);
-    return { items: await this.views(ids), nextCursor: rows.length > query.limit ? ids.at(-1)! : null };
+    const [counted] = query.total ? await this.db.query<{ total: number }[]>(`SELECT count(*)::int AS total FROM ${those}`, asked) : [];
+    return { items: await this.views(ids), nextCursor: rows.length > query.limit ? ids.at(-1)! : null, ...counted };
   }
 
   /** @throws ReefError `device.unknown` */
