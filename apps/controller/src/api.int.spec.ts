@@ -153,6 +153,51 @@ describe('who is told and when', () => {
   });
 });
 
+describe('rules and limits through GraphQL', () => {
+  const ask = async (query: string, token?: string) => (await world.call('POST', '/graphql', { query }, token)).body as { data: Record<string, unknown> | null; errors?: { message: string; extensions: { code: string; context?: { faults?: string[] } } }[] };
+  const codeOf = async (query: string, token?: string) => (await ask(query, token)).errors?.map(({ extensions }) => extensions.code);
+
+  it('rules are set and removed, with the roles and the checks that REST has', async () => {
+    const viewer = (await tokenOf('viewer')).token;
+    await world.enrol('cam-g');
+    await world.call('PATCH', '/api/v1/devices/cam-g', { labels: { graph: 'yes' } });
+    const set = 'mutation { setConfigRule(name: "graph", selector: "graph=yes", config: { link: null, maxFps: 4, capture: {} }, priority: 3) { name selector config priority setBy devices changed } }';
+    expect(await codeOf(set, viewer)).toEqual(['role.missing']);
+    expect(await ask(set)).toEqual({ data: { setConfigRule: { name: 'graph', selector: 'graph=yes', config: { link: null, maxFps: 4, capture: { perHour: 20, uncertainBelow: 0.2, masks: [] } }, priority: 3, setBy: 'first admin', devices: 1, changed: 1 } } });
+    expect((await world.call('GET', '/api/v1/config-rules', undefined, viewer)).body.items).toMatchObject([{ name: 'graph', priority: 3 }]);
+    expect((await ask('mutation { setConfigRule(name: "graph", selector: "graph=yes", config: { maxFps: 4 }) { priority changed } }')).data).toEqual({ setConfigRule: { priority: 0, changed: 1 } });
+    for (const [given, fault] of [['name: "not a name", selector: "", config: { maxFps: 4 }', /^name: a name of 1 to 63/], ['name: "a", selector: "", config: {}', /^config: a rule configures something/], ['name: "a", selector: "", config: { maxFps: -1 }', /^config.maxFps: /], ['name: "a", selector: "", config: { maxFps: 1 }, priority: 1001', /^priority: /]] as const) {
+      const { errors } = await ask(`mutation { setConfigRule(${given}) { name } }`);
+      expect(errors, given).toMatchObject([{ extensions: { code: 'request.invalid', context: { faults: [expect.stringMatching(fault)] } } }]);
+    }
+    expect(await codeOf('mutation { setConfigRule(name: "a", selector: "=", config: { maxFps: 1 }) { name } }')).toEqual(['selector.invalid']);
+    const withVariable = await world.call('POST', '/graphql', { query: 'mutation ($fps: JSON) { setConfigRule(name: "graph", selector: "graph=yes", config: { maxFps: $fps, link: metered }) { config } }', variables: { fps: 7 } });
+    expect(withVariable.body).toEqual({ data: { setConfigRule: { config: { maxFps: 7, link: 'metered' } } } });
+    expect(await codeOf('mutation { removeConfigRule(name: "graph") }', viewer)).toEqual(['role.missing']);
+    expect(await ask('mutation { removeConfigRule(name: "graph") }')).toEqual({ data: { removeConfigRule: 1 } });
+    expect(await codeOf('mutation { removeConfigRule(name: "graph") }')).toEqual(['config.no_rule']);
+    expect((await world.call('GET', '/api/v1/audit?subject=graph')).body.items.map(({ action }: { action: string }) => action)).toEqual(['config.rule_remove', 'config.rule_set', 'config.rule_set', 'config.rule_set']);
+  });
+
+  it('limits of sites are set and removed, with the roles and the checks that REST has', async () => {
+    const viewer = (await tokenOf('viewer')).token;
+    await world.enrol('cam-s');
+    await world.call('PATCH', '/api/v1/devices/cam-s', { labels: { site: 'oslo' } });
+    expect(await codeOf('mutation { limitSite(site: "oslo", maxInProgress: 5) { site } }', viewer)).toEqual(['role.missing']);
+    expect(await ask('mutation { limitSite(site: "oslo", maxInProgress: 5, bytesPerSecond: 2e6) { site maxInProgress bytesPerSecond of devices } }')).toEqual({ data: { limitSite: { site: 'oslo', maxInProgress: 5, bytesPerSecond: 2_000_000, of: 'site', devices: 1 } } });
+    for (const [given, fault] of [['site: "oslo"', /^say at least one/], ['site: "oslo", maxInProgress: 0', /^maxInProgress: /], ['site: "oslo", bytesPerSecond: 1.5', /^bytesPerSecond: /], ['site: "", maxInProgress: 1', /^site: /], [`site: "${'a'.repeat(64)}", maxInProgress: 1`, /^site: /]] as const) {
+      const { errors } = await ask(`mutation { limitSite(${given}) { site } }`);
+      expect(errors, given).toMatchObject([{ extensions: { code: 'request.invalid', context: { faults: [expect.stringMatching(fault)] } } }]);
+    }
+    expect(await codeOf('mutation { unlimitSite(site: "oslo") { site } }', viewer)).toEqual(['role.missing']);
+    expect(await ask('mutation { unlimitSite(site: "oslo") { site of maxInProgress } }')).toEqual({ data: { unlimitSite: { site: 'oslo', of: null, maxInProgress: null } } });
+    expect(await codeOf('mutation { unlimitSite(site: "oslo") { site } }')).toEqual(['site.no_limit']);
+    await ask('mutation { limitSite(site: "nowhere", maxInProgress: 5) { site } }');
+    expect(await ask('mutation { unlimitSite(site: "nowhere") { site } }')).toEqual({ data: { unlimitSite: null } });
+    expect((await ask('{ sites { site devices } }', viewer)).data!.sites).toEqual(expect.arrayContaining([{ site: 'oslo', devices: 1 }]));
+  });
+});
+
 describe('alerts', () => {
   it('open ones are listed, counted and told of as they change; operators acknowledge and silence them', async () => {
     const viewer = (await tokenOf('viewer')).token;

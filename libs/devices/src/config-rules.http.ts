@@ -2,11 +2,11 @@ import { Body, Controller, Delete, Get, HttpCode, Inject, Param, Put } from '@ne
 import { ApiTags } from '@nestjs/swagger';
 import { Actor, Roles } from '@reefkeeper/platform/http';
 import { z } from 'zod';
-import { ConfigRules, type ConfigRuleView } from './config-rules.service.ts';
+import { ConfigRules, type ChangedConfigRule, type ConfigRuleView } from './config-rules.service.ts';
 import { configChange } from './devices.http.ts';
 
-const name = z.string().regex(/^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$/, 'a name of 1 to 63 letters, digits, _ . -');
-const ruleBody = z.object({
+export const ruleName = z.string().regex(/^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$/, 'a name of 1 to 63 letters, digits, _ . -');
+export const ruleBody = z.object({
   selector: z.string().max(2_000).describe('which devices, now and later; empty = every one'), config: configChange,
   priority: z.number().int().min(-1_000).max(1_000).default(0).describe('of several rules that match, the higher one wins, setting by setting; of equals the one whose name comes first'),
 }).refine(({ config }) => Object.keys(config).length > 0, { path: ['config'], message: 'a rule configures something: name at least one setting' }).meta({ id: 'SetConfigRule' });
@@ -24,14 +24,14 @@ export class ConfigRulesController {
 
   @Put(':name')
   @Roles('operator')
-  set(@Param('name', { schema: name }) rule: string, @Body({ schema: ruleBody }) body: z.output<typeof ruleBody>, @Actor() actor: string): Promise<ConfigRuleView & { changed: number }> {
+  set(@Param('name', { schema: ruleName }) rule: string, @Body({ schema: ruleBody }) body: z.output<typeof ruleBody>, @Actor() actor: string): Promise<ChangedConfigRule> {
     return this.rules.set(rule, body, actor);
   }
 
   @Delete(':name')
   @HttpCode(200)
   @Roles('operator')
-  async remove(@Param('name', { schema: name }) rule: string, @Actor() actor: string): Promise<{ changed: number }> {
+  async remove(@Param('name', { schema: ruleName }) rule: string, @Actor() actor: string): Promise<{ changed: number }> {
     return { changed: await this.rules.remove(rule, actor) };
   }
 }

@@ -8,6 +8,7 @@ import { matches, parseSelector } from './selector.ts';
 /** What devices that match are configured to, those that come to match later too. */
 export interface ConfigRule { name: string; selector: string; config: Partial<AgentConfig>; /** Of several that match, the higher one wins, setting by setting; of equals the one whose name comes first. */ priority: number; setAt: Date; setBy: string }
 export type ConfigRuleView = ConfigRule & { /** In service and matching now. */ devices: number };
+export type ChangedConfigRule = ConfigRuleView & { /** Devices that are told something new. */ changed: number };
 
 /** Rules change one after another, and no device changes its labels or comes in meanwhile: else one could be configured by rules or labels of before. */
 const rulesLock = "hashtext('reef.config-rules')";
@@ -28,7 +29,7 @@ export class ConfigRules {
   }
 
   /** @returns the rule, and for how many devices something changed @throws ReefError `selector.invalid` */
-  async set(name: string, { selector, config, priority }: Pick<ConfigRule, 'selector' | 'config' | 'priority'>, actor: string): Promise<ConfigRuleView & { changed: number }> {
+  async set(name: string, { selector, config, priority }: Pick<ConfigRule, 'selector' | 'config' | 'priority'>, actor: string): Promise<ChangedConfigRule> {
     parseSelector(selector);
     const at = this.clock.now();
     const changed = await this.db.transaction(async (tx) => {

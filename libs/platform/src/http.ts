@@ -52,6 +52,18 @@ export function fromHttp(thrown: unknown): ReefError {
   return asReefError(thrown);
 }
 
+/**
+ * An argument of GraphQL, by the schema that REST has for it: there the pipe looks, here nothing does.
+ * @param name of the argument, where it is one value
+ * @throws ReefError `request.invalid`, with the faults as in REST
+ */
+export function checked<T>(schema: z.ZodType<T>, value: unknown, name?: string): T {
+  const result = schema.safeParse(value);
+  if (result.success) return result.data;
+  const faults = result.error.issues.map(({ path, message }) => [[...(name ? [name] : []), ...path].join('.'), message].filter(Boolean).join(': '));
+  throw new ReefError('request.invalid', 'invalid', faults.join('; '), { detail: { faults } });
+}
+
 @Catch()
 export class ProblemFilter implements ExceptionFilter {
   constructor(private readonly log: Logger) {}

@@ -9,12 +9,13 @@ export const JsonScalar = new GraphQLScalarType({
   parseLiteral: literal,
 });
 
-function literal(node: ValueNode): unknown {
+function literal(node: ValueNode, variables?: Record<string, unknown> | null): unknown {
   switch (node.kind) {
+    case Kind.VARIABLE: return variables?.[node.name.value];
     case Kind.STRING: case Kind.BOOLEAN: case Kind.ENUM: return node.value;
     case Kind.INT: case Kind.FLOAT: return Number(node.value);
-    case Kind.LIST: return node.values.map(literal);
-    case Kind.OBJECT: return Object.fromEntries(node.fields.map((field) => [field.name.value, literal(field.value)]));
+    case Kind.LIST: return node.values.map((one) => literal(one, variables));
+    case Kind.OBJECT: return Object.fromEntries(node.fields.map((field) => [field.name.value, literal(field.value, variables)]));
     default: return null;
   }
 }

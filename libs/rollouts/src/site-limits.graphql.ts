@@ -1,6 +1,7 @@
 import { Inject } from '@nestjs/common';
 import { Args, Field, Float, Int, Mutation, ObjectType, Query, Resolver } from '@nestjs/graphql';
-import { Actor, Roles } from '@reefkeeper/platform/http';
+import { Actor, checked, Roles } from '@reefkeeper/platform/http';
+import { siteName } from './site-limits.http.ts';
 import { siteLimitBody, SiteLimits, type SiteView } from './site-limits.service.ts';
 
 @ObjectType('Site', { description: 'A value of the label site; * stands for every site that has no limit of its own' })
@@ -26,6 +27,14 @@ export class SitesResolver {
   @Mutation(() => SiteType)
   @Roles('operator')
   limitSite(@Args('site') site: string, @Actor() actor: string, @Args('maxInProgress', { type: () => Int, nullable: true }) maxInProgress?: number, @Args('bytesPerSecond', { type: () => Float, nullable: true }) bytesPerSecond?: number): Promise<SiteView> {
-    return this.service.set(site, siteLimitBody.parse({ maxInProgress, bytesPerSecond }), actor);
+    return this.service.set(checked(siteName, site, 'site'), checked(siteLimitBody, { maxInProgress, bytesPerSecond }), actor);
+  }
+
+  @Mutation(() => SiteType, { nullable: true, description: 'what holds there then; null where no device is' })
+  @Roles('operator')
+  async unlimitSite(@Args('site') site: string, @Actor() actor: string): Promise<SiteView | null> {
+    const name = checked(siteName, site, 'site');
+    await this.service.remove(name, actor);
+    return (await this.service.list()).find((one) => one.site === name) ?? null;
   }
 }
