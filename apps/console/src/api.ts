@@ -25,7 +25,7 @@ export interface Version {
   id: string; model: string; version: number; ref: string; state: string; createdAt: string; bundleDigest: string | null; error: { code: string; message: string } | null;
   failedVariants: { name: string; code: string; message: string }[]; pipelines: { minRuntime: number; segments: { digest: string; bytes: number }[] }[];
   hold: { code: string; message: string } | null; confirmedBy: string | null;
-  variants: { name: string; kind: string; minRuntime: number | null; bytes: number; digest: string; details: CompiledDetails | null }[];
+  variants: { name: string; kind: string; minRuntime: number | null; segments: number; totalBytes: number; digest: string; details: CompiledDetails | null }[];
   labels: string[] | null; parity: Parity | null; analysis: Analysis | null;
   task: string; notes: string | null;
   lineage: { learning?: Learning; source: SourceFile; calibration: SourceFile | null; evaluation: SourceFile | null; job: string | null; parent: string | null; tools: Record<string, string> } | null;
@@ -50,7 +50,7 @@ export interface Learning {
 interface SourceFile { filename: string; digest: string }
 
 /** What the inspector found in a compiled file. */
-export interface CompiledDetails { onChipBytes?: number; streamedBytes?: number; cpuOps?: Record<string, number>; latency?: Record<'usb3' | 'usb2', { lowMs: number; highMs: number }> | null }
+export interface CompiledDetails { moreSegments?: { digest: string }[]; onChipBytes?: number; streamedBytes?: number; cpuOps?: Record<string, number>; latency?: Record<'usb3' | 'usb2', { lowMs: number; highMs: number }> | null }
 
 /** Lists carry the verdict and the summary alone. */
 export interface Analysis {

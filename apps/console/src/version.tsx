@@ -1,3 +1,4 @@
+import { Fragment } from 'react';
 import { Link } from 'wouter';
 import { Act } from './act.tsx';
 import { api, type Analysis, type CompiledDetails, type Job, type Learning, type Page, type Version } from './api.ts';
@@ -73,11 +74,11 @@ export function Variants({ of: { variants, ref } }: { of: Version }) {
   const compiled = variants.some(({ details }) => details?.onChipBytes !== undefined);
   return (
     <Table label={`Variants of ${ref}`} head={['Variant', 'Needs runtime', 'Size', ...(compiled ? ['On the chip', 'Streamed', 'On the CPU', 'Predicted, USB 3 or PCIe', 'Predicted, USB 2'] : []), 'File']}>
-        {variants.map(({ name, minRuntime, bytes: size, digest, details }) => (
+        {variants.map(({ name, minRuntime, totalBytes, segments, digest, details }) => (
           <tr key={name}>
-            <td>{name}</td><td>{minRuntime ?? '-'}</td><td>{bytes(size)}</td>
+            <td>{name}</td><td>{minRuntime ?? '-'}</td><td>{bytes(totalBytes)}{segments > 1 && <span className="faint"> in {counted(segments, 'segment')}</span>}</td>
             {compiled && <><td>{sizeOf(details?.onChipBytes)}</td><td>{sizeOf(details?.streamedBytes)}</td><td>{cpuOps(details)}</td><td>{range(details?.latency?.usb3)}</td><td>{range(details?.latency?.usb2)}</td></>}
-            <td><Digest of={digest} /></td>
+            <td>{[digest, ...(details?.moreSegments ?? []).map((one) => one.digest)].map((one, at) => <Fragment key={one}>{at > 0 && ', '}<Digest of={one} /></Fragment>)}</td>
           </tr>
         ))}
     </Table>

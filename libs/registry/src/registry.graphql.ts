@@ -10,7 +10,9 @@ class VariantType {
   @Field(() => String, { description: 'cpu-int8 or edgetpu' }) kind!: string;
   @Field(() => Int, { nullable: true, description: 'Lowest Edge TPU runtime that runs it' }) minRuntime!: number | null;
   @Field(() => String) digest!: string;
-  @Field(() => Float) bytes!: number;
+  @Field(() => Float, { description: 'Of its file; in segments, of the first' }) bytes!: number;
+  @Field(() => Int, { description: 'Files that it is run from, one for each Edge TPU' }) segments!: number;
+  @Field(() => Float, { description: 'What its segments come to' }) totalBytes!: number;
   @Field(() => JsonScalar, { nullable: true }) details!: Record<string, unknown> | null;
 }
 

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { parseRef, refOf, variantFor, versionMoves, versionStates, type VersionState } from './version.ts';
+import { parseRef, refOf, sizeOf, variantFor, versionMoves, versionStates, type VersionState } from './version.ts';
 
 const cpu = { name: 'cpu-int8', kind: 'cpu-int8', minRuntime: null } as const;
 const tpu = (minRuntime: number) => ({ name: `edgetpu-${minRuntime}`, kind: 'edgetpu', minRuntime }) as const;
@@ -51,6 +51,11 @@ describe('variantFor', () => {
       if (choice.ok && choice.variant.kind === 'cpu-int8') expect(cpuFallback).toBe(true);
     }));
   });
+});
+
+it('a variant is as big as all its segments', () => {
+  expect(sizeOf({ bytes: 10, details: null })).toEqual({ segments: 1, totalBytes: 10 });
+  expect(sizeOf({ bytes: 10, details: { onChipBytes: 9, moreSegments: [{ digest: 'a', bytes: 20 }, { digest: 'b', bytes: 30 }] } })).toEqual({ segments: 3, totalBytes: 60 });
 });
 
 describe('refs', () => {

@@ -1,6 +1,6 @@
 import type { Page } from './registry.service.ts';
 import type { FailedVariant, SegmentedModel, Version, VersionError, VersionHold } from './registry.entity.ts';
-import { refOf, type VersionState } from './version.ts';
+import { refOf, sizeOf, type VersionState } from './version.ts';
 
 /** A version as the API shows it. */
 export interface VersionView {
@@ -14,7 +14,8 @@ export interface VersionView {
   labels: string[] | null;
   notes: string | null;
   bundleDigest: string | null;
-  variants: { name: string; kind: string; minRuntime: number | null; digest: string; bytes: number; details: Record<string, unknown> | null }[];
+  /** `digest` and `bytes` are those of its file, in segments of the first; `totalBytes` all of them come to. */
+  variants: { name: string; kind: string; minRuntime: number | null; digest: string; bytes: number; segments: number; totalBytes: number; details: Record<string, unknown> | null }[];
   parity: Record<string, unknown> | null;
   lineage: Record<string, unknown> | null;
   analysis: Record<string, unknown> | null;
@@ -36,7 +37,7 @@ export function versionView(version: Version): VersionView {
   const { id, model, state, task, labels, notes, bundleDigest, parity, lineage, analysis, error, createdAt, createdBy, readyAt, failedVariants, pipelines, hold, confirmedAt, confirmedBy } = version;
   return {
     id, model, version: version.version, ref: refOf(version), state, task, labels, notes, bundleDigest,
-    variants: (version.variants ?? []).map(({ name, kind, minRuntime, digest, bytes, details }) => ({ name, kind, minRuntime, digest, bytes, details })),
+    variants: (version.variants ?? []).map(({ name, kind, minRuntime, digest, bytes, details }) => ({ name, kind, minRuntime, digest, bytes, ...sizeOf({ bytes, details }), details })),
     parity, lineage, analysis, error, createdAt, createdBy, readyAt, failedVariants, pipelines, hold, confirmedAt, confirmedBy,
   };
 }

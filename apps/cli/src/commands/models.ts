@@ -23,7 +23,7 @@ export interface VersionView {
   id: string; model: string; version: number; ref: string; state: string; task: string; createdAt: string; bundleDigest: string | null; error: { code: string; message: string } | null;
   failedVariants: { name: string; code: string; message: string }[]; pipelines: { minRuntime: number; segments: { digest: string; bytes: number; details: { onChipBytes?: number; streamedBytes?: number } }[] }[];
   hold: { code: string; message: string } | null; confirmedAt: string | null; confirmedBy: string | null;
-  variants: { name: string; kind: string; minRuntime: number | null; digest: string; bytes: number; details?: { moreSegments?: unknown[] } | null }[];
+  variants: { name: string; kind: string; minRuntime: number | null; digest: string; bytes: number; segments: number; totalBytes: number }[];
   labels: string[] | null; analysis: { verdict?: string; summary?: string } | null; lineage: Record<string, unknown> | null;
   parity: {
     samples: number; agreement: number | null; accuracy: { float: number; int8: number } | null;
@@ -94,7 +94,7 @@ export function registerModels(program: Command): Command {
       const version = await api.get<VersionView>(pathOf(ref));
       const stem = `${version.model}-v${version.version}`;
       const files = [
-        ...version.variants.filter(({ details }) => !details?.moreSegments).map((one) => ({ file: `${stem}_${one.name}.tflite`, digest: one.digest, bytes: one.bytes })),
+        ...version.variants.filter(({ segments }) => segments === 1).map((one) => ({ file: `${stem}_${one.name}.tflite`, digest: one.digest, bytes: one.bytes })),
         ...version.pipelines.flatMap(({ minRuntime, segments }) => segments.map((one, at) => ({ file: `${stem}_runtime_${minRuntime}_segment_${at}_of_${segments.length}_edgetpu.tflite`, digest: one.digest, bytes: one.bytes }))),
       ];
       if (files.length === 0) throw new ReefError('version.state_wrong', 'conflict', `${version.ref} is ${version.state} and has no files yet.`);
@@ -218,7 +218,7 @@ export function versionText(version: VersionView): string {
     ...(version.error ? [['error', `${version.error.message} (${version.error.code})`] as [string, string]] : []),
   ])];
   if (version.hold) parts.push(`held: ${version.hold.message} ${version.confirmedAt ? `Confirmed by ${version.confirmedBy} ${ago(version.confirmedAt)}.` : `It is not rolled out before: reef model confirm ${version.ref}`}`);
-  if (version.variants.length > 0) parts.push(table(['variant', 'min runtime', 'size', 'file'], version.variants.map((one) => [one.name, one.minRuntime, bytes(one.bytes), one.digest.slice(0, 12)])));
+  if (version.variants.length > 0) parts.push(table(['variant', 'min runtime', 'size', 'file'], version.variants.map((one) => [one.name, one.minRuntime, one.segments === 1 ? bytes(one.totalBytes) : `${bytes(one.totalBytes)} in ${one.segments} segments`, one.segments === 1 ? one.digest.slice(0, 12) : 'below'])));
   parts.push(...version.failedVariants.map((one) => `${one.name} was not made: ${one.message} (${one.code})`));
   for (const { minRuntime, segments } of version.pipelines) {
     parts.push(table([`pipeline for runtime ${minRuntime}`, 'size', 'on its chip', 'streamed', 'file'], segments.map((one, at) => [`segment ${at + 1} of ${segments.length}`, bytes(one.bytes), bytes(one.details.onChipBytes ?? 0), bytes(one.details.streamedBytes ?? 0), one.digest.slice(0, 12)])));
