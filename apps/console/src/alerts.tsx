@@ -1,13 +1,13 @@
 import { useState, type ReactNode } from 'react';
 import { Link } from 'wouter';
 import { Act } from './act.tsx';
-import { api, type Alert, type AlertCounts, type Silence } from './api.ts';
+import { addressOf, api, type Alert, type AlertCounts, type Silence } from './api.ts';
 import { useLive } from './live.ts';
 import { usePages } from './pages.tsx';
 import { Ago, counted, Empty, Loaded, number, Sentence, State, Table, useTitle, useTyped, When } from './parts.tsx';
 
 const changed = 'subscription { alertChanged { id } }';
-const which = { open: '', all: '&state=OPEN,ACKNOWLEDGED,CLOSED', closed: '&state=CLOSED' };
+const which = { open: '', all: 'OPEN,ACKNOWLEDGED,CLOSED', closed: 'CLOSED' };
 
 /** What somebody may have to look at, newest first. */
 export function AlertsPage() {
@@ -16,7 +16,7 @@ export function AlertsPage() {
   const [only, setOnly] = useState<keyof typeof which>('open');
   const [kind, setKind] = useState('');
   const counts = useLive<AlertCounts>('/alerts/counts', changed);
-  const { live, turn } = usePages<Alert>(`/alerts?${selector && `selector=${encodeURIComponent(selector)}`}${which[only]}${kind && `&kind=${kind}`}`, { size: 50, subscription: changed, what: 'alerts' });
+  const { live, turn } = usePages<Alert>('/alerts', { query: { selector, state: which[only], kind }, size: 50, subscription: changed, what: 'alerts' });
   const kinds = [...new Set([...(counts.data?.kinds.map((one) => one.kind) ?? []), ...(live.data?.items.map((one) => one.kind) ?? []), ...(kind ? [kind] : [])])].sort();
   return (
     <>
@@ -67,7 +67,7 @@ export function AlertPage({ id }: { id: string }) {
 
 /** Of one device, on its page; nothing where nothing is wrong. */
 export function DeviceAlerts({ id }: { id: string }) {
-  const live = useLive<{ items: Alert[] }>(`/alerts?device=${encodeURIComponent(id)}`, `subscription { alertChanged(device: ${JSON.stringify(id)}) { id } }`);
+  const live = useLive<{ items: Alert[] }>(addressOf('/alerts', { device: id }), `subscription { alertChanged(device: ${JSON.stringify(id)}) { id } }`);
   if (!live.data || live.data.items.length === 0) return null;
   return (
     <section className="card attention" aria-label="Open alerts">

@@ -132,6 +132,15 @@ export interface Site { site: string; maxInProgress: number | null; bytesPerSeco
 /** Of what was sent: the name of the value, with dots, and what is wrong with it. */
 export interface Fault { field: string; message: string }
 
+/** What is empty or undefined is not asked for. */
+export type Query = Record<string, string | undefined>;
+
+/** A path with what it asks for. */
+export function addressOf(path: string, query: Query = {}): string {
+  const asked = new URLSearchParams(Object.entries(query).filter((one): one is [string, string] => Boolean(one[1]))).toString();
+  return asked ? `${path}?${asked}` : path;
+}
+
 /** An RFC 9457 problem, thrown. */
 export class Problem extends Error {
   constructor(readonly status: number, readonly code: string, message: string, readonly faults: readonly Fault[] = []) {

@@ -13,7 +13,7 @@ export function CapturesPage() {
   useTitle('Captures');
   const [selector, setSelector] = useTyped();
   const [which, setWhich] = useState<Which>('-');
-  const { live, turn } = usePages<Capture>(`/captures?${which && `label=${encodeURIComponent(which)}`}${selector && `&selector=${encodeURIComponent(selector)}`}`, { size: 24, what: 'pictures' });
+  const { live, turn } = usePages<Capture>('/captures', { query: { label: which, selector }, size: 24, what: 'pictures' });
   const words = [...new Set(live.data?.items.flatMap(({ prediction, label }) => [prediction, ...(label ? [label] : [])]))].sort();
   return (
     <>

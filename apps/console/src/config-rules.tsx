@@ -1,7 +1,7 @@
 import { useState, type ReactNode } from 'react';
 import { Link } from 'wouter';
 import { Act, useMay } from './act.tsx';
-import { api, Problem, type Config, type ConfigRule, type Device, type Page } from './api.ts';
+import { addressOf, api, Problem, type Config, type ConfigRule, type Device, type Page } from './api.ts';
 import { configText, ruleIn } from './config.ts';
 import { Field, Fields } from './form.tsx';
 import { useLive } from './live.ts';
@@ -47,15 +47,15 @@ export function ConfigRulesPage() {
 }
 
 /** The first page, showing these alone. */
-export const devicesAt = (selector: string): string => (selector ? `/?selector=${encodeURIComponent(selector)}` : '/');
+export const devicesAt = (selector: string): string => addressOf('/', { selector });
 
 const told = (changed: number): string => `${changed === 0 ? 'nobody is' : `${counted(changed, 'device')} ${changed === 1 ? 'is' : 'are'}`} told something new`;
 
-const addressOf = (name: string): string => `/config-rules/${encodeURIComponent(name)}`;
+const ruleAt = (name: string): string => `/config-rules/${encodeURIComponent(name)}`;
 
 function Remove({ rule: { name, devices }, done }: { rule: ConfigRule; done: Said }) {
   const run = async () => {
-    const { changed } = await api<{ changed: number }>(addressOf(name), { method: 'DELETE' });
+    const { changed } = await api<{ changed: number }>(ruleAt(name), { method: 'DELETE' });
     done(`${name} is removed; ${told(changed)}.`);
   };
   return <Act text="Remove" about={name} tone="bad" ask={<p>{devices === 0 ? 'No device goes by it now.' : `${counted(devices, 'device')} that match go by the other rules then, or by the defaults.`}</p>} run={run} />;
@@ -66,7 +66,7 @@ function RuleForm({ text, rules, rule, done }: { text: string; rules: readonly C
     const { name, body } = ruleIn(form, rule);
     // Setting one replaces it: nobody who adds a rule means that.
     if (!rule && rules.some((one) => one.name === name)) throw new Problem(409, 'config.rule_there', '', [{ field: 'name', message: `There is a rule ${name} already. Edit it, or give this one another name.` }]);
-    const { devices, changed } = await api<ConfigRule & { changed: number }>(addressOf(name), { method: 'PUT', body });
+    const { devices, changed } = await api<ConfigRule & { changed: number }>(ruleAt(name), { method: 'PUT', body });
     done(`${name} is set for ${counted(devices, 'device')} now, and those that come to match later; ${told(changed)}.`);
   };
   return (
@@ -82,7 +82,7 @@ function RuleForm({ text, rules, rule, done }: { text: string; rules: readonly C
 /** With what it comes to now, or why it is none, while it is written. */
 function Selector({ initial }: { initial: string }) {
   const [selector, type] = useTyped(initial);
-  const { data, error } = useLive<Page<Device> & { total: number }>(`/devices?limit=1&total=true&selector=${encodeURIComponent(selector)}`);
+  const { data, error } = useLive<Page<Device> & { total: number }>(addressOf('/devices', { limit: '1', total: 'true', selector }));
   return <Field name="selector" label="Labels of the devices" maxLength={2_000} defaultValue={initial} placeholder="site=lyon,line in (a,b)" autoComplete="off" onChange={(event) => type(event.target.value)} hint={<span role="status">{error ? error.message : data ? `${selector ? counted(data.total, 'device') : `Every device, ${number(data.total)},`} ${data.total === 1 || !selector ? 'matches' : 'match'} now.` : 'Counting…'}</span>} />;
 }
 

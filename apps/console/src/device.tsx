@@ -2,7 +2,7 @@ import { Fragment, useMemo } from 'react';
 import { Link } from 'wouter';
 import { Act } from './act.tsx';
 import { DeviceAlerts } from './alerts.tsx';
-import { api, type Device, type DeviceExecution, type Page, type SeriesPoint } from './api.ts';
+import { addressOf, api, type Device, type DeviceExecution, type Page, type SeriesPoint } from './api.ts';
 import { Bundle, versionPage } from './bundles.tsx';
 import { configText } from './config.ts';
 import { useLive } from './live.ts';
@@ -107,7 +107,7 @@ function Workloads({ device }: { device: Device }) {
 
 function Telemetry({ id, workload, first }: { id: string; workload: string; first: boolean }) {
   const from = useMemo(() => new Date(Date.now() - 3_600_000).toISOString(), []);
-  const live = useLive<{ points: SeriesPoint[] }>(`/telemetry/series?device=${encodeURIComponent(id)}&workload=${encodeURIComponent(workload)}&from=${from}&stepS=30`, `subscription { telemetryReceived(device: ${JSON.stringify(id)}) { deviceId } }`);
+  const live = useLive<{ points: SeriesPoint[] }>(addressOf('/telemetry/series', { device: id, workload, from, stepS: '30' }), `subscription { telemetryReceived(device: ${JSON.stringify(id)}) { deviceId } }`);
   return (
     <details className="card" open={first}>
       <summary><h2>{workload}, last hour</h2>{live.data && <span className="faint">{counted(live.data.points.reduce((sum, { inferences }) => sum + inferences, 0), 'inference')}, {counted(live.data.points.reduce((sum, { errors }) => sum + errors, 0), 'error')}</span>}</summary>

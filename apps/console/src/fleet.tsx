@@ -1,14 +1,14 @@
 import { useState } from 'react';
 import { Link, useSearch } from 'wouter';
 import { Bundle, versionPage } from './bundles.tsx';
-import type { Device, Overview } from './api.ts';
+import type { Device, Overview, Query } from './api.ts';
 import { useLive } from './live.ts';
 import { usePages } from './pages.tsx';
 import { Ago, counted, Digest, Empty, Labels, Loaded, number, Sentence, Stack, State, Table, useTitle, useTyped } from './parts.tsx';
 import { countsOf, nowOf, sharesOf, waveOf } from './progress.ts';
 
 type Only = '' | 'online' | 'offline' | 'degraded';
-const filters: Record<Only, string> = { '': '', online: '&online=true', offline: '&online=false', degraded: '&health=DEGRADED' };
+const filters: Record<Only, Query> = { '': {}, online: { online: 'true' }, offline: { online: 'false' }, degraded: { health: 'DEGRADED' } };
 
 /** The start: is the fleet well, what needs a person, what moves, what runs where, and then each device. */
 export function FleetPage() {
@@ -104,7 +104,7 @@ function Devices({ asked }: { asked: string }) {
   const [selector, setSelector] = useTyped(asked);
   const [id, setId] = useTyped();
   const [only, setOnly] = useState<Only>('');
-  const { live, turn } = usePages<Device>(`/devices?${selector && `selector=${encodeURIComponent(selector)}`}${id && `&id=${encodeURIComponent(id)}`}${filters[only]}`, { size: 100, subscription: 'subscription { deviceChanged { id } }', what: 'devices' });
+  const { live, turn } = usePages<Device>('/devices', { query: { selector, id, ...filters[only] }, size: 100, subscription: 'subscription { deviceChanged { id } }', what: 'devices' });
   return (
     <section>
       <h2>Devices</h2>

@@ -1,15 +1,19 @@
 import { useState, type ReactNode } from 'react';
-import type { Page } from './api.ts';
+import { addressOf, type Page, type Query } from './api.ts';
 import { useLive, type Live } from './live.ts';
 
 export interface Paged<T> { live: Live<Page<T>>; /** Under the list: empty where one page holds it all. */ turn: ReactNode }
 
-/** One page of a list at a time, however long it is; a list that asks for something else begins at its start. */
-export function usePages<T>(path: string, { size, subscription, what }: { size: number; subscription?: string; what: string }): Paged<T> {
+/**
+ * One page of a list at a time, however long it is; a list that asks for something else begins at its start.
+ * @param query what it asks for; what is empty or undefined is not asked
+ */
+export function usePages<T>(list: string, { query, size, subscription, what }: { query?: Query; size: number; subscription?: string; what: string }): Paged<T> {
+  const path = addressOf(list, query);
   const [state, setState] = useState<{ path: string; cursors: string[] }>({ path, cursors: [] });
   const cursors = state.path === path ? state.cursors : [];
   const cursor = cursors.at(-1);
-  const live = useLive<Page<T>>(`${path}${path.includes('?') ? '&' : '?'}limit=${size}${cursor ? `&cursor=${encodeURIComponent(cursor)}` : ''}`, subscription);
+  const live = useLive<Page<T>>(addressOf(list, { ...query, limit: `${size}`, cursor }), subscription);
   const next = live.data?.nextCursor ?? null;
   const first = cursors.length * size;
   const turn = (cursors.length > 0 || next) && (

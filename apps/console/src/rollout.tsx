@@ -1,7 +1,7 @@
 import { useContext, useMemo, useState } from 'react';
 import { Link } from 'wouter';
 import { Act, MeContext } from './act.tsx';
-import { api, type Explanation, type Rollout, type RolloutEvent, type RolloutExecution, type SeriesPoint } from './api.ts';
+import { addressOf, api, type Explanation, type Rollout, type RolloutEvent, type RolloutExecution, type SeriesPoint } from './api.ts';
 import { versionPage } from './bundles.tsx';
 import { useLive } from './live.ts';
 import { usePages } from './pages.tsx';
@@ -103,7 +103,7 @@ function LateCard({ late }: { late: NonNullable<Rollout['late']> }) {
 
 function Telemetry({ rollout }: { rollout: Rollout }) {
   const from = useMemo(() => new Date(Date.parse(rollout.startedAt ?? rollout.createdAt) - 300_000).toISOString(), [rollout.startedAt, rollout.createdAt]);
-  const live = useLive<{ points: SeriesPoint[] }>(`/telemetry/series?rollout=${rollout.id}&workload=${rollout.workload}&from=${from}`, 'subscription { telemetryReceived { deviceId } }');
+  const live = useLive<{ points: SeriesPoint[] }>(addressOf('/telemetry/series', { rollout: rollout.id, workload: rollout.workload, from }), 'subscription { telemetryReceived { deviceId } }');
   return <Loaded live={live}>{({ points }) => <SeriesPlots points={points} empty="These devices have sent no telemetry of this workload." />}</Loaded>;
 }
 
@@ -112,7 +112,7 @@ const executionStates = ['PENDING', 'QUEUED', 'IN_PROGRESS', 'SUCCEEDED', 'FAILE
 function Executions({ rollout, changed }: { rollout: Rollout; changed: string }) {
   const [wave, setWave] = useState('');
   const [state, setState] = useState('');
-  const { live, turn } = usePages<RolloutExecution>(`/rollouts/${rollout.id}/executions?${[wave && `wave=${wave}`, state && `state=${state}`].filter(Boolean).join('&')}`, { size: 100, subscription: changed, what: 'devices' });
+  const { live, turn } = usePages<RolloutExecution>(`/rollouts/${rollout.id}/executions`, { query: { wave, state }, size: 100, subscription: changed, what: 'devices' });
   return (
     <section>
       <h2>Devices</h2>
@@ -154,7 +154,7 @@ function LeftOut({ rollout: { plan } }: { rollout: Rollout }) {
 }
 
 function Decisions({ id, changed }: { id: string; changed: string }) {
-  const { live, turn } = usePages<RolloutEvent>(`/rollouts/${id}/events?order=newest`, { size: 50, subscription: changed, what: 'decisions' });
+  const { live, turn } = usePages<RolloutEvent>(`/rollouts/${id}/events`, { query: { order: 'newest' }, size: 50, subscription: changed, what: 'decisions' });
   return (
     <section>
       <h2>Decisions</h2>

@@ -13,7 +13,7 @@ const states = ['AWAITING_APPROVAL', 'PAUSED', 'RUNNING', 'SCHEDULED', 'ROLLING_
 export function RolloutsPage() {
   useTitle('Rollouts');
   const [state, setState] = useState('');
-  const { live, turn } = usePages<Rollout>(`/rollouts?${state && `state=${state}`}`, { size: 50, subscription: changed, what: 'rollouts' });
+  const { live, turn } = usePages<Rollout>('/rollouts', { query: { state }, size: 50, subscription: changed, what: 'rollouts' });
   return (
     <>
       <h1>Rollouts</h1>

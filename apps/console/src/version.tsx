@@ -1,7 +1,7 @@
 import { Fragment } from 'react';
 import { Link } from 'wouter';
 import { Act } from './act.tsx';
-import { api, type Analysis, type CompiledDetails, type Job, type Learning, type Page, type Version } from './api.ts';
+import { addressOf, api, type Analysis, type CompiledDetails, type Job, type Learning, type Page, type Version } from './api.ts';
 import { versionPage } from './bundles.tsx';
 import { useLive } from './live.ts';
 import { ParityReport } from './parity.tsx';
@@ -63,7 +63,7 @@ function Learnt({ learning: { device, workload, method, parent, classes, selfTes
 
 /** Of a version that was never built: its jobs say why. */
 function Jobs({ of: { model, ref } }: { of: Version }) {
-  const live = useLive<Page<Job>>(`/jobs?model=${encodeURIComponent(model)}&limit=100`);
+  const live = useLive<Page<Job>>(addressOf('/jobs', { model, limit: '100' }));
   const own = live.data?.items.filter(({ version }) => version === ref) ?? [];
   return own.length === 0 ? null : <p>{own.map(({ id, state }) => <span key={id}><Link href={`/jobs/${id}`}>Job {id.slice(0, 8)}</Link> <State of={state} /> </span>)}</p>;
 }
