@@ -2,11 +2,12 @@ import { createHash, createPrivateKey, X509Certificate } from 'node:crypto';
 import { mkdtemp, readFile, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { ManualClock } from '@reefkeeper/platform';
+import { ManualClock, ReefError } from '@reefkeeper/platform';
+import fc from 'fast-check';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { certificateRequest } from '../../../test/support/certificate-request.ts';
 import { testDatabase, type TestDatabase } from '../../../test/support/database.ts';
-import { Authority, ConfigRules, controllerName, Desired, Devices, devicesSchema, Enrolment, revokedSerials } from './index.ts';
+import { Authority, ConfigRules, controllerName, Desired, Devices, devicesSchema, Enrolment, matches, parseSelector, revokedSerials } from './index.ts';
 
 let database: TestDatabase;
 let dir: string;
@@ -169,6 +170,32 @@ it('configuration by selector is kept: for devices that are enrolled or relabell
   expect(await toldOf('early')).toMatchObject({ bytes: null, fps: null });
   await expect(rules.remove('all', 'olga')).rejects.toMatchObject({ code: 'config.no_rule' });
   await expect(rules.set('bad', { selector: 'a b', config: {}, priority: 0 }, 'olga')).rejects.toMatchObject({ code: 'selector.invalid' });
+});
+
+it('a rule counts the devices in service that match, whatever has happened to rules, labels and devices', async () => {
+  const rules = new ConfigRules(database.db, clock);
+  const ids = Array.from({ length: 6 }, (_, i) => `counted-${i}`);
+  const requests = await Promise.all(ids.map((id) => certificateRequest(id)));
+  const enrol = async (i: number, labels: Record<string, string>) => { await enrolment.enrol({ token: (await enrolment.createToken({ deviceId: ids[i]!, labels }, 'ana')).token, csr: requests[i]!.csr }); };
+  const expected = async () => {
+    const { items } = await devices.list({ limit: 1_000 });
+    return (await rules.list()).map(({ name, selector, devices: counted }) => [name, counted, items.filter(({ labels }) => matches(parseSelector(selector), labels)).length] as const);
+  };
+  const labels: Record<string, string>[] = [{}, { site: 'a' }, { site: 'b', line: '1' }, { line: '2' }];
+  const step = fc.oneof(
+    fc.record({ what: fc.constant('set' as const), name: fc.constantFrom('x', 'y', 'z'), selector: fc.constantFrom('', 'site=a', 'site!=a', 'line', '!line', 'site in (a,b),line notin (1)') }),
+    fc.record({ what: fc.constant('remove' as const), name: fc.constantFrom('x', 'y', 'z') }), fc.record({ what: fc.constant('retire' as const), device: fc.nat(5) }),
+    fc.record({ what: fc.constantFrom('label' as const, 'enrol' as const), device: fc.nat(5), labels: fc.constantFrom(...labels) }),
+  );
+  await fc.assert(fc.asyncProperty(fc.array(step, { minLength: 4, maxLength: 12 }), async (steps) => {
+    for (const one of steps) {
+      // What is not there cannot be removed, labelled or retired; that is said, and changes nothing.
+      const done = one.what === 'set' ? rules.set(one.name, { selector: one.selector, config: { maxFps: 1 }, priority: 0 }, 'olga') : one.what === 'remove' ? rules.remove(one.name, 'olga')
+        : one.what === 'retire' ? devices.retire(ids[one.device]!, 'sold', 'olga') : one.what === 'label' ? devices.label(ids[one.device]!, one.labels, 'ana') : enrol(one.device, one.labels);
+      await (done as Promise<unknown>).catch((error: unknown) => { if (!(error instanceof ReefError && error.kind === 'not_found')) throw error; });
+      for (const [name, counted, matching] of await expected()) expect(counted, name).toBe(matching);
+    }
+  }), { numRuns: 12 });
 });
 
 it('a device that comes in while a rule is made gets it all the same', async () => {
