@@ -112,8 +112,9 @@ const Severity = ({ of: { severity } }: { of: Alert }) => <State of={severity} /
 /** Commands stand in backticks. */
 const Advice = ({ of: { advice } }: { of: Alert }) => <>{advice.split('`').map((part, at) => (at % 2 === 1 ? <code key={at}>{part}</code> : part))}</>;
 
-function About({ of: { device, workload, rollout, numbers } }: { of: Alert }) {
+function About({ of: { subject, device, workload, rollout, numbers } }: { of: Alert }) {
   if (rollout) return <Link href={`/rollouts/${rollout}`}>{String(numbers.name ?? rollout)}</Link>;
+  if (!device) return <>{subject}</>;
   return <><Link href={`/devices/${device}`}>{device}</Link>{workload && <span className="faint"> {workload}</span>}</>;
 }
 

@@ -71,16 +71,59 @@ const conditions: AlertSource = {
     ({ ...row, kind, subject: row.device!, holds: true, numbers: { conditions, ...(row.numbers.faults && ofWorkloads.has(kind) ? { faults: row.numbers.faults } : {}) } }))),
 };
 
+/**
+ * So many devices, and this share of those that have no alert of their own yet, away at once have one cause; an alert stays down to the second share. What has had its own alert for longer
+ * is neither counted nor hidden.
+ */
+export const together = { devices: 10, shares: [0.9, 0.5] } as const;
+
+const presenceKinds = {
+  'device.offline': alertKind('warning', [120, 60], who('is not connected.'), (fact) => `Check its power and network. It goes on serving what it runs, and sends its telemetry when it is back; take it out of service with \`reef device retire ${fact.device}\` if it will not come.`),
+  'site.unreachable': alertKind('critical', [60, 60], ({ subject, numbers }) => `${String(numbers.offline)} of ${String(numbers.devices)} devices of ${subject} are not connected.`,
+    ({ subject }) => `They went away together: look at the power and the uplink of the site. They go on serving; \`reef device ls -l ${subject}\` lists them, and those that do not come back with the others get alerts of their own.`),
+  'fleet.unreachable': alertKind('critical', [60, 60], ({ numbers }) => `${String(numbers.offline)} of ${String(numbers.devices)} devices are not connected.`,
+    'They went away together: look at the broker, its certificate, and the network that leads to it. They go on serving, and come back by themselves; those that do not come back with the others get alerts of their own.'),
+} as const satisfies AlertKinds;
+
 const presence: AlertSource = {
   everyS: 2,
-  kinds: {
-    'device.offline': alertKind('warning', [120, 60], who('is not connected.'), (fact) => `Check its power and network. It goes on serving what it runs, and sends its telemetry when it is back; take it out of service with \`reef device retire ${fact.device}\` if it will not come.`),
+  kinds: presenceKinds,
+  // One that was never connected is on its way in, not lost. The whole fleet is counted only where enough of it is away.
+  sql: `
+    WITH away AS MATERIALIZED (SELECT d.id, d.labels ->> 'site' AS site, d.last_seen_at FROM devices d WHERE NOT d.online AND d.retired_at IS NULL AND d.session >= 0)
+    SELECT 'device.offline' AS kind, id AS device, NULL AS workload, NULL::uuid AS rollout, jsonb_build_object('lastSeenAt', last_seen_at, 'site', site) AS numbers FROM away
+    UNION ALL
+    SELECT 'site', NULL, NULL, NULL, jsonb_build_object('site', d.labels ->> 'site', 'devices', count(*)) FROM devices d
+    WHERE d.retired_at IS NULL AND d.session >= 0
+      AND ((SELECT count(*) FROM away) >= ${together.devices} OR EXISTS (SELECT 1 FROM alerts a WHERE a.state <> 'CLOSED' AND a.kind IN ('site.unreachable', 'fleet.unreachable')))
+    GROUP BY d.labels ->> 'site'`,
+  read(rows, live) {
+    const away = rows.filter(({ kind }) => kind === 'device.offline');
+    const sites = rows.filter(({ kind }) => kind === 'site').map(({ numbers }) => ({ site: numbers.site as string | null, devices: Number(numbers.devices) }));
+    const own = new Set(away.filter(({ device }) => live('device.offline', device!)));
+    const unreachable = (kind: string, subject: string, some: readonly SourceRow[], devices: number): Fact[] => {
+      const known = some.filter((row) => own.has(row)).length;
+      const [offline, of] = [some.length - known, devices - known];
+      const enough = live(kind, subject) ? offline > 0 && offline >= together.shares[1] * of : offline >= together.devices && offline >= together.shares[0] * of;
+      return enough ? [{ kind, subject, device: null, workload: null, rollout: null, holds: true, numbers: { offline, devices: of } }] : [];
+    };
+    const fleet = unreachable('fleet.unreachable', 'fleet', away, sites.reduce((sum, { devices }) => sum + devices, 0));
+    const bySite = Map.groupBy(away, ({ numbers }) => numbers.site as string | null);
+    const dark = sites.flatMap(({ site, devices }) => (site === null ? [] : unreachable('site.unreachable', `site=${site}`, bySite.get(site) ?? [], devices)));
+    const hidden = new Set(dark.map(({ subject }) => subject));
+    return [
+      ...fleet,
+      // What has been said of a site stands; that it is the whole fleet by now is one alert more, not one for each site.
+      ...dark.filter(({ kind, subject }) => fleet.length === 0 || live(kind, subject)),
+      ...asTheyAre(away.filter((row) => own.has(row) || (fleet.length === 0 && !hidden.has(`site=${String(row.numbers.site)}`))).map((row) => ({ ...row, numbers: { lastSeenAt: row.numbers.lastSeenAt as unknown } }))),
+    ];
   },
-  // One that was never connected is on its way in, not lost.
-  sql: `SELECT 'device.offline' AS kind, d.id AS device, NULL AS workload, NULL::uuid AS rollout, jsonb_build_object('lastSeenAt', d.last_seen_at) AS numbers
-    FROM devices d WHERE NOT d.online AND d.retired_at IS NULL AND d.session >= 0`,
-  read: asTheyAre,
 };
+
+/** Labels of what alert `a` of device `d` is about; those of a site are its own. */
+export const labelsSql = "coalesce(d.labels, CASE a.kind WHEN 'site.unreachable' THEN jsonb_build_object('site', substr(a.subject, 6)) END)";
+/** Whether it is about devices at all. */
+export const aboutDevicesSql = "(d.id IS NOT NULL OR a.kind IN ('site.unreachable', 'fleet.unreachable'))";
 
 const certificateDays = 14;
 

@@ -2,6 +2,7 @@ import { createHash, createHmac } from 'node:crypto';
 import type { Clock, Logger } from '@reefkeeper/platform';
 import type { DataSource } from 'typeorm';
 import { messageOf, type Untold } from './alert-message.ts';
+import { labelsSql } from './alert-sources.ts';
 import { silencedSql } from './silences.service.ts';
 
 export interface WebhookOptions {
@@ -51,7 +52,7 @@ export class AlertWebhook {
       const due = `(a.tell_after IS NULL OR a.tell_after <= $1) AND a.told <> CASE a.state WHEN 'CLOSED' THEN 'resolved' ELSE 'firing' END`;
       const [rows] = await tx.query<[Untold[], number]>(`
         WITH due AS MATERIALIZED (
-          SELECT a.id, a.kind, a.state = 'CLOSED' AS closed, d.labels FROM (
+          SELECT a.id, a.kind, a.state = 'CLOSED' AS closed, ${labelsSql} AS labels FROM (
             SELECT * FROM alerts WHERE state IN ('OPEN', 'ACKNOWLEDGED') UNION ALL SELECT * FROM alerts WHERE state = 'CLOSED' AND closed_at > $3 AND (told <> 'nothing' OR tell_tries > 0)
           ) a LEFT JOIN devices d ON d.id = a.device_id WHERE ${due} AND (a.state = 'CLOSED' OR NOT ${silenced.sql})
         ), first AS (

@@ -143,6 +143,76 @@ describe('sweeps', () => {
   });
 });
 
+describe('devices that go away together', () => {
+  const names = (site: string, count: number) => Array.from({ length: count }, (_, at) => `${site}-${at}`);
+  const present = (ids: string[], online: boolean) => devices.presence(ids.map((device) => ({ device, presence: { online, session: 1 } })));
+  const open = async () => (await live()).map(({ kind, subject }) => `${kind} ${subject}`).sort();
+  beforeEach(async () => {
+    for (const site of ['nantes', 'lille']) await database.db.query("INSERT INTO devices (id, labels, enrolled_at, online, session) SELECT unnest($1::text[]), $2, now(), true, 1", [names(site, 20), { site }]);
+  });
+
+  it('are one alert of their site; what was away before keeps its own, and so does what does not come back', async () => {
+    const [first, late, ...others] = names('nantes', 20);
+    await present([first!], false);
+    await pass(124);
+    expect(await open()).toEqual([`device.offline ${first}`]);
+
+    // Not all at the same moment: the last of them is away when alerts of the others would be near.
+    await present([late!, ...others.slice(0, 8)], false);
+    await pass(60);
+    await present(others.slice(8), false);
+    await pass(40);
+    expect(await open()).toEqual([`device.offline ${first}`]);
+    await pass(24);
+    expect(await open()).toEqual([`device.offline ${first}`, 'site.unreachable site=nantes']);
+    await pass(300);
+    const [site] = (await live()).filter(({ kind }) => kind === 'site.unreachable');
+    expect(await open()).toHaveLength(2);
+    expect(site).toMatchObject({ severity: 'critical', device: null, state: 'OPEN', times: 1, numbers: { offline: 19, devices: 19 }, summary: '19 of 19 devices of site=nantes are not connected.' });
+    expect(await database.db.query("SELECT count(*)::int AS n FROM alerts WHERE kind = 'device.offline'")).toEqual([{ n: 1 }]);
+
+    // Found by the label, told with it, and silenced with the site.
+    expect((await alerts.list({ selector: 'site=nantes', limit: 10 })).items.map(({ kind }) => kind).sort()).toEqual(['device.offline', 'site.unreachable']);
+    expect((await alerts.list({ selector: 'site=lille', limit: 10 })).items).toEqual([]);
+    const silence = await silences.create({ selector: 'site=nantes', kinds: [], until: new Date(clock.now().getTime() + 3_600_000), reason: 'power cut' }, 'ana');
+    expect(silence).toMatchObject({ alerts: 2 });
+    expect((await alerts.get(site!.id)).silenced).toBe(true);
+
+    await present(others, true);
+    await pass(64);
+    expect(await open()).toEqual([`device.offline ${first}`]);
+    await pass(70);
+    expect(await open()).toEqual([`device.offline ${first}`, `device.offline ${late}`]);
+    expect(await alerts.get(site!.id)).toMatchObject({ state: 'CLOSED' });
+  });
+
+  it('are one alert of the fleet when it is all of it, not one of each site', async () => {
+    const all = (await devices.list({ limit: 100 })).items.map(({ id }) => id);
+    await present(all, false);
+    await pass(300);
+    expect(await open()).toEqual(['fleet.unreachable fleet']);
+    expect((await live())[0]).toMatchObject({ summary: '43 of 43 devices are not connected.', numbers: { offline: 43, devices: 43 } });
+    const paris = await silences.create({ selector: 'site!=paris', kinds: [], until: new Date(clock.now().getTime() + 3_600_000), reason: 'x' }, 'ana');
+    expect(paris).toMatchObject({ alerts: 0 });
+    expect(await silences.create({ selector: '', kinds: [], until: new Date(clock.now().getTime() + 3_600_000), reason: 'x' }, 'ana')).toMatchObject({ alerts: 1 });
+
+    // All but one site come back: the cause is another one now.
+    await present(all.filter((id) => !id.startsWith('nantes')), true);
+    await pass(70);
+    expect(await open()).toEqual(['site.unreachable site=nantes']);
+    await present(names('nantes', 20), true);
+    await pass(70);
+    expect(await open()).toEqual([]);
+    expect((await every()).map(({ kind }) => kind).sort()).toEqual(['fleet.unreachable', 'site.unreachable']);
+  });
+
+  it('are as many alerts as devices where they are few of many', async () => {
+    await present(names('nantes', 12), false);
+    await pass(124);
+    expect(await open()).toEqual(names('nantes', 12).map((id) => `device.offline ${id}`).sort());
+  });
+});
+
 describe('telemetry', () => {
   const window = (some: Partial<Window>): Window => message.schema.parse({ bootId: 'boot', seq: ++seq, workload: 'classifier', bundle: bad, variant: 'cpu-int8', backend: 'cpu', startedAt: '2026-11-28T08:00:00Z', durationMs: 60_000, inferences: 100, latency: { total: Sketch.of([10_000]).toBase64() }, ...some });
   const sends = (some: Partial<Window>, device = 'cam-1') => telemetry.ingest([{ device, window: window(some) }]);

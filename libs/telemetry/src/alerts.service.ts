@@ -3,6 +3,7 @@ import { parseSelector, record, selectorSql } from '@reefkeeper/devices';
 import { hint, hintEach, ReefError, type Clock } from '@reefkeeper/platform';
 import { DataSource } from 'typeorm';
 import type { AlertState } from './alert.ts';
+import { labelsSql } from './alert-sources.ts';
 import { AlertRow } from './alerts.entity.ts';
 import { silencedSql } from './silences.service.ts';
 
@@ -13,7 +14,7 @@ export interface AlertsOf {
   kind?: string | undefined;
   device?: string | undefined;
   rollout?: string | undefined;
-  /** Labels of the devices they are about; those about no device are left out then. */
+  /** Labels of the devices (or the site) they are about; others are left out then. */
   selector?: string | undefined;
 }
 
@@ -118,9 +119,9 @@ export class Alerts {
 
 /** Over alerts `a` and their devices `d`, parameters from `first` on. */
 function conditionOf({ kind, device, rollout, selector }: AlertsOf, first: number): { sql: string; params: unknown[] } {
-  const { sql, params } = selectorSql(parseSelector(selector ?? ''), 'd.labels', first + 3);
+  const { sql, params } = selectorSql(parseSelector(selector ?? ''), labelsSql, first + 3);
   const equals = [`a.kind = $${first}`, `a.device_id = $${first + 1}`, `a.rollout_id = $${first + 2}::uuid`].map((one, at) => `($${first + at}::${at === 2 ? 'uuid' : 'text'} IS NULL OR ${one})`);
-  return { sql: `${equals.join(' AND ')} AND ${params.length === 0 ? 'true' : `d.id IS NOT NULL AND ${sql}`}`, params: [kind ?? null, device ?? null, rollout ?? null, ...params] };
+  return { sql: `${equals.join(' AND ')} AND ${params.length === 0 ? 'true' : `${labelsSql} IS NOT NULL AND ${sql}`}`, params: [kind ?? null, device ?? null, rollout ?? null, ...params] };
 }
 
 const missing = (id: string): ReefError => new ReefError('alert.missing', 'not_found', `There is no alert ${id}. \`reef alert ls --all\` lists them.`, { detail: { alert: id } });

@@ -3,6 +3,7 @@ import { Inject, Injectable } from '@nestjs/common';
 import { parseSelector, record, selectorSql } from '@reefkeeper/devices';
 import { hint, ReefError, type Clock, type Tx } from '@reefkeeper/platform';
 import { DataSource } from 'typeorm';
+import { aboutDevicesSql, labelsSql } from './alert-sources.ts';
 import { SilenceRow } from './alerts.entity.ts';
 
 /** `alerts`: how many that are not closed it keeps quiet now. */
@@ -56,7 +57,7 @@ export class Silences {
   private async view(row: SilenceRow): Promise<SilenceView> {
     const active = row.liftedAt === null && row.until > this.clock.now();
     const { sql, params } = conditionOf(row, 1);
-    const [counted] = active ? await this.db.query<{ n: number }[]>(`SELECT count(*)::int AS n FROM alerts a JOIN devices d ON d.id = a.device_id WHERE a.state IN ('OPEN', 'ACKNOWLEDGED') AND ${sql}`, params) : [];
+    const [counted] = active ? await this.db.query<{ n: number }[]>(`SELECT count(*)::int AS n FROM alerts a LEFT JOIN devices d ON d.id = a.device_id WHERE a.state IN ('OPEN', 'ACKNOWLEDGED') AND ${sql}`, params) : [];
     return { ...row, active, alerts: counted?.n ?? 0 };
   }
 }
@@ -64,8 +65,8 @@ export class Silences {
 const missing = (id: string): ReefError => new ReefError('silence.missing', 'not_found', `There is no silence ${id}. \`reef alert silences\` lists them.`, { detail: { silence: id } });
 
 function conditionOf({ selector, kinds }: Pick<SilenceRow, 'selector' | 'kinds'>, first: number): { sql: string; params: unknown[] } {
-  const { sql, params } = selectorSql(parseSelector(selector), 'd.labels', first + 1);
-  return { sql: `(d.id IS NOT NULL AND (cardinality($${first}::text[]) = 0 OR a.kind = ANY($${first}::text[])) AND ${sql})`, params: [kinds, ...params] };
+  const { sql, params } = selectorSql(parseSelector(selector), labelsSql, first + 1);
+  return { sql: `(${params.length === 0 ? aboutDevicesSql : `${labelsSql} IS NOT NULL`} AND (cardinality($${first}::text[]) = 0 OR a.kind = ANY($${first}::text[])) AND ${sql})`, params: [kinds, ...params] };
 }
 
 /** Whether an alert `a` of device `d` is silenced now, as a condition with its parameters counted from `$first`. */
