@@ -71,6 +71,8 @@ export class FakeDevice {
   fault: { bundle: string; failure: { code: string; message: string } } | null = null;
   /** Cannot switch to anything. */
   refuses: { code: string; message: string } | null = null;
+  /** What serves in place of the variant that is wanted, as where an Edge TPU is away. */
+  standIn: string | null = null;
   running: string | null = null;
   installs: { revision: number; bundle: string }[] = [];
   private variant: string | null = null;
@@ -148,7 +150,7 @@ export class FakeDevice {
   async report(withCapabilities = false): Promise<void> {
     await this.fleet.world.report(this.id, {
       bootId: this.bootId, seq: this.seq++, session: this.session, observedRevision: this.observed, health: 'HEALTHY', conditions: [],
-      workloads: this.running || this.execution ? { [this.fleet.workload]: { running: this.running, variant: this.variant, backend: 'cpu', previous: this.previous, execution: this.execution, fault: this.fault } } : {},
+      workloads: this.running || this.execution ? { [this.fleet.workload]: { running: this.running, variant: this.running && (this.standIn ?? this.variant), backend: 'cpu', previous: this.previous, execution: this.execution, fault: this.fault } } : {},
       ...(withCapabilities && this.capabilities ? { capabilities: this.capabilities } : {}),
     });
   }

@@ -100,3 +100,26 @@ it('an ended rollout is not taken back under the hands of a newer one; afterward
   expect(await world.run(30, older.id, ended)).toMatchObject({ state: 'ROLLED_BACK', rollback: { SUCCEEDED: 3 } });
   expect(running().filter(Boolean)).toHaveLength(1);
 });
+
+it('who kept its version while an Edge TPU was away is brought back to the variant that was wanted of it, not to what stood in', async () => {
+  const [device] = await world.fleet.add(1, { capabilities: { pipelines: true, edgetpus: [{ type: 'usb', path: '/dev/bus/usb/1' }, { type: 'usb', path: '/dev/bus/usb/2' }] } });
+  const wanted = async () => (await world.fleet.world.desiredOf([device!.id])).get(device!.id)!.workloads[world.fleet.workload]!;
+  const rolled = async (version: number) => {
+    const { id } = await world.create({ version: `m@${version}`, supersede: true, waves: [{ percent: 100 }], soakS: 2, gates: { installFailures: { maxPercent: 100, maxUnansweredPercent: 100 } } });
+    await world.run(60, id, ended);
+    return id;
+  };
+  const cut = await world.version(1, ['cpu-int8', 'edgetpu-14', 'edgetpu-14-x2']);
+  await rolled(1);
+  expect(await wanted()).toMatchObject({ bundle: cut, variant: 'edgetpu-14-x2' });
+  device!.standIn = 'edgetpu-14';
+  const bad = await world.version(2);
+  world.fleet.behaviours.set(bad, { failsWith: { code: 'golden.failed', message: 'answered wrong' } });
+  await rolled(2);
+  expect([(await wanted()).bundle, device!.running]).toEqual([bad, cut]);
+  device!.standIn = null;
+  await world.version(3);
+  await world.rollouts.rollback(await rolled(3), 'olga');
+  await world.run(20);
+  expect(await wanted()).toMatchObject({ bundle: cut, variant: 'edgetpu-14-x2' });
+});
