@@ -57,9 +57,10 @@ export class DeviceFleet implements Fleet {
     // What runs is what is known to be good; it differs from what is wanted where an earlier version failed on this device.
     const strays = [...new Set(rows.flatMap(({ reported, wanted }) => (reported?.running && reported.running !== wanted ? [reported.running] : [])))];
     const known = new Map(strays.length === 0 ? [] : (await tx.find(Version, { select: { id: true, bundleDigest: true }, where: { bundleDigest: In(strays) } })).map(({ id, bundleDigest }) => [bundleDigest!, id]));
+    const told = await this.told(tx, workload, rows.flatMap(({ id, reported }) => (reported?.running && known.has(reported.running) ? [{ id, bundle: reported.running }] : [])));
     return new Map(rows.map(({ id, reported, wanted, wantedVersion, wantedVariant }) => {
       const running = reported?.running;
-      if (running && running !== wanted && known.has(running)) return [id, { bundle: running, versionId: known.get(running)!, variant: reported.variant ?? wantedVariant ?? 'cpu-int8' }];
+      if (running && running !== wanted && known.has(running)) return [id, { bundle: running, versionId: known.get(running)!, variant: told.get(id) ?? reported.variant ?? wantedVariant ?? 'cpu-int8' }];
       return [id, wanted ? { bundle: wanted, versionId: wantedVersion, variant: wantedVariant! } : null];
     }));
   }
@@ -83,6 +84,15 @@ export class DeviceFleet implements Fleet {
 
   async unassign(tx: Tx, ids: readonly string[], workload: string): Promise<Map<string, number>> {
     return ids.length === 0 ? new Map() : this.desired.unassign(tx, { deviceIds: [...ids], workload });
+  }
+
+  /** Which variant of a bundle a device was last told to run; what it reports may only stand in for it, while an Edge TPU is away. */
+  private async told(tx: Tx, workload: string, of: readonly { id: string; bundle: string }[]): Promise<Map<string, string>> {
+    if (of.length === 0) return new Map();
+    const rows = await tx.query<{ id: string; variant: string }[]>(`
+      SELECT DISTINCT ON (s.id) s.id, e.variant FROM unnest($1::text[], $2::text[]) AS s(id, bundle) JOIN rollouts r ON r.bundle = s.bundle AND r.workload = $3
+        JOIN rollout_executions e ON e.rollout_id = r.id AND e.device_id = s.id AND e.revision IS NOT NULL ORDER BY s.id, e.revision DESC`, [of.map(({ id }) => id), of.map(({ bundle }) => bundle), workload]);
+    return new Map(rows.map(({ id, variant }) => [id, variant]));
   }
 
   private async rows(tx: Tx, ids: readonly string[], workload: string): Promise<Row[]> {
