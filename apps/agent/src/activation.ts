@@ -24,8 +24,8 @@ export interface ActivationOptions {
   gateway: () => Gateway;
   identity: () => Identity;
   workloads: Pick<Workloads, 'of' | 'start' | 'remove'>;
-  /** Variants that did not prove themselves in a reseat; not tried again before the Edge TPUs have changed. */
-  unfit: Set<string>;
+  /** `bundle/variant` did not prove itself in a reseat; it is not tried again before the Edge TPUs have changed. */
+  onUnfit: (variant: string) => void;
   repairs: Repairs;
   /** Of the step at hand; kept in memory only. */
   onPercent: (workload: string, percent: number | null) => void;
@@ -256,7 +256,7 @@ export function activationExecutors(options: ActivationOptions): Executors {
         // The accelerator, not the variant: it is looked at again when that has changed, and this tried again.
         const code = runner?.crashed?.code ?? error.code;
         if (lacksAccelerator(code) || code === 'inference.hung') throw new ReefError('inference.no_device', 'unavailable', error.message, { cause: error });
-        options.unfit.add(variantKey(slot.bundle, slot.variant));
+        options.onUnfit(variantKey(slot.bundle, slot.variant));
         log.warn({ workload, variant: slot.variant, reason: error.message }, 'the variant that fits now did not prove itself; staying');
         return;
       }

@@ -27,7 +27,7 @@ import { Reconciler } from './reconcile.ts';
 import { PeerServer } from './peer-server.ts';
 import { Peers } from './peers.ts';
 import { Releases } from './releases.ts';
-import { missesAccelerator, type Live } from './report.ts';
+import { missesAccelerator, standsIn, type Live } from './report.ts';
 import { Reporter } from './reporter.ts';
 import { Repairs } from './repairs.ts';
 import { selfUpdateExecutors, settleRelease } from './self-update.ts';
@@ -124,7 +124,10 @@ export class Agent {
       state, disk, log, crashPoint: crash,
       observe: async () => ({ workloads: state.now.workloads, ...(await store.survey()), accelerator: accelerators.now, unfit, damaged: repairs.due, disk: disk.trouble }),
       executors: selfUpdateExecutors(activationExecutors({
-        state, store, budget, log, crashPoint: crash, unfit, repairs, workloads, ...(tuning.download ? { download: tuning.download } : {}),
+        state, store, budget, log, crashPoint: crash, repairs, workloads, onUnfit: (variant) => {
+          unfit.add(variant);
+          this.reporter.soon(0);
+        }, ...(tuning.download ? { download: tuning.download } : {}),
         peers: settings.REEF_PEER_CACHE === 'on' ? new Peers({ identity: who, known: () => state.config.peers, now: () => clock.now(), log }) : undefined,
         gateway: () => this.credentials.gateway, identity: who, onPercent: (workload, percent) => this.reporter.progress(workload, percent),
       }), {
@@ -242,7 +245,7 @@ export class Agent {
     await this.listenToPeers();
     this.link.start();
     this.telemetry.openWindows();
-    void accelerators.watch(() => missesAccelerator(state.now.desired, accelerators.now), stopped);
+    void accelerators.watch(() => missesAccelerator(state.now.desired, accelerators.now) || standsIn(state.now, this.unfit), stopped);
     void this.credentials.renewals(() => {
       this.peerServer?.renewed();
       this.link.reconnect();
@@ -342,7 +345,7 @@ export class Agent {
   private live(): Omit<Live, 'percent' | 'learning'> {
     const { accelerators, workloads } = this;
     return {
-      accelerator: accelerators.now, acceleratorFailing: accelerators.failing, cameraLost: workloads.cameraLost,
+      accelerator: accelerators.now, acceleratorFailing: accelerators.failing, unfit: this.unfit, cameraLost: workloads.cameraLost,
       devices: new Map([...workloads].map(([name, serving]) => [name, serving.devices])), stateWasDamaged: this.opened.state.was === 'lost', disk: this.opened.disk.trouble, clockWrong: this.opened.clock.wrong, damaged: this.repairs.workloads,
       wrong: this.aftercare.wrong,
       crashLooping: new Set([...workloads].filter(([, serving]) => serving.crashLooping).map(([name]) => name)),

@@ -158,6 +158,18 @@ describe.skipIf(!canBuildFakeEdgeTpu)('a model in segments, each on an Edge TPU 
     await eventually(() => counted() === good.length, 10_000, () => `${counted()} counted, ${good.length} answered`);
   }, 120_000);
 
+  it('one that gives wrong answers on the Edge TPUs that came is not served: what stands in goes on, says why, and looks for others', async () => {
+    tpus.plug(one);
+    await start();
+    const { bundle } = publishForTpu(fleet, 1, { segments: [], whole: true });
+    await fleet.want(device, 1, { classifier: cut(bundle) }, window);
+    expect(await settled(1)).toMatchObject({ conditions: ['NO_ACCELERATOR'], workloads: { classifier: { variant: 'edgetpu-14' } } });
+    tpus.plug(one, { ...two, mood: 'wrong' });
+    expect(await fleet.reportWhere(({ conditions }) => conditions.join() === 'VARIANT_UNFIT', 60_000)).toMatchObject({ health: 'DEGRADED', workloads: { classifier: { running: bundle, variant: 'edgetpu-14', device: one.path } } });
+    tpus.plug(one, three);
+    expect(await fleet.reportWhere(({ health, workloads }) => health === 'HEALTHY' && workloads.classifier?.variant === 'edgetpu-14-x2', 60_000)).toMatchObject({ conditions: [] });
+  });
+
   it('is killed where one segment hangs, and started again as a whole', async () => {
     tpus.plug(one, two);
     await start({ REEF_HANG_FLOOR_MS: '200', REEF_HANG_CEILING_MS: '400' });

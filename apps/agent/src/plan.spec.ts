@@ -200,6 +200,9 @@ describe('plan', () => {
     expect(plan(wanted, actual({ w: settled(A, 1) }, [A], tpu))).toMatchObject([{ kind: 'reseat', slot: { variant: 'edgetpu-14', backend: 'edgetpu' } }]);
     expect(plan(wanted, { ...actual({ w: settled(A, 1) }, [A], tpu), unfit: new Set([`${A}/edgetpu-14`]) })).toEqual([]);
     expect(plan(wanted, actual({ w: settled(A, 1) }, [A]))).toEqual([]);
+    // It says so, for as long as something else serves the same bundle.
+    const conditions = (bundle: string, variant: string, unfit = new Set([`${A}/${variant}`])) => reportOf({ schema: 1, session: 1, desired: wish(1, { w: { bundle, variant } }), workloads: { w: settled(A, 1) } }, { ...quiet, accelerator: usbs(1), unfit }).conditions;
+    expect([conditions(A, 'edgetpu-14'), conditions(A, 'edgetpu-14', new Set()), conditions(A, 'cpu-int8'), conditions(B, 'edgetpu-14')]).toEqual([['VARIANT_UNFIT'], [], [], []]);
   });
 
   it('a model in segments that lacks Edge TPUs is served by what the bundle has for fewer, then by the CPU where it may be, and comes back', () => {

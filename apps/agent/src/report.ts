@@ -1,6 +1,6 @@
 import type { Desired, Execution as ReportedExecution, Reported, ReportedWorkload } from '@reefkeeper/protocol';
 import type { DiskTrouble } from './disk.ts';
-import { hasAccelerators, needsAccelerator, type Accelerator } from './plan.ts';
+import { hasAccelerators, needsAccelerator, variantKey, type Accelerator } from './plan.ts';
 import type { AgentState } from './state.ts';
 import { isOpen, onTrial, type Execution, type WorkloadState } from './workload.ts';
 
@@ -10,6 +10,8 @@ export interface Live {
   acceleratorFailing: boolean;
   /** Paths of the Edge TPUs that each workload is on. */
   devices: ReadonlyMap<string, readonly string[]>;
+  /** `bundle/variant` of what did not prove itself when it was to replace a running variant. */
+  unfit: ReadonlySet<string>;
   /** Of the step at hand, by workload. */
   percent: ReadonlyMap<string, number>;
   /** Workloads whose model fails its self-test in service, with nothing to go back to. */
@@ -31,7 +33,7 @@ export interface Live {
 }
 
 /** Nothing on the way, nothing wrong. */
-export const quiet: Live = { accelerator: { present: false }, acceleratorFailing: false, devices: new Map(), percent: new Map(), wrong: new Set(), disk: null, clockWrong: false, damaged: new Set(), crashLooping: new Set(), stateWasDamaged: false };
+export const quiet: Live = { accelerator: { present: false }, acceleratorFailing: false, devices: new Map(), unfit: new Set(), percent: new Map(), wrong: new Set(), disk: null, clockWrong: false, damaged: new Set(), crashLooping: new Set(), stateWasDamaged: false };
 
 /** What the device says of itself, all of it derived: nothing is reported that is not in the state. */
 export function reportOf(state: Readonly<AgentState>, live: Live): Pick<Reported, 'observedRevision' | 'health' | 'conditions' | 'workloads'> {
@@ -49,6 +51,7 @@ function conditionsOf(state: Readonly<AgentState>, live: Live): string[] {
   const conditions = new Set<string>();
   if (missesAccelerator(state.desired, live.accelerator)) conditions.add('NO_ACCELERATOR');
   if (live.acceleratorFailing && wantsAccelerator(state.desired)) conditions.add('ACCELERATOR_FAILING');
+  if (standsIn(state, live.unfit)) conditions.add('VARIANT_UNFIT');
   for (const [name, workload] of Object.entries(state.workloads)) {
     const { fault } = workload;
     if (fault && fault.bundle === state.desired?.workloads[name]?.bundle) conditions.add(fault.failure.code.startsWith('probation.') ? 'PROBATION_FAILED' : fault.failure.code === 'service.golden_failed' ? 'GOLDEN_FAILED' : 'CRASH_LOOP');
@@ -66,6 +69,14 @@ function conditionsOf(state: Readonly<AgentState>, live: Live): string[] {
 /** Some workload wants an Edge TPU, perhaps a certain one, that does not answer. */
 export function missesAccelerator(desired: Desired | null, accelerator: Accelerator): boolean {
   return Object.values(desired?.workloads ?? {}).some(({ variant, policy: { device } }) => needsAccelerator(variant) && !hasAccelerators(variant, accelerator, device));
+}
+
+/** Something else serves than the variant that is wanted, since that one did not pass its self-test here. */
+export function standsIn({ desired, workloads }: Pick<AgentState, 'desired' | 'workloads'>, unfit: ReadonlySet<string>): boolean {
+  return Object.entries(desired?.workloads ?? {}).some(([name, { bundle, variant }]) => {
+    const running = workloads[name]?.running;
+    return running?.bundle === bundle && running.variant !== variant && unfit.has(variantKey(bundle, variant));
+  });
 }
 
 function wantsAccelerator(desired: Desired | null): boolean {

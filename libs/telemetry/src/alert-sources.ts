@@ -38,6 +38,8 @@ const conditionKinds = {
     (fact) => `Check that the Edge TPU is plugged in and powered: \`reef device ping ${fact.device}\`. The device looks for it by itself and needs no restart; until then it serves what the version has for those that answer, or from the CPU where the rollout's policy lets it.`),
   'device.accelerator_failing': alertKind('critical', [5, 60], who('has an Edge TPU that fails again and again and is left alone for a while.'),
     'Look at its heat, power and cable, or let the agent reset it (REEF_TPU_RESET=usb, docs/agent.md). It is tried again by itself.'),
+  'device.variant_unfit': alertKind('warning', [5, 60], who('serves something else than the variant it was given, which did not pass its self-test there.'),
+    (fact) => `\`reef device show ${fact.device}\` says what serves. Suspect an Edge TPU that gives wrong answers, or a version compiled wrongly where other devices say the same; it is tried again when the device's Edge TPUs change or its agent starts.`),
   'device.crash_loop': alertKind('critical', [5, 60], why('runs a model whose inference process dies again and again'), (fact) => `\`reef device show ${fact.device}\` says which one and why. Roll back, or roll out a version that stays up.`),
   'device.golden_failed': alertKind('critical', [5, 60], why('gives wrong answers: a model in service fails its golden self-test'), (fact) => `Do not trust its answers. \`reef device show ${fact.device}\` names the workload; roll back, and suspect Edge TPU and memory where other devices run the same version well.`),
   'device.went_back': alertKind('warning', [5, 60], why('has left a new version in its probation and gone back to the one before'), (fact) => `\`reef device show ${fact.device}\` has the reason. It stays until the device is given something else that proves itself.`),
@@ -51,7 +53,7 @@ const conditionKinds = {
 
 /** By the code in the report; codes of newer agents are `device.degraded`, so that kinds stay countable. */
 const kindOfCondition: Record<string, keyof typeof conditionKinds> = {
-  NO_ACCELERATOR: 'device.no_accelerator', ACCELERATOR_FAILING: 'device.accelerator_failing', CRASH_LOOP: 'device.crash_loop', GOLDEN_FAILED: 'device.golden_failed', PROBATION_FAILED: 'device.went_back',
+  NO_ACCELERATOR: 'device.no_accelerator', ACCELERATOR_FAILING: 'device.accelerator_failing', VARIANT_UNFIT: 'device.variant_unfit', CRASH_LOOP: 'device.crash_loop', GOLDEN_FAILED: 'device.golden_failed', PROBATION_FAILED: 'device.went_back',
   DISK_FULL: 'device.disk', DISK_READ_ONLY: 'device.disk', DISK_FAILING: 'device.disk', BUNDLE_DAMAGED: 'device.bundle_damaged', CLOCK_WRONG: 'device.clock', CAMERA_LOST: 'device.camera', STATE_LOST: 'device.state_lost',
 };
 
