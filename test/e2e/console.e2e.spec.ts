@@ -169,7 +169,8 @@ describe.skipIf(!chromiumPath)('console in Chromium (needs a Chromium)', () => {
     const other = await Tab.open(browser, stack.url, { token: tokens.viewer! });
     for (const [path, shows] of [[`/rollouts/${paused.id}`, 'Still needed'], [`/devices/${stack.agent(2)}`, 'kept until'], ['/captures', /Taken for/], ['/models/extractor/2', 'Learnt on a device'], ['/rollouts', 'inventory'], ['/config', 'downloads 20.0 MB a day'], ['/sites', '2.0 MB']] as const) {
       expect(await other.visit(path, shows)).toEqual([]);
-      expect(await other.page.locator('main button').allTextContents(), path).toEqual([]);
+      // Turning pages changes nothing.
+      expect(await other.page.locator('main button:not(.turn button)').allTextContents(), path).toEqual([]);
     }
     const { items } = (await (await fetch(`${stack.url}/api/v1/tokens`, { headers: { authorization: `Bearer ${admin}` } })).json()) as { items: { id: string; name: string }[] };
     await stack.reef('token', 'revoke', items.find(({ name }) => name === 'viewer')!.id);
