@@ -46,6 +46,7 @@ const bodies: Record<string, Schema> = {
   'Telemetry.latest': page(ref('TelemetryWindow')), 'Series.series': object({ points: { type: 'array', items: ref('SeriesPoint') }, from: time, to: time, stepS: count }),
   'Rollouts.list': page(ref('Rollout')), 'Rollouts.preview': { ...anything, description: 'The plan: who is eligible, who is left out and why, the waves, the most devices that can be on an unproven version at once, how fast the version will be there, and until when it can take' },
   'Freezes.list': page(ref('Freeze')), 'Freezes.create': ref('Freeze'), 'Freezes.lift': ref('Freeze'), 'ConfigRules.list': page(ref('ConfigRule')), 'ConfigRules.set': ref('ChangedConfigRule'), 'ConfigRules.remove': object({ changed: count }), 'Sites.list': page(ref('Site')), 'Sites.limit': ref('Site'),
+  'Rollouts.freezes': page(object({ id: text, selector: text, reason: text, from: time, until: { ...time, description: 'When it was to end' }, endedAt: orNull(time), devices: { type: 'array', items: text } })),
   'Rollouts.windows': { ...anything, description: 'By device: what it sent of the version, counted from its assignment; what a replay goes by' },
   'Rollouts.explanation': { ...anything, description: 'Why the rollout is in its state, what it waits for, and what would move it' },
   'Rollouts.executions': page(ref('RolloutExecution')), 'Rollouts.events': page(ref('RolloutEvent')),

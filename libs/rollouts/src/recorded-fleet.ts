@@ -1,6 +1,6 @@
 import { addMoments, driftBins, Sketch, type DriftWindow, type Execution, type MetricMoments } from '@reefkeeper/protocol';
 import type { Sample, DeviceSample } from './rollout.ts';
-import type { Report, SimulatedDevice, SimulatedFleet } from './simulated-fleet.ts';
+import type { Frozen, Report, SimulatedDevice, SimulatedFleet } from './simulated-fleet.ts';
 import { newBundle, oldBundle } from './simulated-fleet.ts';
 
 /** One window of a device on the version, counted from its assignment. */
@@ -37,6 +37,7 @@ export interface RecordedDevice {
   /** How long it took on the way back; null where it did not go or did not come. */
   backAfterMs: number | null;
   windows: readonly RecordedWindow[];
+  freezes: readonly Frozen[];
 }
 
 /** Devices do not go back in an instant, where none has shown how long it takes. */
@@ -52,7 +53,7 @@ export class RecordedFleet implements SimulatedFleet {
 
   constructor(known: readonly RecordedDevice[], start: number) {
     this.devices = known.map((one) => ({
-      id: one.device, site: one.site, zone: one.zone, bytes: one.bytes, reachableAt: one.end === null ? Infinity : start, failsInstall: one.end !== null && one.end.state !== 'SUCCEEDED', revision: 1, wanted: oldBundle, running: oldBundle, since: start, execution: null, observed: 1,
+      id: one.device, site: one.site, zone: one.zone, bytes: one.bytes, freezes: one.freezes, reachableAt: one.end === null ? Infinity : start, failsInstall: one.end !== null && one.end.state !== 'SUCCEEDED', revision: 1, wanted: oldBundle, running: oldBundle, since: start, execution: null, observed: 1,
       known: one, toldAt: null, at: 0, latency: new Sketch(), temperatures: [0, 0], seen: nothingSeen(),
     }));
   }

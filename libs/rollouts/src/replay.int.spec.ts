@@ -1,4 +1,5 @@
 import { afterEach, beforeEach, expect, it } from 'vitest';
+import { listFreezesOf } from './recorded-freezes.ts';
 import { listWindows } from './recorded-windows.ts';
 import { replay, type RolloutRecord } from './simulate.ts';
 import { listEvents, listExecutions } from './views.ts';
@@ -17,7 +18,7 @@ async function recordOf(id: string): Promise<RolloutRecord> {
     pages.push(...page.items);
     cursor = page.nextCursor;
   }
-  return JSON.parse(JSON.stringify({ rollout: await world.view(id), executions: (await listExecutions(db, id, { limit: 1_000 })).items, events: (await listEvents(db, id, { limit: 1_000 })).items, windows: pages })) as RolloutRecord;
+  return JSON.parse(JSON.stringify({ rollout: await world.view(id), executions: (await listExecutions(db, id, { limit: 1_000 })).items, events: (await listEvents(db, id, { limit: 1_000 })).items, windows: pages, freezes: await listFreezesOf(db, world.clock, id) })) as RolloutRecord;
 }
 
 it('a good rollout: replayed as it was it makes the same moves; the same input gives the same transcript', async () => {
@@ -102,6 +103,44 @@ it('windows, rates and links of sites are part of it: the same moves at the same
   expect(open.ended.would.afterS).toBeLessThan(120);
   expect(open.differsAt).not.toBeNull();
   expect(replay(record, { pace: null }).ended.would.afterS).toBeLessThan(open.ended.would.afterS);
+});
+
+it('freezes hold back whom they held back, from when they began until they ended', async () => {
+  const a = await world.fleet.add(4, { labels: { site: 'a' } });
+  const b = await world.fleet.add(4, { labels: { site: 'b' } });
+  await world.installed(1);
+  await world.version(2);
+  const inS = (s: number): Date => new Date(world.clock.now().getTime() + s * 1_000);
+  await world.freezes.create({ selector: '', until: inS(2), reason: 'over before' }, 'olga');
+  await world.run(5);
+  const inventory = await world.freezes.create({ selector: 'site=b', until: inS(3_600), reason: 'inventory' }, 'olga');
+  const { id } = await world.create({ waves: [{ count: 6 }, { percent: 100 }], soakS: 10, deadlineS: 120 });
+  await world.run(60, id);
+  // Ended by a person, long before it was to end. The next begins while the first wave soaks, and ends by itself.
+  await world.freezes.lift(inventory.id, 'pavel');
+  await world.run(5, id);
+  const { until } = await world.freezes.create({ selector: 'site in (a,b)', until: inS(90), reason: 'fair' }, 'olga');
+  const done = await world.run(300, id, ended);
+  expect(done).toMatchObject({ state: 'SUCCEEDED' });
+  await world.freezes.create({ selector: '', until: inS(90), reason: 'after it' }, 'olga');
+  const record = await recordOf(id);
+  expect(record.freezes).toMatchObject([{ reason: 'inventory', devices: b.map((one) => one.id).sort() }, { reason: 'fair', until: until.toISOString(), endedAt: until.toISOString(), devices: [...a, ...b].map((one) => one.id).sort() }]);
+  expect(Date.parse(record.freezes[0]!.endedAt!)).toBeLessThan(Date.parse(record.freezes[1]!.from));
+  expect(record.events.filter(({ code }) => code === 'waits_for_freeze').length).toBeGreaterThan(0);
+
+  const again = replay(record);
+  expect(again).toMatchObject({ differsAt: null, ended: { would: { state: 'SUCCEEDED' } }, notes: [expect.stringContaining('frozen') as string] });
+  const took = (done.endedAt!.getTime() - done.startedAt!.getTime()) / 1_000;
+  expect(took).toBeGreaterThan(140);
+  expect(Math.abs(again.ended.would.afterS - took)).toBeLessThan(10);
+  const free = replay(record, { freezes: false });
+  expect(free).toMatchObject({ notes: [], ended: { would: { state: 'SUCCEEDED' } } });
+  expect(free.ended.would.afterS).toBeLessThan(60);
+  expect(free.differsAt).not.toBeNull();
+  // Told in one wave, it is over before the second freeze begins to matter.
+  const sooner = replay(record, { waves: [{ percent: 100 }] });
+  expect(sooner.ended.would.afterS).toBeGreaterThan(60);
+  expect(sooner.ended.would.afterS).toBeLessThan(100);
 });
 
 it('devices that waited by their own word wait in the replay, too, and those that left the version leave it', async () => {

@@ -6,6 +6,7 @@ import type { Plan } from './plan.ts';
 import { maintenanceWindow } from './windows.ts';
 import { RecordedFleet, type RecordedDevice, type RecordedWindow } from './recorded-fleet.ts';
 import type { Sample, Settings } from './rollout.ts';
+import type { Frozen } from './simulated-fleet.ts';
 import { digestOf, playRollout, simulationStart, type Move, type Simulated } from './simulate.ts';
 
 /** A rollout that really was, run again over what its devices did: with its own settings, or with others. */
@@ -16,6 +17,8 @@ export interface RolloutRecord {
   executions: { device: string; wave: number; variant: string; site: string; timeZone: string; bytes: number; state: string; failure: { code: string } | null; timeoutFrom: string | null; fault: { code: string } | null; previousBundle: string | null; baseline: Sample | null; assignedAt: string | null; settledAt: string | null; rollbackState: string | null; rollbackAssignedAt: string | null; rollbackSettledAt: string | null }[];
   events: { at: string; kind: string; wave: number | null; code: string; message: string; numbers: Record<string, unknown>; actor: string }[];
   windows: { device: string; windows: RecordedWindow[] }[];
+  /** Those that held meanwhile; `endedAt` null = it holds. */
+  freezes: { reason: string; from: string; until: string; endedAt: string | null; devices: string[] }[];
 }
 
 const most = z.number().int().min(1).nullable();
@@ -27,6 +30,7 @@ export const replaySettings = z.object({
     .refine(({ percent, count }) => (percent === undefined) !== (count === undefined), 'a replayed wave has either percent or count')).min(1).max(100).optional(),
   soakS: z.number().min(0).optional(), deadlineS: z.number().min(1).optional(), minSamples: z.number().int().min(1).optional(), minReportingPercent: z.number().min(0).max(100).optional(),
   installTimeoutS: z.number().min(1).optional(), pace: z.object({ windows: z.array(maintenanceWindow), rate: rate.nullable(), maxInProgress: most, maxInProgressPerSite: most, siteBytesPerSecond: most }).partial().nullable().optional().describe('what is not named stays as it was; null = everybody of a wave at once'),
+  freezes: z.boolean().default(true).describe('false = as if nothing had been frozen'),
   alpha: z.number().positive().max(0.5).optional(), onFailure: z.enum(['rollback', 'pause']).optional(),
 });
 export type ReplaySettings = z.output<typeof replaySettings>;
@@ -54,7 +58,7 @@ export interface Replayed {
 export function replay(record: RolloutRecord, changes: Partial<z.input<typeof replaySettings>> = {}): Replayed {
   const other = replaySettings.parse(changes);
   const { rollout, executions } = record;
-  const devices = recordedDevices(record);
+  const devices = recordedDevices(record, other.freezes);
   const settings = settingsWith(rollout.settings, other);
   // Windows are a matter of the calendar: the clock begins when the rollout did.
   const start = rollout.startedAt === null ? simulationStart : Date.parse(rollout.startedAt);
@@ -77,7 +81,7 @@ export function replay(record: RolloutRecord, changes: Partial<z.input<typeof re
     notes: [
       ...(until === Infinity ? [] : [`After ${until} s it would have told devices that were never told, so nothing is known of what came then.`]),
       ...(unanswered > 0 ? [`${unanswered} of the devices never gave an answer of their own; in the replay they do not either.`] : []),
-      ...(record.events.some(({ code }) => code === 'waits_for_freeze') ? ['It waited for freezes then; the replay knows of none.'] : []),
+      ...(other.freezes && devices.some(({ freezes }) => freezes.length > 0) ? ['Who was frozen goes by the labels that the devices have now.'] : []),
       ...(settings.pace && (settings.pace.windows.length > 0 || (settings.pace.maxInProgressPerSite ?? settings.pace.siteBytesPerSecond) !== null) ? ['Sites and time zones are those that the devices have now; what other rollouts did at the sites is left out.'] : []),
       ...(people.length > 0 ? ['People acted on this rollout; the replay is of the engine alone.'] : []),
     ],
@@ -87,7 +91,12 @@ export function replay(record: RolloutRecord, changes: Partial<z.input<typeof re
 
 const limitS = 60 * 86_400;
 
-function recordedDevices({ executions, windows, events }: RolloutRecord): RecordedDevice[] {
+function recordedDevices({ executions, windows, events, freezes }: RolloutRecord, frozen: boolean): RecordedDevice[] {
+  const freezesOf = new Map<string, Frozen[]>();
+  for (const { devices, from, until, endedAt, reason } of frozen ? freezes : []) {
+    const one: Frozen = { from: Date.parse(from), until: Date.parse(until), endedAt: Date.parse(endedAt ?? until), reason };
+    for (const device of devices) freezesOf.set(device, [...freezesOf.get(device) ?? [], one]);
+  }
   const byDevice = new Map(windows.map((one) => [one.device, one.windows]));
   const between = (from: string | null, to: string | null): number | null => (from === null || to === null ? null : Date.parse(to) - Date.parse(from));
   const leftAt = new Map(events.flatMap(({ kind, at, numbers }) => (kind === 'device' && numbers.fault ? [[String(numbers.device), at]] : [])));
@@ -100,12 +109,12 @@ function recordedDevices({ executions, windows, events }: RolloutRecord): Record
       waits: one.timeoutFrom !== null ? { code: 'waited', untilMs: between(one.assignedAt, one.timeoutFrom) } : !answered && one.failure && one.failure.code in waitWords ? { code: one.failure.code, untilMs: null } : null,
       leftAfterMs: between(one.assignedAt, leftAt.get(one.device) ?? null),
       end: answered && afterMs !== null ? { state: one.state as 'SUCCEEDED', code: one.failure?.code ?? null, afterMs } : null,
-      backAfterMs: one.rollbackState === 'SUCCEEDED' ? between(one.rollbackAssignedAt, one.rollbackSettledAt) : null, windows: byDevice.get(one.device) ?? [],
+      backAfterMs: one.rollbackState === 'SUCCEEDED' ? between(one.rollbackAssignedAt, one.rollbackSettledAt) : null, windows: byDevice.get(one.device) ?? [], freezes: freezesOf.get(one.device) ?? [],
     };
   });
 }
 
-function settingsWith(settings: Settings, { gates: changed, waves: _waves, pace, ...rest }: ReplaySettings): Settings {
+function settingsWith(settings: Settings, { gates: changed, waves: _waves, freezes: _freezes, pace, ...rest }: ReplaySettings): Settings {
   const given = Object.fromEntries(Object.entries(rest).filter(([, value]) => value !== undefined));
   const own = settings.gates as unknown as Record<string, unknown>;
   const merged = Object.fromEntries(Object.entries(changed).map(([name, gate]) => [name, gate !== null && typeof gate === 'object' && !Array.isArray(gate) ? { ...(own[name] as object | null | undefined), ...gate } : gate]));

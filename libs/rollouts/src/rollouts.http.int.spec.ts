@@ -82,6 +82,8 @@ it('the whole way through the API, moved by the loop of the module', async () =>
   expect(await call('POST', `/rollouts/${id}/pause`)).toMatchObject({ status: 409, body: { code: 'rollout.state_wrong' } });
   expect(await call('POST', `/rollouts/${id}/rollback`)).toMatchObject({ status: 200, body: { state: 'ROLLING_BACK' } });
   expect((await world.run(20, id, ended)).state).toBe('ROLLED_BACK');
+  expect(await call('GET', `/rollouts/${id}/freezes`)).toEqual({ status: 200, body: { items: [], nextCursor: null } });
+  expect(await call('GET', '/rollouts/00000000-0000-4000-8000-000000000000/freezes')).toMatchObject({ status: 404, body: { code: 'rollout.missing' } });
   expect(await call('GET', '/rollouts/nonsense')).toMatchObject({ status: 400, body: { detail: expect.stringContaining('ids have 36 characters') } });
   expect(await call('GET', '/rollouts/00000000-0000-4000-8000-000000000000')).toMatchObject({ status: 404, body: { code: 'rollout.missing' } });
 

@@ -6,6 +6,7 @@ import { Telemetry } from '@reefkeeper/telemetry';
 import { DataSource } from 'typeorm';
 import { z } from 'zod';
 import type { Explanation } from './explain.ts';
+import { listFreezesOf, type FreezeRecord } from './recorded-freezes.ts';
 import { listWindows, type DeviceWindows } from './recorded-windows.ts';
 import type { RolloutEvent } from './rollout.entity.ts';
 import { abortMode, advanceRollout, createRollout, rolloutStates, type AdvanceRollout, type CreateRollout } from './rollout.ts';
@@ -64,6 +65,12 @@ export class RolloutsController {
   @Get(':id/windows')
   windows(@Param('id', { schema: anId }) rollout: string, @Query({ schema: windowsQuery }) query: z.output<typeof windowsQuery>): Promise<Page<DeviceWindows>> {
     return listWindows(this.db, this.telemetry, this.clock, rollout, query);
+  }
+
+  /** Freezes that held while it was on its way, with the devices of it that were frozen. */
+  @Get(':id/freezes')
+  async freezes(@Param('id', { schema: anId }) rollout: string): Promise<{ items: FreezeRecord[]; nextCursor: null }> {
+    return { items: await listFreezesOf(this.db, this.clock, rollout), nextCursor: null };
   }
 
   @Get(':id/explanation')

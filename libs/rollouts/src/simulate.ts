@@ -2,13 +2,13 @@ import { createHash } from 'node:crypto';
 import { matches, parseSelector } from '@reefkeeper/devices/selector';
 import { decide, readsSamples, type Decision, type Facts } from './decide.ts';
 import { follow, isWaiting, rollbackOpen, type RollbackState } from './follow.ts';
-import { lookbackS, noPace, noPaceFacts, type PaceFacts, type Queue } from './pacing.ts';
+import { lookbackS, noPace, noPaceFacts, type Freeze, type PaceFacts, type Queue } from './pacing.ts';
 import { planWaves, type Plan } from './plan.ts';
 import { ReportQueue } from './report-queue.ts';
 import { defaultRollback } from './rollback.ts';
 import { isSettled, mayMove, settingsFor, type CreateRollout, type DeviceSample, type Rollout, type RolloutExecutionState, type RolloutState, type Settings, type Wave } from './rollout.ts';
 import { noCounts, openCount, verdictViewOf, type Verdict, type VerdictView } from './verdict.ts';
-import { newBundle, oldBundle, receive, seenOf, type Report, type SimulatedDevice, type SimulatedFleet } from './simulated-fleet.ts';
+import { newBundle, oldBundle, receive, seenOf, type Frozen, type Report, type SimulatedDevice, type SimulatedFleet } from './simulated-fleet.ts';
 import { VirtualFleet, type Faults, type VersionBehaviour } from './virtual-fleet.ts';
 
 export * from './virtual-fleet.ts';
@@ -49,7 +49,8 @@ export interface Simulated {
 /** A decision as it is told, counted from the start. */
 export interface Move { afterS: number; wave: number | null; code: string; message: string }
 
-interface Execution { device: SimulatedDevice; wave: number; queue: Queue & { devices: string[] }; state: RolloutExecutionState; /** What it waits for by its own word, while it is QUEUED. */ failure: { code: string; message: string } | null; assignedAt: number | null; timeoutFrom: number | null; settledAt: number | null; revision: number | null; rollback: RollbackState | null; rollbackAt: number | null; rollbackRevision: number | null }
+type FrozenQueue = Queue & { devices: string[]; freezes: readonly Frozen[] };
+interface Execution { device: SimulatedDevice; wave: number; queue: FrozenQueue; state: RolloutExecutionState; /** What it waits for by its own word, while it is QUEUED. */ failure: { code: string; message: string } | null; assignedAt: number | null; timeoutFrom: number | null; settledAt: number | null; revision: number | null; rollback: RollbackState | null; rollbackAt: number | null; rollbackRevision: number | null }
 
 export const simulationStart = Date.parse('2026-01-01T00:00:00Z');
 const epoch = simulationStart;
@@ -78,13 +79,20 @@ export const digestOf = (transcript: readonly string[]): string => createHash('s
 
 const isOpen = (state: RolloutExecutionState): boolean => state === 'QUEUED' || state === 'IN_PROGRESS';
 
+function freezeAt(longestFirst: readonly Frozen[], now: number): Freeze | null {
+  const found = longestFirst.find(({ from, endedAt }) => from <= now && now < endedAt);
+  return found ? { until: new Date(found.until), reason: found.reason } : null;
+}
+
 class Shell {
   private now: number;
   private readonly rollout: Rollout;
   private readonly byWave: Execution[][];
   private readonly byDevice = new Map<string, Execution>();
   /** Per wave, those yet to be told. */
-  private readonly queues: Map<string, Queue & { devices: string[] }>[];
+  private readonly queues: Map<string, FrozenQueue>[];
+  /** Moments at which a freeze begins or ends, in order: the engine is woken by either. */
+  private readonly thaws: number[];
   private readonly mostBytes: number;
   /** In the order in which their time began; `told.slice(overdue)` may still time out. */
   private readonly told: { execution: Execution; from: number }[] = [];
@@ -114,10 +122,13 @@ class Shell {
     this.now = this.waitUntil = start;
     const device = new Map(fleet.devices.map((one) => [one.id, one]));
     this.queues = plan.waves.map(() => new Map());
+    const numbered = new Map([...new Set(fleet.devices.flatMap(({ freezes = [] }) => freezes))].map((freeze, at) => [freeze, at]));
+    this.thaws = [...numbered.keys()].flatMap(({ from, endedAt }) => [from, endedAt]).filter((at) => at > start).sort((a, b) => a - b);
     this.byWave = plan.waves.map((wave) => wave.devices.map(({ id }): Execution => {
       const one = device.get(id)!;
-      const key = `${one.site}\n${one.zone}\n${one.bytes}`;
-      const queue = this.queues[wave.index]!.get(key) ?? { site: one.site, zone: one.zone, bytes: one.bytes, freeze: null, devices: [] };
+      const freezes = one.freezes ?? [];
+      const key = `${one.site}\n${one.zone}\n${one.bytes}\n${freezes.map((freeze) => numbered.get(freeze)).join()}`;
+      const queue = this.queues[wave.index]!.get(key) ?? { site: one.site, zone: one.zone, bytes: one.bytes, freeze: null, freezes: freezes.toSorted((a, b) => b.until - a.until), devices: [] };
       this.queues[wave.index]!.set(key, queue);
       queue.devices.push(id);
       return { device: one, wave: wave.index, queue, state: 'PENDING', failure: null, assignedAt: null, timeoutFrom: null, settledAt: null, revision: null, rollback: null, rollbackAt: null, rollbackRevision: null };
@@ -220,8 +231,10 @@ class Shell {
   private pace(): PaceFacts {
     const back = lookbackS(this.rollout.settings.pace ?? noPace, this.mostBytes) * 1_000;
     this.recent = back > 0 ? this.recent.filter(({ at }) => this.now - at.getTime() <= back) : [];
+    const queues = [...this.queues[this.rollout.wave]!.values()].filter(({ devices }) => devices.length > 0);
+    if (this.thaws.length > 0) for (const queue of queues) queue.freeze = freezeAt(queue.freezes, this.now);
     return {
-      queues: [...this.queues[this.rollout.wave]!.values()].filter(({ devices }) => devices.length > 0), open: this.openBySite, told: this.recent,
+      queues, open: this.openBySite, told: this.recent,
       succeeded: this.counts.reduce((sum, { SUCCEEDED }) => sum + SUCCEEDED, 0),
     };
   }
@@ -232,7 +245,7 @@ class Shell {
     const wave = rollout.waves[rollout.wave];
     if (this.telling(decision)) this.say(decision);
     switch (decision.kind) {
-      case 'wait': this.waitUntil = decision.until.getTime(); break;
+      case 'wait': this.waitUntil = Math.min(decision.until.getTime(), this.thaws.find((at) => at > this.now) ?? Infinity); break;
       case 'judge': if (looked) this.verdicts.set(rollout.wave, decision.verdicts); break;
       case 'begin': this.move('RUNNING', decision); break;
       case 'openWave': rollout.wave = decision.wave; Object.assign(rollout.waves[decision.wave]!, { state: 'RUNNING', startedAt: now }); this.unproven = 0; break;

@@ -23,7 +23,12 @@ export interface SimulatedDevice {
   since: number;
   execution: Execution | null;
   observed: number;
+  /** When it may be told nothing new; of several, the one that lasts longest counts. */
+  freezes?: readonly Frozen[];
 }
+
+/** A freeze on the virtual clock: it is to last until `until`, and ends at `endedAt`. */
+export interface Frozen { from: number; until: number; endedAt: number; reason: string }
 
 /** A report on its way: what the device says of itself at `at`, by the server's clock. */
 export interface Report { at: number; device: SimulatedDevice; revision: number; running: string; execution: Execution }

@@ -8,13 +8,13 @@ import { gatesOf } from './gate-options.ts';
 import { paceOf, sizeOf, type PaceOptions } from './rollout-options.ts';
 import { verdictTable } from './rollouts.ts';
 
-export interface ReplayOptions extends Omit<PaceOptions, 'startAt' | 'stopAt' | 'dynamic'> { /** False with --no-pace. */ pace?: boolean; gate?: string[]; wave?: string[]; soak?: string; deadline?: string; minSamples?: string; minReporting?: string; installTimeout?: string; alpha?: string; onFailure?: string; transcript?: boolean }
+export interface ReplayOptions extends Omit<PaceOptions, 'startAt' | 'stopAt' | 'dynamic'> { /** False with --no-pace. */ pace?: boolean; /** False with --no-freezes. */ freezes?: boolean; gate?: string[]; wave?: string[]; soak?: string; deadline?: string; minSamples?: string; minReporting?: string; installTimeout?: string; alpha?: string; onFailure?: string; transcript?: boolean }
 
 /** Runs the engine again over what the devices of a rollout did, and says where it would have gone another way. */
 export async function replayRollout(api: Client, output: Output, id: string, options: ReplayOptions): Promise<void> {
   const changes = changesOf(options);
   const path = `/rollouts/${encodeURIComponent(id)}`;
-  const record: RolloutRecord = { rollout: await api.get(path), executions: await api.all(`${path}/executions`), events: await api.all(`${path}/events`), windows: await api.all(`${path}/windows`, { limit: 200 }) };
+  const record: RolloutRecord = { rollout: await api.get(path), executions: await api.all(`${path}/executions`), events: await api.all(`${path}/events`), windows: await api.all(`${path}/windows`, { limit: 200 }), freezes: await api.all(`${path}/freezes`) };
   if (record.rollout.startedAt === null) throw new ReefError('rollout.not_started', 'conflict', `Rollout "${record.rollout.name}" has not started, so there is nothing to replay. Try: reef rollout simulate`);
   const result = replayed(record, changes);
   output.show(result, () => replayText(result, options.transcript ?? false));
@@ -30,19 +30,15 @@ function replayed(record: RolloutRecord, changes: Record<string, unknown>): Repl
   }
 }
 
+const given = (values: Record<string, unknown>): Record<string, unknown> => Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined));
+
 function changesOf(options: ReplayOptions): Record<string, unknown> {
   const number = (flag: string, text: string | undefined) => (text === undefined ? undefined : numberOf(flag, text));
-  const changes = {
+  const pace = given(paceOf(options));
+  return given({
     gates: options.gate ? gatesOf(options.gate) : undefined, waves: options.wave?.map((text) => sizeOf('--wave', text)), soakS: number('--soak', options.soak), deadlineS: number('--deadline', options.deadline), minSamples: number('--min-samples', options.minSamples),
-    minReportingPercent: number('--min-reporting', options.minReporting), installTimeoutS: number('--install-timeout', options.installTimeout), alpha: number('--alpha', options.alpha), onFailure: options.onFailure, pace: options.pace === false ? null : paceChanges(options),
-  };
-  return Object.fromEntries(Object.entries(changes).filter(([, value]) => value !== undefined));
-}
-
-function paceChanges({ window, rate, ramp, maxInProgress, maxPerSite, siteBandwidth }: ReplayOptions): Record<string, unknown> | undefined {
-  const { windows, ...limits } = paceOf({ ...(window ? { window } : {}), ...(rate ? { rate } : {}), ...(ramp ? { ramp } : {}), ...(maxInProgress ? { maxInProgress } : {}), ...(maxPerSite ? { maxPerSite } : {}), ...(siteBandwidth ? { siteBandwidth } : {}) }) as Record<string, unknown> & { windows?: { days?: string[] }[] };
-  const given = Object.fromEntries(Object.entries({ windows, ...limits }).filter(([, value]) => value !== undefined));
-  return Object.keys(given).length > 0 ? given : undefined;
+    minReportingPercent: number('--min-reporting', options.minReporting), installTimeoutS: number('--install-timeout', options.installTimeout), alpha: number('--alpha', options.alpha), onFailure: options.onFailure, pace: options.pace === false ? null : Object.keys(pace).length > 0 ? pace : undefined, freezes: options.freezes,
+  });
 }
 
 export function replayText(one: Replayed, withTranscript: boolean): string {

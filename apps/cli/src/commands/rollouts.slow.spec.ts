@@ -62,7 +62,7 @@ it('create with gates, show what is still needed, explain, leave out who does no
   expect(await world.run(600, id, ended)).toMatchObject({ state: 'PAUSED', stateReason: { code: 'inconclusive' } });
   expect((await reef('rollout', 'show', id)).stdout).toMatch(/still needed[^]*shadow agreement +INCONCLUSIVE[^\n]*2 more devices with 50 shadow frames each/);
 
-  const replayed = await reef('rollout', 'replay', id, '--gate', 'shadowAgreement=off', 'installFailures.maxUnansweredPercent=50', '--install-timeout', '30');
+  const replayed = await reef('rollout', 'replay', id, '--gate', 'shadowAgreement=off', 'installFailures.maxUnansweredPercent=50', '--install-timeout', '30', '--max-in-progress', '9', '--no-freezes');
   expect(replayed.stdout).toMatch(/then +PAUSED inconclusive\nreplayed +SUCCEEDED completed_with_skipped/);
   const refused = await reef('rollout', 'replay', id, '--gate', 'nonsense=off');
   expect([refused.exitCode, refused.stderr]).toEqual([2, expect.stringContaining('there is no gate nonsense') as string]);

@@ -86,7 +86,7 @@ export function registerRollouts(program: Command): void {
   }));
   budgetOptions(rollout.command('replay <id>').description('the engine again over what the devices of a rollout did, with other settings where asked for: what would have happened')
     .option('--gate <setting...>', 'as in create; what is not named stays as it was').option('--wave <size...>', 'percent (20%, cumulative) or count: the same devices in other waves').option('--soak <seconds>').option('--deadline <seconds>')
-    .option('--min-samples <n>').option('--min-reporting <percent>').option('--install-timeout <seconds>').option('--alpha <share>').option('--on-failure <what>', 'rollback or pause').option('--no-pace', 'everybody of a wave at once, whatever the calendar').option('--transcript', 'every decision of the replay'))
+    .option('--min-samples <n>').option('--min-reporting <percent>').option('--install-timeout <seconds>').option('--alpha <share>').option('--on-failure <what>', 'rollback or pause').option('--no-pace', 'everybody of a wave at once, whatever the calendar').option('--no-freezes', 'as if nothing had been frozen').option('--transcript', 'every decision of the replay'))
     .addHelpText('after', '\nExamples:\n  reef rollout replay ROLLOUT                                    # does it make the same moves?\n  reef rollout replay ROLLOUT --gate accuracy.maxDropPoints=2 --soak 600\n  reef rollout replay ROLLOUT --rate 500 --window 00:00-05:00     # how long would it have taken?')
     .action(action(async ({ output, client }, id: string, options: ReplayOptions) => {
       const { replayRollout } = await import('./replay-rollout.ts');
