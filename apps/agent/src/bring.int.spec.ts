@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { makeDelta } from '@reefkeeper/bundle';
 import { joined } from '../../../test/support/device.ts';
-import { Fleet } from '../../../test/support/fleet.ts';
+import { eventually, Fleet } from '../../../test/support/fleet.ts';
 import { bringBlob, type BringOptions } from './bring.ts';
 import { Gateway } from './gateway.ts';
 import { basesOf, Store, type BlobName } from './store.ts';
@@ -100,14 +100,15 @@ describe('a file that resembles one that is here', () => {
   it('a cut delta goes on where it ended', async () => {
     const delta = (await makeDelta(old, retrained))!;
     let cut = true;
+    let arrived = 0;
     fleet.faults.set(`delta ${next.digest}`, async (request, response, whole) => {
       if (!cut) return true;
       cut = false;
       response.writeHead(200, { etag: `"${sha256(whole)}"`, 'content-length': whole.length });
-      await new Promise((resolve) => { response.write(whole.subarray(0, 4_000), resolve); });
-      setTimeout(() => response.destroy(), 50);
+      response.write(whole.subarray(0, 4_000));
+      await eventually(() => arrived === 4_000);
+      response.destroy();
     });
-    let arrived = 0;
     await bring(next, { bases: [base], onBytes: (bytes) => { arrived += bytes; } });
     expect(fleet.requests).toEqual([deltaPath(), `${deltaPath()} bytes=4000-`]);
     expect(arrived).toBe(delta.length);

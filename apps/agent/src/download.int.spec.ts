@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { joined } from '../../../test/support/device.ts';
-import { Fleet } from '../../../test/support/fleet.ts';
+import { eventually, Fleet } from '../../../test/support/fleet.ts';
 import { DeviceClock } from './clock.ts';
 import { Disk } from './disk.ts';
 import { downloadBlob, downloadJson } from './download.ts';
@@ -95,14 +95,14 @@ describe('download', () => {
   it('goes on after a cut from the first byte that is missing', async () => {
     const content = randomBytes(300_000);
     const blob = fleet.put(content);
-    let cuts = 0;
+    let [cuts, arrived] = [0, 0];
     fleet.faults.set(blob.digest, async (_request, response, whole) => {
       if (cuts++ > 0) return true;
       response.writeHead(200, { 'content-length': whole.length });
-      await new Promise((resolve) => { response.write(whole.subarray(0, 200_000), resolve); });
-      setTimeout(() => response.destroy(), 50);
+      response.write(whole.subarray(0, 200_000));
+      await eventually(() => arrived > 0);
+      response.destroy();
     });
-    let arrived = 0;
     await downloadBlob(gateway, store, blob, { ...quick, onBytes: (bytes) => { arrived += bytes; } });
     expect((await readFile(store.blobPath(blob.digest))).equals(content)).toBe(true);
     expect(fleet.requests[1]).toMatch(/bytes=[1-9]\d*-$/);
