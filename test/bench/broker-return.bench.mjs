@@ -18,10 +18,10 @@ import { Swarm } from '../support/swarm/swarm.ts';
 
 const usage = `npm run bench -- broker-return [--devices 1000] [--links 10] [--away 5,60] [--broker mosquitto|aedes] [--throwaway]
 The broker is stopped for each of --away seconds; from the moment it listens again to the moment the controller has a device online again. Devices are simulated and wait as agents do (apps/agent/src/comeback.ts);
---links of them are the agent's own link over TLS. The last one may take as long as the policy lets it wait (the outage, at most ${agentComeback.maxMs / 1_000} s) or, if that is longer, as long as the controller may be away (5.5 s), and 3 s more.
+--links of them are the agent's own link over TLS. The last one may take as long as the policy lets it wait (the outage, at least 1 s, at most ${agentComeback.maxMs / 1_000} s), or the controller if that is longer (1.25 s), and 3 s more.
 Beside them 100 mqtt.js clients with its default reconnectPeriod of 1 s.`;
 
-const controllerMs = 5_500;
+const controllerMs = 1_250;
 const graceMs = 3_000;
 
 export default async function bench(args) {

@@ -25,8 +25,8 @@ const silent = { everyMs: 5_000, afterS: 5 };
 const batch = 500;
 /** After this long on a broker that had forgotten us, devices it knows no presence of are offline. */
 const presenceGraceMs = 30_000;
-/** Replicas are few, and devices wait at the door of an embedded broker until one is back. */
-const reconnectMs = { first: 500, most: 5_000 };
+/** Replicas are few, and until one is back no device is: a broker can bear being asked by them once a second. */
+const reconnectMs = { first: 250, most: 1_000 };
 const stableMs = 10_000;
 const retryMs = { first: 100, most: 5_000 };
 /** A message that fails this often while the database is there will never be stored. */
