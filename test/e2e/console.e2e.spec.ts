@@ -224,6 +224,28 @@ describe.skipIf(!chromiumPath)('console in Chromium (needs a Chromium)', () => {
     await other.close();
   });
 
+  it('acknowledges every alert that is shown at once, and so does the command line', async () => {
+    const openOf = async () => (await stack.json<{ id: string; state: string }[]>('alert', 'ls')).filter(({ state }) => state === 'OPEN').map(({ id }) => id);
+    const before = await openOf();
+    expect(before).not.toEqual([]);
+    const other = await Tab.open(browser, stack.url, { token: tokens.operator! });
+    const { page } = other;
+    await page.goto('/alerts');
+    await page.getByRole('button', { name: 'Acknowledge all shown' }).click();
+    expect(await other.unusable()).toEqual([]);
+    await page.getByRole('dialog').getByLabel('What is being done').fill('looked at together');
+    await page.getByRole('dialog').getByRole('button', { name: 'Acknowledge all shown' }).click();
+    await page.getByText(/looked at together, operator/).first().waitFor();
+    expect((await openOf()).filter((id) => before.includes(id))).toEqual([]);
+    expect(other.faults).toEqual([]);
+    await other.close();
+    // What has opened since, if anything has.
+    const left = (await openOf()).length;
+    expect((await stack.json<{ acknowledged: number }>('alert', 'ack', '--all')).acknowledged).toBeGreaterThanOrEqual(left);
+    expect(await stack.json('alert', 'ack', '-l', 'site=nowhere')).toEqual({ acknowledged: 0 });
+    expect((await stack.reef('alert', 'ack')).stderr).toMatch(/Say which/);
+  });
+
   it('configuration rules are made, changed and removed by keys alone; what is refused stands at its field, and what a rule says that has no field stays', async () => {
     const other = await Tab.open(browser, stack.url, { token: tokens.operator! });
     const { page } = other;
@@ -269,7 +291,7 @@ describe.skipIf(!chromiumPath)('console in Chromium (needs a Chromium)', () => {
     await page.getByRole('button', { name: 'Remove north-too' }).click();
     await page.getByRole('dialog').getByRole('button', { name: 'Remove' }).click();
     await page.getByText('north-too is removed').waitFor();
-    await page.getByRole('link', { name: '1 device of north' }).click();
+    await page.getByRole('link', { name: '1 device of north', exact: true }).click();
     await page.getByLabel('Label selector').waitFor();
     expect(await page.getByLabel('Label selector').inputValue()).toBe('site=north');
     await page.locator('table').getByText(stack.agent(2)).waitFor();
