@@ -3,24 +3,21 @@ import { Link } from 'wouter';
 import { Act, useMay } from './act.tsx';
 import { addressOf, api, Problem, type Config, type ConfigRule, type Device, type Page } from './api.ts';
 import { configText, ruleIn } from './config.ts';
-import { Field, Fields } from './form.tsx';
+import { Field, Fields, useDone, type Done } from './form.tsx';
 import { useLive } from './live.ts';
 import { Ago, counted, Empty, Loaded, number, Table, useTitle, useTyped } from './parts.tsx';
-
-type Said = (words: string) => void;
 
 /** What devices are configured to by their labels, and which rule goes before which. */
 export function ConfigRulesPage() {
   useTitle('Configuration');
   const live = useLive<{ items: ConfigRule[] }>('/config-rules');
-  const [said, setSaid] = useState('');
   const may = useMay();
-  const done = (words: string) => { setSaid(words); live.reload(); };
+  const [said, done] = useDone(live);
   return (
     <>
       <h1>Configuration</h1>
       <p className="faint">A rule configures every device whose labels match, those that are enrolled or relabelled later, too. Setting by setting, what <code>reef device configure</code> told a device itself goes first, then the rule with the highest priority (of equals, the first by name), then the default.</p>
-      <p role="status" className={said && 'notice good'}>{said}</p>
+      {said}
       <Loaded live={live}>
         {({ items }) => (
           <>
@@ -53,7 +50,7 @@ const told = (changed: number): string => `${changed === 0 ? 'nobody is' : `${co
 
 const ruleAt = (name: string): string => `/config-rules/${encodeURIComponent(name)}`;
 
-function Remove({ rule: { name, devices }, done }: { rule: ConfigRule; done: Said }) {
+function Remove({ rule: { name, devices }, done }: { rule: ConfigRule; done: Done }) {
   const run = async () => {
     const { changed } = await api<{ changed: number }>(ruleAt(name), { method: 'DELETE' });
     done(`${name} is removed; ${told(changed)}.`);
@@ -61,7 +58,7 @@ function Remove({ rule: { name, devices }, done }: { rule: ConfigRule; done: Sai
   return <Act text="Remove" about={name} tone="bad" ask={<p>{devices === 0 ? 'No device goes by it now.' : `${counted(devices, 'device')} that match go by the other rules then, or by the defaults.`}</p>} run={run} />;
 }
 
-function RuleForm({ text, rules, rule, done }: { text: string; rules: readonly ConfigRule[]; rule?: ConfigRule; done: Said }) {
+function RuleForm({ text, rules, rule, done }: { text: string; rules: readonly ConfigRule[]; rule?: ConfigRule; done: Done }) {
   const run = async (form: FormData) => {
     const { name, body } = ruleIn(form, rule);
     // Setting one replaces it: nobody who adds a rule means that.

@@ -13,7 +13,6 @@ export function configText({ link, dataBudget, telemetryBytesPerHour, telemetryW
 
 /** What the fields of a rule say, in the units that they have there. Settings that no field is for stay as they were. */
 export function configIn(form: FormData, before: Config = {}): Config {
-  const { link: _link, dataBudget: _budget, telemetryBytesPerHour: _bytes, telemetryWindowS: _window, maxFps: _fps, capture, ...others } = before;
   const number = (name: string) => Number(form.get(name));
   const said: Record<string, () => unknown> = {
     link: () => form.get('config.link'),
@@ -21,13 +20,14 @@ export function configIn(form: FormData, before: Config = {}): Config {
     telemetryBytesPerHour: () => Math.round(number('telemetryKilobytes') * 1e3),
     telemetryWindowS: () => number('telemetryWindow'),
     maxFps: () => number('framesPerSecond'),
-    capture: () => ({ ...capture, perHour: number('config.capture.perHour'), uncertainBelow: number('config.capture.uncertainBelow') }),
+    capture: () => ({ ...before.capture, perHour: number('config.capture.perHour'), uncertainBelow: number('config.capture.uncertainBelow') }),
   };
   const given = Object.entries(said).flatMap(([name, value]) => {
     const choice = form.get(`config.${name}`);
     return choice === '' || choice === null ? [] : [[name, choice === 'null' ? null : value()]];
   });
-  return { ...others, ...Object.fromEntries(given) } as Config;
+  const others = Object.entries(before).filter(([name]) => !(name in said));
+  return Object.fromEntries([...others, ...given]) as Config;
 }
 
 /** A rule as it is sent. */

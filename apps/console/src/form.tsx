@@ -1,5 +1,6 @@
-import { createContext, useContext, useId, type InputHTMLAttributes, type ReactNode } from 'react';
+import { createContext, useContext, useId, useState, type InputHTMLAttributes, type ReactNode } from 'react';
 import type { Fault } from './api.ts';
+import type { Live } from './live.ts';
 
 /** What the controller refused in the form around. */
 export const FaultsContext = createContext<readonly Fault[]>([]);
@@ -26,6 +27,15 @@ export function Field({ label, hint, choices, onChoice, ...input }: FieldProps) 
       {faults.length > 0 && <p id={`${id}-fault`} className="notice bad" role="alert">{faults.map(({ message }) => message).join('; ')}</p>}
     </div>
   );
+}
+
+/** A form has done what it was for; the words for it. */
+export type Done = (words: string) => void;
+
+/** Where a page says what its last form has done, and whom the form tells: the list is read again. */
+export function useDone({ reload }: Pick<Live<unknown>, 'reload'>): [said: ReactNode, done: Done] {
+  const [words, say] = useState('');
+  return [<p role="status" className={words && 'notice good'}>{words}</p>, (said) => { say(said); reload(); }];
 }
 
 /** Several fields that belong together. */

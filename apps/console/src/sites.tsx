@@ -1,13 +1,11 @@
-import { useId, useState } from 'react';
+import { useId } from 'react';
 import { Link } from 'wouter';
 import { Act, useMay } from './act.tsx';
 import { api, Problem, type Site } from './api.ts';
 import { devicesAt } from './config-rules.tsx';
-import { Field } from './form.tsx';
+import { Field, useDone, type Done } from './form.tsx';
 import { useLive } from './live.ts';
 import { bytes, counted, Empty, Loaded, number, Table, useTitle } from './parts.tsx';
-
-type Said = (words: string) => void;
 
 /** Stands for every site that has no limit of its own. */
 const anySite = '*';
@@ -18,14 +16,13 @@ const own = ({ site, of }: Site): boolean => of === 'site' || (site === anySite 
 export function SitesPage() {
   useTitle('Sites');
   const live = useLive<{ items: Site[] }>('/sites', 'subscription { rolloutChanged { id } }');
-  const [said, setSaid] = useState('');
   const may = useMay();
-  const done = (words: string) => { setSaid(words); live.reload(); };
+  const [said, done] = useDone(live);
   return (
     <>
       <h1>Sites</h1>
       <p className="faint">The devices of a site, those with the same label <code>site</code>, share a link. A limit says how much of new versions may be on its way there at once, whatever rollouts bring it; rollouts take turns. The way back is never held up by it.</p>
-      <p role="status" className={said && 'notice good'}>{said}</p>
+      {said}
       <Loaded live={live}>
         {({ items }) => (
           <>
@@ -55,17 +52,17 @@ export function SitesPage() {
 
 const Whose = ({ of }: { of: Site }) => (of.site !== anySite && of.of === 'every site' ? <span className="faint">as every other site</span> : null);
 
-const addressOf = (site: string): string => `/sites/${encodeURIComponent(site)}/limit`;
+const limitAt = (site: string): string => `/sites/${encodeURIComponent(site)}/limit`;
 
-function Remove({ site: { site }, done }: { site: Site; done: Said }) {
+function Remove({ site: { site }, done }: { site: Site; done: Done }) {
   const run = async () => {
-    await api(addressOf(site), { method: 'DELETE' });
+    await api(limitAt(site), { method: 'DELETE' });
     done(`The limit of ${nameOf(site)} is removed.`);
   };
   return <Act text="Remove" about={`the limit of ${nameOf(site)}`} tone="bad" ask={<p>{site === anySite ? 'Only sites with a limit of their own, and what a rollout states for itself, hold rollouts back then.' : 'What holds for every other site holds there then, and what a rollout states for itself.'} Those that wait go on at once.</p>} run={run} />;
 }
 
-function LimitForm({ text, site, sites, done }: { text: string; site?: Site; sites: readonly Site[]; done: Said }) {
+function LimitForm({ text, site, sites, done }: { text: string; site?: Site; sites: readonly Site[]; done: Done }) {
   const names = useId();
   const run = async (form: FormData) => {
     const name = site?.site ?? String(form.get('site')).trim();
@@ -74,7 +71,7 @@ function LimitForm({ text, site, sites, done }: { text: string; site?: Site; sit
     // Setting one replaces it: nobody who adds a limit means that.
     if (!site && sites.some((one) => one.site === name && own(one))) throw new Problem(409, 'site.limit_there', '', [{ field: 'site', message: `${nameOf(name)} has a limit already. Change it in the table.` }]);
     if ((limit.maxInProgress ?? limit.bytesPerSecond) === null) throw new Problem(400, 'site.no_amount', 'Say how many devices at once, how many megabytes a second, or both.');
-    await api(addressOf(name), { method: 'PUT', body: limit });
+    await api(limitAt(name), { method: 'PUT', body: limit });
     done(`The limit of ${nameOf(name)} is set. What is on its way there goes on; nobody new is told above it.`);
   };
   return (
