@@ -8,6 +8,6 @@ it('what a device fetches is every segment of its variant, and what it may have 
     { name: 'edgetpu-14-x3', minRuntime: 14, bytes: 10, details: { moreSegments: [{ bytes: 20 }, { bytes: 30 }] } },
   ];
   const version = { variants } as unknown as Version;
-  expect(['cpu-int8', 'edgetpu-14', 'edgetpu-14-x3', 'none'].map((name) => bytesOf(version, name, { cpuFallback: true }))).toEqual([5, 12, 72, 0]);
-  expect(['cpu-int8', 'edgetpu-14', 'edgetpu-14-x3'].map((name) => bytesOf(version, name, { cpuFallback: false }))).toEqual([5, 7, 67]);
+  expect(['cpu-int8', 'edgetpu-14', 'edgetpu-14-x3', 'none'].map(bytesOf(version, { cpuFallback: true }))).toEqual([5, 12, 72, 0]);
+  expect(['cpu-int8', 'edgetpu-14', 'edgetpu-14-x3'].map(bytesOf(version, { cpuFallback: false }))).toEqual([5, 7, 67]);
 });

@@ -36,6 +36,8 @@ function zonedOf({ labels, capabilities }: FleetDevice): Pick<Candidate, 'zone' 
 }
 
 /** What a device fetches at most: all files of the variant and of those that it may have to fall back to, without their deltas. */
-export function bytesOf(version: Version, variant: string, { cpuFallback }: Pick<CreateRollout['policy'], 'cpuFallback'>): number {
-  return choicesFor(variant, version.variants, cpuFallback).reduce((sum, one) => sum + sizeOf(one).totalBytes, 0);
+export function bytesOf(version: Version, { cpuFallback }: Pick<CreateRollout['policy'], 'cpuFallback'>): (variant: string) => number {
+  // Reckoned once for each variant: a fleet asks for the few there are once for every device.
+  const known = new Map(version.variants.map(({ name }) => [name, choicesFor(name, version.variants, cpuFallback).reduce((sum, one) => sum + sizeOf(one).totalBytes, 0)]));
+  return (variant) => known.get(variant) ?? 0;
 }

@@ -20,10 +20,11 @@ export async function newcomersOf(tx: Tx, fleet: Fleet, row: RolloutRow): Promis
   const taken = await takenOf(tx, row, matching.map(({ id }) => id));
   const newer = (await startedLater(tx, row)).map(parseSelector);
   const candidate = candidateOf(version, { exclude: row.settings.exclude ?? { devices: [], selector: null }, policy: row.settings.policy });
+  const bytes = bytesOf(version, row.settings.policy);
   return new Map(matching.flatMap((device): [string, Newcomer][] => {
     const { spared, fit, current } = candidate(device);
     if (spared || !fit.ok || current || taken.has(device.id) || newer.some((selector) => matches(selector, device.labels))) return [];
-    return [[device.id, { variant: fit.variant, bytes: bytesOf(version, fit.variant, row.settings.policy) }]];
+    return [[device.id, { variant: fit.variant, bytes: bytes(fit.variant) }]];
   }));
 }
 

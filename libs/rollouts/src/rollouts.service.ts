@@ -97,9 +97,10 @@ export class Rollouts {
       });
       await tx.insert(RolloutRow, row as object);
       await tx.insert(WaveRow, plan.waves.map(({ index, size }) => ({ rolloutId: row.id, index, size, state: 'PENDING', verdicts: [], startedAt: null, analysingAt: null, deadlineAt: null, endedAt: null })) as object[]);
+      const bytes = bytesOf(version, body.policy);
       const planned = plan.waves.flatMap(({ index, devices }) => devices.map((device) => ({ index, ...device })));
       await tx.query(`INSERT INTO rollout_executions (rollout_id, device_id, wave, variant, bytes, state) SELECT $1, *, 'PENDING' FROM unnest($2::text[], $3::int[], $4::text[], $5::bigint[])`,
-        [row.id, planned.map(({ id }) => id), planned.map(({ index }) => index), planned.map(({ variant }) => variant), planned.map(({ variant }) => bytesOf(version, variant, body.policy))]);
+        [row.id, planned.map(({ id }) => id), planned.map(({ index }) => index), planned.map(({ variant }) => variant), planned.map(({ variant }) => bytes(variant))]);
       await this.engine.event(tx, row, [{ kind: 'created', wave: null, actor, reason: reason('created', `${devicesIn(plan.eligible)} in ${plan.waves.length} ${plan.waves.length === 1 ? 'wave' : 'waves'}, ${plan.excluded.length} left out. ${plan.blastRadius.statement}`, { eligible: plan.eligible, excluded: plan.excluded.length, blastRadius: plan.blastRadius }) }]);
       if (body.requireApproval) await this.enter(tx, row, 'AWAITING_APPROVAL', reason('approval_required', 'Waits for an approver.'), actor);
       else if (body.start) await this.launch(tx, row, actor);
@@ -310,13 +311,14 @@ export class Rollouts {
     if (spared && !devices.some(({ labels }) => matches(spared, labels))) plan.notes.push(`The selector "${body.exclude.selector}" excludes nobody.`);
     if (body.stopAt && new Date(body.stopAt) <= now) throw new ReefError('rollout.stop_time_past', 'invalid', `stopAt ${body.stopAt} is past: nobody would be told.`);
     const freezeOf = freezeFinder(await activeFreezes(tx, now));
+    const bytes = bytesOf(version, body.policy);
     const known = new Map(devices.map((one) => [one.id, one]));
     const groups = plan.waves.map((wave) => [...Map.groupBy(wave.devices, ({ id, variant }) => {
       const { zone, strata, labels } = known.get(id)!;
-      return JSON.stringify([strata.site, zone, bytesOf(version, variant, body.policy), freezeOf(labels)]);
+      return JSON.stringify([strata.site, zone, bytes(variant), freezeOf(labels)]);
     }).values()].map((group) => {
       const one = known.get(group[0]!.id)!;
-      return { site: one.strata.site, zone: one.zone, freeze: freezeOf(one.labels), devices: group.length, bytes: bytesOf(version, group[0]!.variant, body.policy) };
+      return { site: one.strata.site, zone: one.zone, freeze: freezeOf(one.labels), devices: group.length, bytes: bytes(group[0]!.variant) };
     }));
     const limits = await siteLimitsOf(tx);
     const frozen = groups.flat().filter(({ freeze }) => freeze);
