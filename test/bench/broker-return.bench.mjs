@@ -15,6 +15,7 @@ import { openLogger } from '../../libs/platform/dist/logger.js';
 import { watchSteal } from '../support/host.ts';
 import { ended, Plant } from '../support/swarm/plant.ts';
 import { Swarm } from '../support/swarm/swarm.ts';
+import { quantile } from './statistics.mjs';
 
 const usage = `npm run bench -- broker-return [--devices 1000] [--links 10] [--away 5,60] [--broker mosquitto|aedes] [--throwaway]
 The broker is stopped for each of --away seconds; from the moment it listens again to the moment the controller has a device online again. Devices are simulated and wait as agents do (apps/agent/src/comeback.ts);
@@ -130,9 +131,8 @@ async function until(look, timeoutMs = 120_000) {
 }
 
 function told(values) {
-  const sorted = Float64Array.from(values).sort();
-  const quantile = (q) => `${(sorted[Math.min(sorted.length - 1, Math.floor(q * sorted.length))] / 1_000).toFixed(1)} s`;
+  const seconds = (q) => `${(quantile(values, q) / 1_000).toFixed(1)} s`;
   const perSecond = new Map();
-  for (const ms of sorted) perSecond.set(Math.floor(ms / 1_000), (perSecond.get(Math.floor(ms / 1_000)) ?? 0) + 1);
-  return [quantile(0.5), quantile(0.99), quantile(1), `${Math.max(...perSecond.values())} of ${sorted.length}`];
+  for (const ms of values) perSecond.set(Math.floor(ms / 1_000), (perSecond.get(Math.floor(ms / 1_000)) ?? 0) + 1);
+  return [seconds(0.5), seconds(0.99), seconds(1), `${Math.max(...perSecond.values())} of ${values.length}`];
 }

@@ -12,6 +12,7 @@ import { command, commandResult, parseTopic } from '../../libs/protocol/dist/ind
 import { watchSteal } from '../support/host.ts';
 import { Plant } from '../support/swarm/plant.ts';
 import { Swarm } from '../support/swarm/swarm.ts';
+import { quantile } from './statistics.mjs';
 
 const usage = `npm run bench -- cmd-latency [--devices 1000] [--commands 1000] [--window 5] [--limit 25] [--broker mosquitto|aedes] [--throwaway] [--profile DIR] [--statements]
 POST /devices/{id}/commands -> row -> MQTT -> device -> MQTT -> result stored and read, one at a time, with telemetry of every device each --window seconds in the background; the p99 is at most --limit ms.
@@ -127,11 +128,6 @@ async function controllerClient(plant) {
 
 async function windows(plant) {
   return (await plant.pool.query('SELECT count(*)::int AS n FROM telemetry_windows')).rows[0].n;
-}
-
-function quantile(values, q) {
-  const sorted = Float64Array.from(values).sort();
-  return sorted[Math.min(sorted.length - 1, Math.floor(q * sorted.length))];
 }
 
 function quantiles(values) {

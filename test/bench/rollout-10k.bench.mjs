@@ -6,6 +6,7 @@ import Table from 'cli-table3';
 import { watchSteal } from '../support/host.ts';
 import { Plant } from '../support/swarm/plant.ts';
 import { Swarm } from '../support/swarm/swarm.ts';
+import { quantile } from './statistics.mjs';
 
 const usage = `npm run bench -- rollout-10k [--devices 10000] [--waves 10] [--broker mosquitto|aedes] [--limit 29] [--soak 0] [--throwaway] [--profile DIR] [--statements]
 From POST /rollouts to SUCCEEDED in at most --limit seconds (anchor: hawkBit 1.0.4 on PostgreSQL took 145 s for 10,000 targets in 10 groups on two cores).
@@ -48,19 +49,19 @@ the broker and its topic rules, the messages, the agent's planner and report. Si
 
     const rows = (await plant.pool.query('SELECT device_id, revision::int, state, extract(epoch FROM assigned_at) * 1000 AS assigned, extract(epoch FROM settled_at) * 1000 AS settled FROM rollout_executions WHERE rollout_id = $1', [id])).rows;
     const devices = new Map((await swarm.dump()).map((device) => [device.id, device]));
-    const told = rows.map(({ device_id: device, revision, assigned }) => devices.get(device).heardAt[revision] - assigned).sort((a, b) => a - b);
+    const told = rows.map(({ device_id: device, revision, assigned }) => devices.get(device).heardAt[revision] - assigned);
     const done = rows.filter(({ state }) => state === 'SUCCEEDED').length;
     const right = [...devices.values()].filter(({ running }) => running === bundle).length;
     const twice = [...devices.values()].filter(({ installs }) => Object.values(installs).some((n) => n !== 1)).length;
     const totalS = (Date.parse(view.endedAt) - begin) / 1_000;
     const started = Date.parse(view.startedAt);
     const table = new Table({ head: ['', 'value'], style: { head: [], border: [] } });
-    const quantile = (q) => `${Math.round(told[Math.min(told.length - 1, Math.floor(q * told.length))])} ms`;
+    const toldAfter = (q) => `${Math.round(quantile(told, q))} ms`;
     table.push(
       ['create and plan (POST /rollouts answered)', `${Math.round(createMs)} ms`], ['start to first device told', `${Math.round(Math.min(...rows.map(({ assigned }) => Number(assigned))) - started)} ms`],
       ['end to end', `${totalS.toFixed(1)} s`], ['updates per second', `${Math.round(done / totalS)}`],
       ['waves, from told to passed', view.waves.map((wave) => `${((Date.parse(wave.endedAt) - Date.parse(wave.startedAt)) / 1_000).toFixed(1)}`).join(' ') + ' s'],
-      ['assignment to wanted state at device, p50 / p99', `${quantile(0.5)} / ${quantile(0.99)}`],
+      ['assignment to wanted state at device, p50 / p99', `${toldAfter(0.5)} / ${toldAfter(0.99)}`],
       ...Object.keys(after).map((name) => [`CPU ${name}`, `${(after[name] - before[name]).toFixed(1)} s, ${(((after[name] - before[name]) * 1_000) / count).toFixed(2)} ms per update`]),
       ['load average before', load.toFixed(2)], ['processors taken by the host meanwhile', `${(100 * steal).toFixed(1)} %`],
     );
