@@ -12,10 +12,10 @@ import { adminToken, openHarness } from '../../apps/controller/src/harness.fixtu
 import { makeDebs } from '../../deploy/agent/deb.ts';
 import { archiveOf, makeTrees } from '../../deploy/agent/tree.ts';
 import { eventually, Fleet } from '../support/fleet.ts';
+import { hasTool } from '../support/host.ts';
 
-const has = (tool: string) => (process.env.PATH ?? '').split(':').concat('/usr/sbin', '/sbin').some((folder) => existsSync(join(folder, tool)));
-const canPackage = has('dpkg-deb');
-const canInstall = canPackage && has('debootstrap') && process.getuid?.() === 0 && process.arch === 'x64';
+const canPackage = hasTool('dpkg-deb');
+const canInstall = canPackage && hasTool('debootstrap') && process.getuid?.() === 0 && process.arch === 'x64';
 let dir: string;
 let packages: string[] = [];
 
@@ -48,14 +48,14 @@ describe.skipIf(!canPackage)('Debian packages (need dpkg-deb)', () => {
     }
   }, 120_000);
 
-  it.skipIf(!has('lintian'))('have no errors for lintian (needs lintian)', async () => {
+  it.skipIf(!hasTool('lintian'))('have no errors for lintian (needs lintian)', async () => {
     // The runtime is 120 MB that nobody here has built; its package has the same shape.
     const { stdout, exitCode } = await execa('lintian', ['--allow-root', '--fail-on', 'error', '--tag-display-limit', '0', deb('reef-agent'), deb('reef-agent', 'arm64'), deb('reef-images')], { reject: false });
     expect(stdout.split('\n').filter((line) => line.startsWith('E:'))).toEqual([]);
     expect(exitCode).toBe(0);
   }, 600_000);
 
-  it.skipIf(!has('systemd-analyze'))('bring a unit that systemd accepts and finds well shut (needs systemd-analyze)', async () => {
+  it.skipIf(!hasTool('systemd-analyze'))('bring a unit that systemd accepts and finds well shut (needs systemd-analyze)', async () => {
     const root = join(dir, 'unit');
     await mkdir(root);
     await execa('dpkg-deb', ['-x', deb('reef-agent'), root]);

@@ -1,4 +1,3 @@
-import { existsSync } from 'node:fs';
 import { appendFile, cp, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
@@ -7,9 +6,9 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { makeDebs } from '../../deploy/agent/deb.ts';
 import { Booted, canContain } from '../support/booted.ts';
 import { eventually, Fleet } from '../support/fleet.ts';
+import { hasTool } from '../support/host.ts';
 
-const has = (tool: string) => (process.env.PATH ?? '').split(':').concat('/usr/sbin', '/sbin').some((folder) => existsSync(join(folder, tool)));
-const canBoot = ['dpkg-deb', 'debootstrap', 'systemd-nspawn', 'nsenter', 'script'].every(has) && process.getuid?.() === 0 && process.arch === 'x64' && (await canContain());
+const canBoot = ['dpkg-deb', 'debootstrap', 'systemd-nspawn', 'nsenter', 'script'].every(hasTool) && process.getuid?.() === 0 && process.arch === 'x64' && (await canContain());
 const unit = 'reef-agent.service';
 
 let dir: string;
@@ -36,8 +35,8 @@ describe.skipIf(!canBoot).each([
     for (const path of packages) await cp(path, join(root, 'root', basename(path)));
     // As shipped but for time: nobody waits a minute for a starved watchdog here, and a test's disk may be nearly full.
     await mkdir(join(root, 'etc/systemd/system', `${unit}.d`), { recursive: true });
-    await writeFile(join(root, 'etc/systemd/system', `${unit}.d`, 'test.conf'), '[Service]\nWatchdogSec=6\nEnvironment=REEF_DISK_RESERVE=0\n');
-    if (hasCamera) await appendFile(join(root, 'etc/systemd/system', `${unit}.d`, 'test.conf'), 'Environment="REEF_CAMERA=ffmpeg:lavfi:testsrc=size=320x240:rate=10" FRAMES_FPS=10\n');
+    const camera = hasCamera ? ' "REEF_CAMERA=ffmpeg:lavfi:testsrc=size=320x240:rate=10" FRAMES_FPS=10' : '';
+    await writeFile(join(root, 'etc/systemd/system', `${unit}.d`, 'test.conf'), `[Service]\nWatchdogSec=6\nEnvironment=REEF_DISK_RESERVE=0${camera}\n`);
     fleet = await Fleet.open();
     device = await Booted.start(root);
   }, 900_000);

@@ -1,4 +1,11 @@
+import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+
+/** Whether a program is installed, those for administrators included, which are not on everybody's path. */
+export function hasTool(name: string): boolean {
+  return (process.env.PATH ?? '').split(':').concat('/usr/sbin', '/sbin').some((folder) => existsSync(join(folder, name)));
+}
 
 /**
  * Measures how much of the processors other machines on the same host had meanwhile: a virtual machine sees it as steal time (proc_stat(5)) and as nothing else, its load average stays low.
